@@ -1,0 +1,7 @@
+//! What every Millrace process does whatever its job: telemetry, shutdown, reading configuration.
+//!
+//! Ignorant of jobs, pools and HTTP on purpose: a change here is a change to both binaries.
+
+pub mod config;
+pub mod shutdown;
+pub mod telemetry;

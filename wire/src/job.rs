@@ -1,0 +1,321 @@
+//! What a client reads back about a job.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{JobId, PoolId, WorkerId};
+use crate::spec::{JobSpec, Priority};
+
+/// Where a job stands. `running` is refined by [`Phase`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Accepted, not yet claimed by a worker.
+    Queued,
+    /// A worker holds its lease.
+    Running,
+    /// Failed in a way that may pass; waits for its next attempt.
+    RetryWait,
+    /// Done; outputs are published.
+    Succeeded,
+    /// Ended by a permanent error.
+    Failed,
+    /// Ended by a client.
+    Cancelled,
+    /// Given up after too many attempts.
+    Dead,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 7] = [
+        Self::Queued,
+        Self::Running,
+        Self::RetryWait,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Dead,
+    ];
+
+    /// The name in the API and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::RetryWait => "retry_wait",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// The state of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+
+    /// Whether nothing will change it any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled | Self::Dead)
+    }
+}
+
+/// What a running job is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Fetching the input.
+    Source,
+    /// Scanning its packets.
+    Probing,
+    /// ffmpeg runs.
+    Encoding,
+    /// Outputs are verified, stored and committed.
+    Publishing,
+}
+
+impl Phase {
+    /// Every phase in order.
+    pub const ALL: [Self; 4] = [Self::Source, Self::Probing, Self::Encoding, Self::Publishing];
+
+    /// The name in the API and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Probing => "probing",
+            Self::Encoding => "encoding",
+            Self::Publishing => "publishing",
+        }
+    }
+
+    /// The phase of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|phase| phase.as_str() == name)
+    }
+}
+
+/// How far the current attempt is.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Progress {
+    /// 0–100, by media time.
+    pub percent: f64,
+    /// Seconds of media encoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_seconds: Option<f64>,
+    /// Media seconds per wall second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<f64>,
+    /// Seconds left at this speed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_seconds: Option<f64>,
+}
+
+macro_rules! failure_codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $permanent:literal;)*) => {
+        /// Why an attempt at a job failed, as a stable label.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum FailureCode {
+            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+        }
+
+        impl FailureCode {
+            /// All codes, for metrics and documentation.
+            pub const ALL: &'static [FailureCode] = &[$(FailureCode::$name),*];
+
+            /// The label, as it stands in `error.code`.
+            pub fn as_str(self) -> &'static str {
+                match self { $(FailureCode::$name => $text),* }
+            }
+
+            /// Whether another attempt is pointless.
+            pub fn is_permanent(self) -> bool {
+                match self { $(FailureCode::$name => $permanent),* }
+            }
+        }
+    };
+}
+
+failure_codes! {
+    /// The URL's host could not be reached or resolved, or the connection broke.
+    SourceUnreachable = "source_unreachable", false;
+    /// The URL leads to a private, loopback, link-local or metadata address.
+    SourceAddressRefused = "source_address_refused", true;
+    /// The URL answered 4xx, or the object is not in the store.
+    SourceNotFound = "source_not_found", true;
+    /// The URL answered 5xx, 408 or 429.
+    SourceUnavailable = "source_unavailable", false;
+    /// The URL redirected too often, or to something that is not http(s).
+    SourceRedirects = "source_redirects", true;
+    /// The input is larger than this deployment allows.
+    SourceTooLarge = "source_too_large", true;
+    /// The input did not arrive within its time.
+    SourceTimeout = "source_timeout", false;
+    /// Zero bytes.
+    SourceEmpty = "source_empty", true;
+    /// Not a container that we read: HTML, text, a playlist, an archive, an unknown format.
+    SourceNotMedia = "source_not_media", true;
+    /// The file ends before what it announces.
+    SourceTruncated = "source_truncated", true;
+    /// Too much of it cannot be decoded.
+    SourceDamaged = "source_damaged", true;
+    /// No picture in it.
+    SourceNoVideo = "source_no_video", true;
+    /// More pixels, streams or seconds than the limits allow.
+    SourceOverLimits = "source_over_limits", true;
+    /// ffmpeg failed on an input that looked sound.
+    EncodeFailed = "encode_failed", false;
+    /// ffmpeg made no progress for too long and was stopped.
+    EncodeStalled = "encode_stalled", false;
+    /// ffmpeg went over its CPU, memory or file-size limit.
+    EncodeOverLimits = "encode_over_limits", true;
+    /// The outputs are not what was planned.
+    VerifyFailed = "verify_failed", false;
+    /// The scratch directory is full or not writable.
+    ScratchUnavailable = "scratch_unavailable", false;
+    /// The object store does not take or give bytes.
+    ObjectsUnavailable = "objects_unavailable", false;
+    /// The lease ran out: the worker died or was cut off.
+    LeaseLost = "lease_lost", false;
+    /// The worker was asked to stop before the job was done.
+    WorkerStopped = "worker_stopped", false;
+    /// A defect of ours.
+    Internal = "internal", false;
+}
+
+/// Why the last attempt failed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobError {
+    /// The stable label.
+    pub code: FailureCode,
+    /// What happened, for people; never paths, addresses inside, or credentials.
+    pub detail: String,
+}
+
+/// One rendition of a finished job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rendition {
+    /// `720p`; by height, whatever the aspect ratio.
+    pub name: String,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// Peak bits per second of any segment with its audio, measured (HLS `BANDWIDTH`).
+    pub bandwidth: u64,
+    /// Bits per second over the whole length with audio, measured (HLS `AVERAGE-BANDWIDTH`).
+    pub average_bandwidth: u64,
+    /// RFC 6381 codecs, video then audio.
+    pub codecs: String,
+    /// Frames per second.
+    pub frame_rate: f64,
+    /// Path of its media playlist on the same endpoint.
+    pub url: String,
+}
+
+/// What a finished job gave.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outputs {
+    /// Path of the HLS multivariant playlist on the same endpoint.
+    pub hls: String,
+    /// Length in seconds.
+    pub duration_s: f64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// The highest first.
+    pub renditions: Vec<Rendition>,
+}
+
+/// A job as a client reads it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// The job's public name.
+    pub job_id: JobId,
+    /// Where it stands.
+    pub state: State,
+    /// What it is at, while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// How far it is.
+    pub progress: Progress,
+    /// The class it waits in.
+    pub priority: Priority,
+    /// The pool that accepted it, or runs it.
+    pub pool: PoolId,
+    /// The worker that runs it or ran it last; none before the first claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerId>,
+    /// How many times it was tried, this try included.
+    pub attempt: u32,
+    /// What was asked.
+    pub spec: JobSpec,
+    /// What came of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs: Option<Outputs>,
+    /// What was odd, but not fatal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Why the last attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<JobError>,
+    /// A cancel was asked for and not yet seen by the worker.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancel_requested: bool,
+    /// RFC 3339, UTC.
+    pub created_at: String,
+    /// RFC 3339, UTC: first claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// RFC 3339, UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// Paths of this job on the same endpoint.
+    pub links: BTreeMap<String, String>,
+}
+
+/// One page of jobs, the newest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobPage {
+    /// At most `limit` of them.
+    pub jobs: Vec<Job>,
+    /// Pass it as `cursor` for the next page; none on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// The answer of `POST /upload/request`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UploadTicket {
+    /// `PUT` the bytes here.
+    pub upload_url: String,
+    /// Always `PUT`.
+    pub method: String,
+    /// Then submit a job with this.
+    pub input_path: String,
+    /// RFC 3339, UTC: the URL's end.
+    pub expires_at: String,
+    /// Most bytes that the URL takes.
+    pub bytes_max: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_what_serde_says() {
+        for state in State::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+            assert_eq!(State::parse(state.as_str()), Some(state));
+        }
+        for phase in Phase::ALL {
+            assert_eq!(serde_json::to_value(phase).unwrap(), phase.as_str());
+            assert_eq!(Phase::parse(phase.as_str()), Some(phase));
+        }
+        for code in FailureCode::ALL {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
+        }
+    }
+}
