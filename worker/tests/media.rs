@@ -1,0 +1,12 @@
+//! From a file to a stream that plays, with real ffmpeg: fetch, probe, plan, encode, package.
+//!
+//! Clips are made by ffmpeg's own sources when the test runs. ffmpeg, ffprobe, bash and kill must be installed.
+
+mod media {
+    mod clip;
+    mod damaged;
+    mod fetching;
+    mod leftovers;
+    mod played;
+    mod sandbox;
+}
