@@ -265,8 +265,16 @@ fn gop_frames(fps: Rational, segment: u32) -> u32 {
     divisors.min_by(|a, b| off(*a).total_cmp(&off(*b))).unwrap_or(segment)
 }
 
+/// Reference-seconds of one megapixel decoded; these figures are of ffmpeg 5.1's x264 on one core of a cloud machine.
+const DECODE: f64 = 0.0045;
+/// Reference-seconds of one megapixel scaled and encoded at the default preset.
+const ENCODE: f64 = 0.0170;
+/// Reference-seconds of one second of sound.
+const AUDIO: f64 = 0.012;
+/// Reference-seconds of starting.
+const START: f64 = 0.3;
+
 /// Reference-seconds: CPU seconds of one core, by pixels decoded, scaled and encoded.
-/// The figures are of ffmpeg 5.1's x264 on one core of a cloud machine; the cost model will learn better ones.
 fn work_seconds(
     video: &Video,
     rungs: &[Rung],
@@ -275,10 +283,6 @@ fn work_seconds(
     audio: bool,
     duration_s: f64,
 ) -> f64 {
-    const DECODE: f64 = 0.0045;
-    const ENCODE: f64 = 0.0170;
-    const AUDIO: f64 = 0.012;
-    const START: f64 = 0.3;
     let effort = match preset {
         Preset::Ultrafast => 0.4,
         Preset::Superfast => 0.6,
@@ -291,6 +295,15 @@ fn work_seconds(
     let decoded = megapixels(video.width, video.height) * video.frames as f64;
     let encoded: f64 = rungs.iter().map(|rung| megapixels(rung.width, rung.height) * frames).sum();
     START + decoded * DECODE + encoded * ENCODE * effort + if audio { duration_s * AUDIO } else { 0.0 }
+}
+
+/// Reference-seconds of a job about which only length and wanted heights are known: 16:9 at 30 frames a second, from a
+/// source as high as its highest rung.
+pub fn work_seconds_guess(duration_s: f64, heights: &[u32]) -> f64 {
+    let megapixels = |height: u32| f64::from(height).powi(2) * 16.0 / 9.0 / 1e6;
+    let decoded = heights.iter().copied().max().map_or(0.0, megapixels);
+    let encoded: f64 = heights.iter().copied().map(megapixels).sum();
+    START + duration_s * (30.0 * (decoded * DECODE + encoded * ENCODE) + AUDIO)
 }
 
 /// Frames in flight times their size, plus what the program and its threads take. ffmpeg 5.1 took 1.17 GB of address
