@@ -113,7 +113,7 @@ pub async fn generate(path: &Path, picture: &Picture) -> Result<()> {
         format!("testsrc2=size={width}x{height}:rate={rate}:duration={seconds},noise=alls=12:allf=t");
     let tone = format!("sine=frequency=440:sample_rate=48000:duration={seconds}");
     // Written beside and renamed: half a clip in the cache would be taken for a whole one.
-    let beside = path.with_extension("part.mp4");
+    let beside = path.with_extension(format!("{}.part.mp4", std::process::id()));
     let mut ffmpeg = tokio::process::Command::new("ffmpeg");
     ffmpeg
         .args(["-nostdin", "-v", "error", "-y", "-f", "lavfi", "-i", &pictures, "-f", "lavfi", "-i", &tone]);

@@ -240,6 +240,16 @@ impl System {
         self.gateway().process.pid()
     }
 
+    /// All that the gateway has logged so far.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn gateway_log(&self) -> Result<String> {
+        let path = self.gateway().process.log_path();
+        let log = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        Ok(String::from_utf8_lossy(&log).into_owned())
+    }
+
     /// A worker's process id.
     ///
     /// # Errors
