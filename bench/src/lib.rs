@@ -1,1 +1,33 @@
-//! x
+//! The harness: a whole Millrace system of real binaries on loopback, and what drives it.
+//!
+//! System tests, the demo and (later) the benchmarks all start the system the same way: real processes, real sockets,
+//! real ffmpeg, ports given by the kernel. Rejected: running gateway and workers inside the test's own process. It
+//! starts faster, but a `kill -9` is then no kill -9, and what a binary prints, leaks or leaves behind stays unseen.
+//!
+//! In the order in which a system comes to life: [`binaries`] finds the programs, [`process`] starts them (through
+//! [`leash`], so that none outlives us), [`routing`] writes the gateway's file, [`system`] holds them together,
+//! [`client`] talks to them, [`procfs`] proves what they left behind. [`clip`], [`media`], [`progress`] and [`table`]
+//! serve [`demo`] and [`up`].
+
+pub mod binaries;
+pub mod client;
+pub mod clip;
+pub mod demo;
+pub mod leash;
+pub mod media;
+pub mod process;
+pub mod procfs;
+pub mod progress;
+pub mod routing;
+pub mod system;
+pub mod table;
+pub mod up;
+
+pub use client::{Answer, Client};
+pub use system::System;
+
+/// Makes ring the process's one crypto provider, as both binaries do; harmless when called again.
+pub fn install_crypto() {
+    // An error means that a provider is installed already, which is all that is wanted.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}

@@ -1,0 +1,53 @@
+# The index of commands. `make` alone lists them.
+
+PORT ?= 8080
+DATA ?= ./.millrace
+CARGO ?= cargo
+# Run as it was built, together with the others: `cargo run -p` would choose other features of shared crates and build
+# those again. No optimisation: ffmpeg does the heavy work in any profile, and a first build is twice as fast.
+BENCH = $(or $(CARGO_TARGET_DIR),target)/debug/millrace-bench
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up build test fmt lint clean-data
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PORT=8080        the gateway's port of \`make up\`; its admin side is on the next one"
+	@echo "  DATA=./.millrace where \`make demo\` and \`make up\` keep everything"
+
+setup: ## Install what is missing (ffmpeg, a C compiler, cmake, …), else say nothing
+	@scripts/setup
+
+demo: ## Transcode a real clip through one gateway and two pools, check the result, and end
+	@scripts/setup demo
+	@$(CARGO) build --workspace --bins --locked
+	@exec $(BENCH) demo --data '$(DATA)'
+
+up: ## Start the same system and serve on PORT until Ctrl-C
+	@scripts/setup
+	@$(CARGO) build --workspace --bins --locked
+	@exec $(BENCH) up --port '$(PORT)' --data '$(DATA)'
+
+build: setup ## Build the three programs into target/debug
+	$(CARGO) build --workspace --bins --locked
+
+test: setup ## Check format and lints, then run every test, with real binaries and real ffmpeg
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) build --workspace --bins --locked
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		set -x; $(CARGO) nextest run --workspace --locked; \
+	else \
+		set -x; $(CARGO) test --workspace --locked --lib --bins --tests; \
+	fi
+	$(CARGO) test --workspace --locked --doc
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+lint: ## Run clippy with warnings as errors
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+clean-data: ## Remove what demo and up keep below DATA, the clip included
+	rm -rf -- '$(DATA)/demo' '$(DATA)/up' '$(DATA)/cache'

@@ -1,0 +1,82 @@
+//! `millrace-bench`: a whole system on this machine, to look at (`demo`, `up`) and later to measure.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand};
+use millrace_bench::{demo, install_crypto, leash, up};
+use millrace_runtime::shutdown::Shutdown;
+
+/// Runs a whole Millrace system on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "millrace-bench", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Transcode one real clip and a few small ones through one gateway and two pools, check the result, and end.
+    Demo {
+        /// Where the clip, the results and the logs go.
+        #[arg(long, value_name = "DIR", default_value = "./.millrace")]
+        data: PathBuf,
+    },
+    /// Start the same system and serve until Ctrl-C; jobs are kept between runs.
+    Up {
+        /// The gateway's port; its admin side is on the next one.
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+        /// Where the jobs, the results and the logs go.
+        #[arg(long, value_name = "DIR", default_value = "./.millrace")]
+        data: PathBuf,
+    },
+    /// Become PROGRAM, and die when PARENT does.
+    #[command(hide = true)]
+    Leash {
+        /// The process that must be the parent.
+        parent: u32,
+        /// What to run.
+        program: OsString,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    // Before the runtime: a leash becomes another program.
+    if let Command::Leash { parent, program, args } = &command {
+        return leash::run(*parent, program, args);
+    }
+    install_crypto();
+    let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
+    runtime.block_on(async {
+        let shutdown = Shutdown::on_signals().context("listen for signals")?;
+        match command {
+            Command::Demo { data } => {
+                let options = demo::Options { data };
+                tokio::select! {
+                    done = demo::run(&options) => done,
+                    // Dropping the demo kills all that it started.
+                    () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
+                }
+            }
+            Command::Up { port, data } => up::run(&up::Options { port, data }, &shutdown).await,
+            Command::Leash { .. } => unreachable!("handled above"),
+        }
+    })
+}

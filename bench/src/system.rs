@@ -1,0 +1,699 @@
+//! A whole system: workers of several pools on one store, a gateway in front, all real processes on loopback.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::Signal;
+use tokio::time::Instant;
+
+use crate::Client;
+use crate::binaries::Binaries;
+use crate::process::{POLL, Process, Ready, Spawner, Spec};
+use crate::procfs;
+use crate::routing::{Pool, Routing};
+
+/// Longest time from a start to the `ready` line: the worker checks its ffmpeg first, on a machine that may be busy.
+const READY_PATIENCE: Duration = Duration::from_secs(30);
+/// Longest time for an orderly end, when nothing long runs.
+const STOP_PATIENCE: Duration = Duration::from_secs(45);
+/// Longest time from a gateway's `ready` line to its `/readyz`: it probes all workers first.
+const PROBE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How to start a [`System`].
+#[derive(Debug)]
+pub struct Builder {
+    pools: Vec<(String, usize)>,
+    worker_args: BTreeMap<String, String>,
+    one_worker_args: BTreeMap<String, BTreeMap<String, String>>,
+    data: Option<PathBuf>,
+    empty_first: bool,
+    gateway_ports: (u16, u16),
+    log: String,
+}
+
+impl Builder {
+    /// Adds a pool of so many workers, named `POOL-1`, `POOL-2`, …
+    #[must_use]
+    pub fn pool(mut self, name: &str, workers: usize) -> Self {
+        self.pools.push((name.to_owned(), workers));
+        self
+    }
+
+    /// Sets a flag of every worker, in place of the harness's own value: `.worker_arg("--lease", "2s")`.
+    #[must_use]
+    pub fn worker_arg(mut self, flag: &str, value: &str) -> Self {
+        self.worker_args.insert(flag.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Sets a flag of one worker.
+    #[must_use]
+    pub fn worker_arg_of(mut self, worker: &str, flag: &str, value: &str) -> Self {
+        let args = self.one_worker_args.entry(worker.to_owned()).or_default();
+        args.insert(flag.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Takes a flag of every worker away, so that the worker's own default holds.
+    #[must_use]
+    pub fn without_worker_arg(mut self, flag: &str) -> Self {
+        self.worker_args.remove(flag);
+        self
+    }
+
+    /// Keeps everything in this directory, and keeps the directory. Else it is a temporary one that goes with the system.
+    #[must_use]
+    pub fn data(mut self, directory: &Path) -> Self {
+        self.data = Some(directory.to_owned());
+        self
+    }
+
+    /// Empties the directory of [`Self::data`] first, once it is known that nobody else uses it.
+    #[must_use]
+    pub fn empty_first(mut self) -> Self {
+        self.empty_first = true;
+        self
+    }
+
+    /// Fixed ports for the gateway, instead of ports given by the kernel.
+    #[must_use]
+    pub fn gateway_ports(mut self, http: u16, admin: u16) -> Self {
+        self.gateway_ports = (http, admin);
+        self
+    }
+
+    /// The log filter of all processes.
+    #[must_use]
+    pub fn log(mut self, filter: &str) -> Self {
+        filter.clone_into(&mut self.log);
+        self
+    }
+
+    /// Starts it: the workers first, all at once, then the gateway with their addresses; returns when it is ready.
+    ///
+    /// # Errors
+    /// A missing binary, a data directory in use, or a process that does not come up; with the end of its log.
+    pub async fn start(self) -> Result<System> {
+        let binaries = Binaries::locate()?;
+        let data = Data::open(self.data.as_deref(), self.empty_first)?;
+        let spawner = Spawner::new(binaries.bench.clone()).context("start the spawner thread")?;
+        let mut system = System {
+            workers: BTreeMap::new(),
+            gateways: Vec::new(),
+            routing: Routing {
+                http: format!("127.0.0.1:{}", self.gateway_ports.0),
+                admin: format!("127.0.0.1:{}", self.gateway_ports.1),
+                pools: Vec::new(),
+            },
+            binaries,
+            log: self.log.clone(),
+            spawner,
+            data,
+        };
+        for (pool, count) in &self.pools {
+            for number in 1..=*count {
+                let name = format!("{pool}-{number}");
+                let mut flags = self.worker_args.clone();
+                flags.extend(self.one_worker_args.get(&name).cloned().unwrap_or_default());
+                system.add_worker(&name, pool, flags)?;
+            }
+        }
+        for worker in system.workers.values_mut() {
+            let process = worker.process.as_mut().expect("just started");
+            worker.address = process.ready(READY_PATIENCE).await?.address().to_owned();
+        }
+        for (pool, _) in &self.pools {
+            let endpoints =
+                system.workers.values().filter(|w| w.pool == *pool).map(|w| w.address.clone()).collect();
+            let pool = Pool { name: pool.clone(), weight: 1.0, egress_usd_per_gb: 0.09, endpoints };
+            system.routing.pools.push(pool);
+        }
+        system.write_routing()?;
+        system.start_gateway().await?;
+        Ok(system)
+    }
+}
+
+#[derive(Debug)]
+struct Worker {
+    pool: String,
+    /// `HOST:PORT`; port 0 until its first start.
+    address: String,
+    flags: BTreeMap<String, String>,
+    process: Option<Process>,
+}
+
+#[derive(Debug)]
+struct Gateway {
+    ready: Ready,
+    process: Process,
+}
+
+/// A running system. Dropping it kills every process of it.
+#[derive(Debug)]
+pub struct System {
+    workers: BTreeMap<String, Worker>,
+    gateways: Vec<Gateway>,
+    routing: Routing,
+    binaries: Binaries,
+    log: String,
+    spawner: Spawner,
+    // Dropped last: the children write into it.
+    data: Data,
+}
+
+impl System {
+    /// A system on loopback that may fetch from loopback, with one slot a worker.
+    pub fn builder() -> Builder {
+        let flags = [
+            ("--slots", "1"),
+            ("--queue-max", "8"),
+            ("--threads", "2"),
+            ("--allow-private-sources", "127.0.0.0/8"),
+        ];
+        Builder {
+            pools: Vec::new(),
+            worker_args: flags.map(|(flag, value)| (flag.to_owned(), value.to_owned())).into(),
+            one_worker_args: BTreeMap::new(),
+            data: None,
+            empty_first: false,
+            gateway_ports: (0, 0),
+            log: "info".to_owned(),
+        }
+    }
+
+    /// Where clients connect: the gateway that was started last.
+    pub fn gateway_url(&self) -> &str {
+        &self.gateway().ready.http
+    }
+
+    /// A client of [`Self::gateway_url`].
+    ///
+    /// # Errors
+    /// The HTTP client cannot be built.
+    pub fn client(&self) -> Result<Client> {
+        Client::new(self.gateway_url())
+    }
+
+    /// A client of the gateway's admin side.
+    ///
+    /// # Errors
+    /// The HTTP client cannot be built.
+    pub fn admin(&self) -> Result<Client> {
+        Client::new(self.gateway().ready.admin.as_deref().expect("checked when it started"))
+    }
+
+    /// A client of one worker, past the gateway.
+    ///
+    /// # Errors
+    /// No such worker.
+    pub fn worker_client(&self, name: &str) -> Result<Client> {
+        Client::new(&format!("http://{}", self.worker(name)?.address))
+    }
+
+    /// All workers' names.
+    pub fn workers(&self) -> impl Iterator<Item = &str> {
+        self.workers.keys().map(String::as_str)
+    }
+
+    /// The data directory: store, objects, scratch directories, logs, routing file.
+    pub fn data(&self) -> &Path {
+        &self.data.path
+    }
+
+    /// Where the processes' logs are.
+    pub fn logs(&self) -> PathBuf {
+        self.data.path.join("logs")
+    }
+
+    /// Where published objects are.
+    pub fn objects(&self) -> PathBuf {
+        self.data.path.join("objects")
+    }
+
+    /// The gateway's process id.
+    pub fn gateway_pid(&self) -> u32 {
+        self.gateway().process.pid()
+    }
+
+    /// All that the gateway has logged so far.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn gateway_log(&self) -> Result<String> {
+        let path = self.gateway().process.log_path();
+        let log = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        Ok(String::from_utf8_lossy(&log).into_owned())
+    }
+
+    /// A worker's process id.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn worker_pid(&self, name: &str) -> Result<u32> {
+        let process = self.worker(name)?.process.as_ref();
+        Ok(process.with_context(|| format!("worker {name} does not run"))?.pid())
+    }
+
+    /// The ffmpeg processes below a worker, now.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn ffmpegs_of(&self, worker: &str) -> Result<Vec<procfs::Process>> {
+        let mut family = procfs::descendants(self.worker_pid(worker)?);
+        family.retain(|process| process.name == "ffmpeg");
+        Ok(family)
+    }
+
+    /// `kill -9` of a worker; returns when it is gone.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn kill9_worker(&mut self, name: &str) -> Result<()> {
+        self.worker_process(name)?.kill9().await?;
+        self.worker_mut(name)?.process = None;
+        Ok(())
+    }
+
+    /// SIGTERM to a worker; returns how long its end took.
+    ///
+    /// # Errors
+    /// It does not run, does not end, or ends with another code than 0.
+    pub async fn stop_worker(&mut self, name: &str) -> Result<Duration> {
+        let asked = Instant::now();
+        let process = self.worker_process(name)?;
+        process.ask_to_stop()?;
+        let status = process.wait(STOP_PATIENCE).await?;
+        if !status.success() {
+            bail!("worker {name} ended with {status}\n{}", process.tail());
+        }
+        self.worker_mut(name)?.process = None;
+        Ok(asked.elapsed())
+    }
+
+    /// Starts a worker that ended, where it was before.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn restart_worker(&mut self, name: &str) -> Result<()> {
+        let worker = self.worker(name)?;
+        let spec = self.worker_spec(name, worker);
+        let mut process = self.spawner.start(spec)?;
+        process.ready(READY_PATIENCE).await?;
+        self.worker_mut(name)?.process = Some(process);
+        Ok(())
+    }
+
+    /// The names of workers that should run and do not, each with the end of its log.
+    pub fn dead_workers(&mut self) -> Vec<(String, String)> {
+        let mut dead = Vec::new();
+        for (name, worker) in &mut self.workers {
+            let Some(process) = &mut worker.process else { continue };
+            if process.exited().is_some() {
+                dead.push((name.clone(), process.tail()));
+            }
+        }
+        dead
+    }
+
+    /// `kill -9` of the gateway that was started last; returns when it is gone.
+    ///
+    /// # Errors
+    /// It had ended before.
+    pub async fn kill9_gateway(&mut self) -> Result<()> {
+        self.gateway_mut().process.kill9().await
+    }
+
+    /// How the gateway ended, if it has, with the end of its log.
+    pub fn gateway_exited(&mut self) -> Option<String> {
+        let process = &mut self.gateway_mut().process;
+        process.exited().map(|status| format!("the gateway ended ({status})\n{}", process.tail()))
+    }
+
+    /// Starts one more gateway on the same file; it is the one that all calls mean from then on.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn start_second_gateway(&mut self) -> Result<()> {
+        self.start_gateway().await
+    }
+
+    /// Changes the routing file; the gateway notices by itself.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn rewrite_routing(&mut self, change: impl FnOnce(&mut Routing)) -> Result<()> {
+        change(&mut self.routing);
+        self.write_routing()
+    }
+
+    /// Puts any text in the routing file's place, for files that must be refused.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn break_routing(&self, text: &str) -> Result<()> {
+        crate::routing::replace(&self.routing_path(), text).context("write the routing file")
+    }
+
+    /// Sends SIGHUP to the gateway: reload now.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn hang_up_gateway(&mut self) -> Result<()> {
+        self.gateway_mut().process.signal(Signal::HUP)
+    }
+
+    /// The generation of the routing file that the gateway works with: it counts up with every reload that took.
+    ///
+    /// # Errors
+    /// The admin side does not answer, or shows none.
+    pub async fn generation(&self) -> Result<u64> {
+        let metrics =
+            self.admin()?.get("/metrics").await?.success().context("read the gateway's metrics")?.text();
+        generation_in(&metrics).context("the gateway's metrics show no reload generation")
+    }
+
+    /// Waits until the gateway works with a later generation than `before`.
+    ///
+    /// # Errors
+    /// It does not within `patience`.
+    pub async fn wait_reloaded(&self, before: u64, patience: Duration) -> Result<u64> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let now = self.generation().await?;
+            if now > before {
+                return Ok(now);
+            }
+            if Instant::now() > deadline {
+                bail!("the gateway did not reload in {patience:?}\n{}", self.gateway().process.tail());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Ends everything in order: the gateway first, then all workers at once. Then nothing of it may run, and no log
+    /// may show a panic.
+    ///
+    /// # Errors
+    /// A process that does not end, ends with another code than 0, or leaves another one behind; a panic in a log.
+    pub async fn stop(mut self) -> Result<()> {
+        for gateway in &mut self.gateways {
+            end_in_order(&mut gateway.process, false).await?;
+        }
+        let mut running: Vec<&mut Process> =
+            self.workers.values_mut().filter_map(|w| w.process.as_mut()).collect();
+        let asked: Vec<bool> = running.iter_mut().map(|process| process.ask_to_stop().is_ok()).collect();
+        for (process, asked) in running.into_iter().zip(asked) {
+            end_in_order(process, asked).await?;
+        }
+        self.wait_nothing_left(Duration::from_secs(5)).await?;
+        self.check_logs()
+    }
+
+    /// Waits until no process works in the data directory any more.
+    ///
+    /// # Errors
+    /// Lists those that still do.
+    pub async fn wait_nothing_left(&self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let mut left = procfs::at_work_in(&self.data.path);
+            // Whoever reads a log there, or started us with the directory's name, is none of ours.
+            left.retain(|p| ["millrace-", "ffmpeg", "ffprobe"].iter().any(|name| p.name.starts_with(name)));
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let list: Vec<String> =
+                    left.iter().map(|p| format!("{} {}", p.pid, p.command_line())).collect();
+                bail!("left running:\n{}", list.join("\n"));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Refuses a log that shows a panic, of whatever process.
+    ///
+    /// # Errors
+    /// With the end of that log.
+    pub fn check_logs(&self) -> Result<()> {
+        for entry in fs::read_dir(self.logs()).context("list the logs")? {
+            let path = entry.context("list the logs")?.path();
+            let log = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+            if let Some(line) =
+                String::from_utf8_lossy(&log).lines().find(|line| line.contains("panicked at"))
+            {
+                bail!("{} shows a panic: {line}\n{}", path.display(), crate::process::tail(&path));
+            }
+        }
+        Ok(())
+    }
+
+    fn gateway(&self) -> &Gateway {
+        self.gateways.last().expect("a system has a gateway from its start on")
+    }
+
+    fn gateway_mut(&mut self) -> &mut Gateway {
+        self.gateways.last_mut().expect("a system has a gateway from its start on")
+    }
+
+    fn worker(&self, name: &str) -> Result<&Worker> {
+        self.workers.get(name).with_context(|| format!("there is no worker {name}"))
+    }
+
+    fn worker_mut(&mut self, name: &str) -> Result<&mut Worker> {
+        self.workers.get_mut(name).with_context(|| format!("there is no worker {name}"))
+    }
+
+    fn worker_process(&mut self, name: &str) -> Result<&mut Process> {
+        self.worker_mut(name)?.process.as_mut().with_context(|| format!("worker {name} does not run"))
+    }
+
+    fn routing_path(&self) -> PathBuf {
+        self.data.path.join("routing.toml")
+    }
+
+    fn write_routing(&self) -> Result<()> {
+        self.routing.write(&self.routing_path()).context("write the routing file")
+    }
+
+    fn add_worker(&mut self, name: &str, pool: &str, flags: BTreeMap<String, String>) -> Result<()> {
+        let address = "127.0.0.1:0".to_owned();
+        let mut worker = Worker { pool: pool.to_owned(), address, flags, process: None };
+        let spec = self.worker_spec(name, &worker);
+        fs::create_dir_all(self.scratch(name)).context("make the scratch directory")?;
+        worker.process = Some(self.spawner.start(spec)?);
+        self.workers.insert(name.to_owned(), worker);
+        Ok(())
+    }
+
+    fn scratch(&self, worker: &str) -> PathBuf {
+        self.data.path.join("scratch").join(worker)
+    }
+
+    fn worker_spec(&self, name: &str, worker: &Worker) -> Spec {
+        let mut store = OsString::from("sqlite:");
+        store.push(self.data.path.join("jobs.db"));
+        let mut args: Vec<OsString> = vec!["run".into()];
+        let mut put = |flag: &str, value: OsString| args.extend([flag.into(), value]);
+        put("--listen", worker.address.clone().into());
+        put("--pool", worker.pool.clone().into());
+        put("--name", name.into());
+        put("--store", store);
+        put("--objects", self.objects().into());
+        put("--scratch", self.scratch(name).into());
+        put("--log-format", "text".into());
+        put("--log", self.log.clone().into());
+        for (flag, value) in &worker.flags {
+            put(flag, value.into());
+        }
+        Spec { name: name.to_owned(), program: self.binaries.worker.clone(), args, logs: self.logs() }
+    }
+
+    async fn start_gateway(&mut self) -> Result<()> {
+        let number = self.gateways.len() + 1;
+        let mut args: Vec<OsString> = vec!["run".into(), "--config".into(), self.routing_path().into()];
+        args.extend(
+            ["--log-format", "text", "--log", &self.log, "--drain-timeout", "30s"].map(OsString::from),
+        );
+        let name = format!("gateway-{number}");
+        let program = self.binaries.gateway.clone();
+        let mut process = self.spawner.start(Spec { name, program, args, logs: self.logs() })?;
+        let ready = process.ready(READY_PATIENCE).await?;
+        if ready.admin.is_none() {
+            bail!("the gateway's ready line names no admin address");
+        }
+        self.gateways.push(Gateway { ready, process });
+        self.wait_gateway_ready().await
+    }
+
+    /// Its `ready` line says that it listens; `/readyz` says that it has probed the workers.
+    async fn wait_gateway_ready(&self) -> Result<()> {
+        let admin = self.admin()?;
+        let deadline = Instant::now() + PROBE_PATIENCE;
+        loop {
+            let answer = admin.get("/readyz").await?;
+            if answer.status.is_success() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let tail = self.gateway().process.tail();
+                bail!("the gateway is not ready after {PROBE_PATIENCE:?}: {}\n{tail}", answer.text());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+async fn end_in_order(process: &mut Process, asked: bool) -> Result<()> {
+    if let Some(status) = process.exited().filter(|_| !asked) {
+        // A kill -9 is a test's own doing; any other end that nobody asked for is a failure.
+        if std::os::unix::process::ExitStatusExt::signal(&status) == Some(9) {
+            return Ok(());
+        }
+        bail!("a process had ended by itself ({status})\n{}", process.tail());
+    }
+    if !asked {
+        process.ask_to_stop()?;
+    }
+    let status = process.wait(STOP_PATIENCE).await?;
+    if !status.success() {
+        bail!("a process ended with {status} when asked to stop\n{}", process.tail());
+    }
+    Ok(())
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.data.keep();
+            eprintln!("the system's data and logs are kept in {}", self.data.path.display());
+            let gateways = self.gateways.iter().map(|gateway| &gateway.process);
+            let workers = self.workers.values().filter_map(|worker| worker.process.as_ref());
+            for process in gateways.chain(workers) {
+                eprintln!("{}", process.tail());
+            }
+        }
+    }
+}
+
+/// The value of the one gauge or counter whose name says that it is the reload generation.
+fn generation_in(metrics: &str) -> Option<u64> {
+    let lines = metrics.lines().filter(|line| !line.starts_with('#'));
+    let mut found = lines.filter_map(|line| {
+        let (name, value) = line.rsplit_once(' ')?;
+        let value: f64 = value.parse().ok()?;
+        (name.starts_with("millrace_gateway_") && name.contains("generation")).then_some(value as u64)
+    });
+    found.next()
+}
+
+/// The data directory, held by this process alone.
+#[derive(Debug)]
+struct Data {
+    path: PathBuf,
+    temporary: Option<tempfile::TempDir>,
+    _lock: File,
+}
+
+impl Data {
+    fn open(directory: Option<&Path>, empty_first: bool) -> Result<Self> {
+        let temporary = match directory {
+            Some(_) => None,
+            None => Some(
+                tempfile::Builder::new()
+                    .prefix("millrace-")
+                    .tempdir()
+                    .context("make a temporary directory")?,
+            ),
+        };
+        let path =
+            temporary.as_ref().map(tempfile::TempDir::path).or(directory).expect("one of the two is there");
+        let make = || format!("make {}", path.display());
+        fs::create_dir_all(path).with_context(make)?;
+        let path = path.canonicalize().with_context(make)?;
+        let lock = File::create(path.join("lock")).context("open the lock file")?;
+        if lock.try_lock().is_err() {
+            bail!("{} is in use by another run: stop that one, or choose another directory", path.display());
+        }
+        if empty_first {
+            empty(&path).with_context(|| format!("empty {}", path.display()))?;
+        }
+        for directory in ["objects", "scratch", "logs"] {
+            fs::create_dir_all(path.join(directory)).with_context(|| format!("make {directory}"))?;
+        }
+        Ok(Self { path, temporary, _lock: lock })
+    }
+
+    fn keep(&mut self) {
+        if let Some(temporary) = self.temporary.take() {
+            let _ = temporary.keep();
+        }
+    }
+}
+
+/// Removes all but the lock.
+fn empty(directory: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false if entry.file_name() == "lock" => {}
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_generation_is_read_from_the_metrics() {
+        let metrics = "# HELP millrace_gateway_reload_generation x\n# TYPE millrace_gateway_reload_generation gauge\n\
+                       millrace_gateway_reloads_total{result=\"ok\"} 9\nmillrace_gateway_reload_generation 4\n";
+        assert_eq!(generation_in(metrics), Some(4));
+        assert_eq!(generation_in("other_generation 4\n"), None);
+    }
+
+    #[test]
+    fn a_data_directory_serves_one_run_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Data::open(Some(directory.path()), false).unwrap();
+        let error = Data::open(Some(directory.path()), false).unwrap_err().to_string();
+        assert!(error.contains("in use by another run"), "{error}");
+        drop(first);
+        assert!(Data::open(Some(directory.path()), false).is_ok());
+    }
+
+    #[test]
+    fn an_emptied_directory_holds_nothing_of_the_last_run() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(Data::open(Some(directory.path()), false).unwrap());
+        fs::write(directory.path().join("objects/old"), "").unwrap();
+        fs::write(directory.path().join("jobs.db"), "").unwrap();
+        let data = Data::open(Some(directory.path()), true).unwrap();
+        assert!(!data.path.join("jobs.db").exists());
+        assert_eq!(fs::read_dir(data.path.join("objects")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_temporary_data_directory_goes_unless_it_is_kept() {
+        let data = Data::open(None, false).unwrap();
+        let path = data.path.clone();
+        assert!(path.exists());
+        drop(data);
+        assert!(!path.exists());
+        let mut data = Data::open(None, false).unwrap();
+        data.keep();
+        let path = data.path.clone();
+        drop(data);
+        assert!(path.exists());
+        fs::remove_dir_all(path).unwrap();
+    }
+}

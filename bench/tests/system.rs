@@ -1,0 +1,27 @@
+//! System tests: a whole Millrace of real binaries and real ffmpeg, on ports given by the kernel. Each test starts its
+//! own system and, at its end, proves that nothing of it is left running and that no process panicked.
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic, too: that is the verdict")]
+
+#[path = "system/stage.rs"]
+mod stage;
+
+#[path = "system/bad_input.rs"]
+mod bad_input;
+#[path = "system/cancel.rs"]
+mod cancel;
+#[path = "system/gateway.rs"]
+mod gateway;
+#[path = "system/jobs.rs"]
+mod jobs;
+#[path = "system/playlist.rs"]
+mod playlist;
+#[path = "system/saturation.rs"]
+mod saturation;
+#[path = "system/stream.rs"]
+mod stream;
+#[path = "system/up.rs"]
+mod up;
+#[path = "system/uploads.rs"]
+mod uploads;
+#[path = "system/worker_death.rs"]
+mod worker_death;
