@@ -11,7 +11,7 @@ use super::*;
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(30);
-const ROOM: Room = Room { slots: 100, queue_max: 100 };
+pub(super) const ROOM: Room = Room { slots: 100, queue_max: 100 };
 
 /// A store on a fresh database, and more handles on the same one.
 struct Fixture {
@@ -37,7 +37,7 @@ fn id(text: &str) -> JobId {
     text.parse().unwrap()
 }
 
-fn new_job(job_id: &str, fields: &str) -> NewJob {
+pub(super) fn new_job(job_id: &str, fields: &str) -> NewJob {
     let (spec, _) = JobSpec::parse(format!(r#"{{"input_url":"http://h/v"{fields}}}"#).as_bytes()).unwrap();
     NewJob { tenant: TENANT_DEFAULT.to_owned(), job_id: id(job_id), spec, work_seconds: 10.0 }
 }

@@ -18,7 +18,7 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
 };
-use sqlx::{Row, Sqlite as Db, Transaction};
+use sqlx::{Connection as _, Row, Sqlite as Db, Transaction};
 
 use super::{
     Accepted, AttemptEnd, Backlog, Beat, Cancelled, Claim, Error, Event, Filter, Heartbeat, Identity, JobRow,
@@ -83,8 +83,15 @@ impl Sqlite {
         // Workers of one host start together; switching to WAL and migrating are for one of them at a time.
         let guard =
             lock_beside(&path).await.map_err(|e| refuse(format!("cannot lock it for opening: {e}")))?;
+        // A full disk makes SQLite roll back by itself; sqlx's own rollback then fails and leaves the connection
+        // counting a transaction that is gone. Such a connection would refuse every later one: drop it.
         let pool = |connections: u32| {
-            SqlitePoolOptions::new().max_connections(connections).acquire_timeout(BUSY_TIMEOUT)
+            SqlitePoolOptions::new().max_connections(connections).acquire_timeout(BUSY_TIMEOUT).after_release(
+                |connection, _| {
+                    let settled = !connection.is_in_transaction();
+                    Box::pin(async move { Ok(settled) })
+                },
+            )
         };
         let writer = pool(1).connect_with(options.clone()).await.map_err(|e| refuse(e.to_string()))?;
         sqlx::migrate!("./migrations/sqlite").run(&writer).await.map_err(|e| refuse(e.to_string()))?;
@@ -782,5 +789,32 @@ impl Store for Sqlite {
     async fn ping(&self) -> Result<(), Error> {
         sqlx::query("SELECT 1").execute(&self.readers).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conformance::{ROOM, new_job};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_and_heals_when_there_is_room_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store =
+            Sqlite::open(&format!("sqlite:{}", folder.path().join("jobs.db").display()), 3).await.unwrap();
+        let worker = store.register(&"w1".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
+        // The limit is the connection's own: SQLite answers as on a full disk until that connection is gone.
+        sqlx::query("PRAGMA max_page_count = 1").execute(&store.writer).await.unwrap();
+        let mut accepted = 0;
+        let error = loop {
+            match store.accept(&new_job(&format!("j{accepted}"), ""), &worker, ROOM).await {
+                Ok(_) => accepted += 1,
+                Err(error) => break error,
+            }
+            assert!(accepted < ROOM.queue_max, "the disk never filled up");
+        };
+        assert!(matches!(error, Error::Unavailable(_)), "{error}");
+        let again = store.accept(&new_job("after", ""), &worker, ROOM).await.unwrap();
+        assert!(matches!(again, Accepted::Created(_)));
     }
 }
