@@ -2,10 +2,13 @@
 //! so that a failure here is the cage's doing.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use super::clip::{WORKER, ffmpeg};
+use millrace_worker::ffmpeg::{Error, Ffmpeg, Settings};
+
+use super::clip::{WORKER, ffmpeg, settings};
 
 const BASH: &str = "/bin/bash";
 
@@ -124,4 +127,27 @@ fn a_cage_of_another_parent_does_not_start() {
     assert!(said(&inside).contains("millrace-cage: the parent is"), "{inside:?}");
     let missing = cage(directory.path()).run(&["/no/such/program"]);
     assert_eq!(missing.status.code(), Some(125), "{missing:?}");
+}
+
+#[tokio::test]
+async fn ffmpeg_is_refused_where_it_cannot_be_caged_or_found() {
+    async fn error(settings: Settings) -> Error {
+        Ffmpeg::start(settings).await.unwrap_err()
+    }
+    let missing = error(Settings { ffmpeg: "no-such-ffmpeg".into(), ..settings() }).await;
+    assert_eq!(missing.kind(), "not_found", "{missing}");
+    // In place of the cage: a program that says what a cage without seccomp says.
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("cage");
+    std::fs::write(&script, "#!/bin/sh\necho 'millrace-cage: seccomp cannot be applied' >&2\nexit 125\n")
+        .unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let no_seccomp = error(Settings { cage: script, ..settings() }).await;
+    assert_eq!(no_seccomp.kind(), "cage", "{no_seccomp}");
+    let uncaged = error(Settings { cage: "/bin/true".into(), ..settings() }).await;
+    assert_eq!(uncaged.kind(), "broken", "a cage that reports nothing is none: {uncaged}");
+    let other = error(Settings { ffmpeg: "/bin/echo".into(), ..settings() }).await;
+    assert_eq!(other.kind(), "no_encoder", "{other}");
+    let fine = ffmpeg().await;
+    assert!(fine.version().starts_with("ffmpeg version ") && fine.sandbox().starts_with("seccomp; "));
 }
