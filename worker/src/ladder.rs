@@ -376,7 +376,8 @@ pub(crate) mod tests {
     #[test]
     fn rungs_fit_under_the_source() {
         use Resolution::{P360, P480, P720, P1080};
-        let cases: [(&str, Video, &[Resolution], &[&str], usize); 12] = [
+        type Case<'a> = (&'a str, Video, &'a [Resolution], &'a [&'a str], usize);
+        let cases: [Case<'_>; 12] = [
             (
                 "default",
                 video(1920, 1080),

@@ -233,7 +233,8 @@ fn bad_exit(
             "ffmpeg was killed by the system, probably for want of memory",
         );
     }
-    if plan.strict && (lost > 0 || log.concealed > 0 || log.lost_sound > 0) {
+    // With -xerror ffmpeg ends before it says which stream it was.
+    if plan.strict && log.input_errors > 0 {
         return fail(FailureCode::SourceDamaged, "the source is damaged, and the job asked to be strict");
     }
     if lost as f64 > plan.source_frames as f64 * LOST_MAX {

@@ -21,6 +21,8 @@ pub struct Log {
     pub decoded: Option<u64>,
     /// Lines that say that the sound could not be decoded.
     pub lost_sound: u64,
+    /// Errors of any kind that are not of our own side: filters, encoders, muxers.
+    pub input_errors: u64,
     /// The disk is full.
     pub no_space: bool,
     /// An allocation failed.
@@ -63,6 +65,9 @@ impl Log {
         self.lost_sound += u64::from(audio.is_some_and(names));
         let concealed = line.contains("corrupt decoded frame in stream") || line.contains("concealing ");
         self.concealed += u64::from(concealed);
+        const OURS: [&str; 6] = ["[libx264 @", "[dash @", "[mp4 @", "[Parsed_", "[swscaler @", "[warning]"];
+        let ours = OURS.iter().any(|prefix| line.starts_with(prefix)) || line.contains("] [warning] ");
+        self.input_errors += u64::from(!ours);
         self.no_space |= line.contains("No space left on device") || line.contains("Disk quota exceeded");
         self.no_memory |= line.contains("Cannot allocate memory") || line.contains("malloc of size");
         self.file_too_large |= line.contains("File too large");
