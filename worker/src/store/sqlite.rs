@@ -803,18 +803,34 @@ mod tests {
         let store =
             Sqlite::open(&format!("sqlite:{}", folder.path().join("jobs.db").display()), 3).await.unwrap();
         let worker = store.register(&"w1".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
-        // The limit is the connection's own: SQLite answers as on a full disk until that connection is gone.
-        sqlx::query("PRAGMA max_page_count = 1").execute(&store.writer).await.unwrap();
-        let mut accepted = 0;
-        let error = loop {
-            match store.accept(&new_job(&format!("j{accepted}"), ""), &worker, ROOM).await {
-                Ok(_) => accepted += 1,
-                Err(error) => break error,
+        // Where in a transaction the disk fills up decides who rolls back, so fill it in many places.
+        let (mut accepted, mut refused) = (0, 0);
+        for round in 0..30 {
+            // SQLite answers as on a full disk: the limit becomes the size that the file has now, plus a little.
+            let pages: i64 = sqlx::query_scalar("SELECT page_count + ? FROM pragma_page_count")
+                .bind(round % 4)
+                .fetch_one(&store.writer)
+                .await
+                .unwrap();
+            let limit =
+                |pages: i64| sqlx::query(sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}")));
+            limit(pages).execute(&store.writer).await.unwrap();
+            for _ in 0..20 {
+                match store
+                    .accept(&new_job(&format!("j{accepted}"), ""), &worker, Room { slots: 10_000, ..ROOM })
+                    .await
+                {
+                    Ok(_) => accepted += 1,
+                    Err(Error::Unavailable(_)) => refused += 1,
+                    Err(other) => panic!("{other}"),
+                }
             }
-            assert!(accepted < ROOM.queue_max, "the disk never filled up");
-        };
-        assert!(matches!(error, Error::Unavailable(_)), "{error}");
-        let again = store.accept(&new_job("after", ""), &worker, ROOM).await.unwrap();
-        assert!(matches!(again, Accepted::Created(_)));
+            limit(1 << 30).execute(&store.writer).await.unwrap();
+            let after = store
+                .accept(&new_job(&format!("after-{round}"), ""), &worker, Room { slots: 10_000, ..ROOM })
+                .await;
+            assert!(matches!(after.unwrap(), Accepted::Created(_)));
+        }
+        assert!(refused >= 30, "the disk was never full: {accepted} accepted, {refused} refused");
     }
 }
