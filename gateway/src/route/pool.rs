@@ -1,9 +1,9 @@
 //! The pool.
 //!
 //! K = Σ slots · speed · admin weight · ramp over usable workers; weight = max(K · free share, 5 % of K) ·
-//! exp(−(F − least F) ÷ 10 s). Smooth: no threshold at which all gateways would turn around together. Two readings of
-//! the formula are deliberate: a pool with a free slot has no wait (as a worker has none), and the wait divides by
-//! real capacity, not by K, because an operator's preference makes no encoder faster.
+//! exp(−(F − least F) ÷ 10 s). Smooth: no threshold at which all gateways would turn around together. A pool with a free
+//! slot has no wait (as a worker has none), and else the wait is of real capacity, not of K, because an operator's
+//! preference makes no encoder faster.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ pub fn consider(snapshot: &Snapshot, pool: &Pool, job: &Job, exclude: &Exclude, 
     };
     if capacity > 0.0 {
         let age_s = least(&considered, |terms| terms.age_s);
-        considered.wait_s = if free > 0.0 { 0.0 } else { all_work_s(pool, &considered, now) / capacity };
+        considered.wait_s = if free > 0.0 { 0.0 } else { wait_s(pool, &considered, now) };
         let job_s = job.work_s / (capacity / slots);
         let near_s = least(&considered, |terms| terms.round_trip_s + terms.failing_s);
         considered.f_s = (2.0 * (considered.wait_s + age_s) + job_s + near_s + egress_s).min(SECONDS_MAX);
@@ -79,20 +79,35 @@ fn least(pool: &Considered, term: impl Fn(&super::explain::Terms) -> f64) -> f64
         .unwrap_or(0.0)
 }
 
-/// What the pool's usable workers run, and what waits in the pool whoever accepted it: a dead worker's queue is work,
-/// too, and counting each worker's own queue beside it would count it twice.
-fn all_work_s(pool: &Pool, considered: &Considered, now: Duration) -> f64 {
+/// Seconds until the pool would start one more job.
+///
+/// Its workers finish what they run, and who is done first takes what waits, whoever accepted it (a dead worker's queue
+/// is work, too): waiting work fills up the earliest finishers like water. All work ÷ all capacity, which this
+/// replaces, lets one long job on one worker hide that its neighbour is free in a second.
+fn wait_s(pool: &Pool, considered: &Considered, now: Duration) -> f64 {
     let usable = pool.workers.iter().zip(&considered.workers).filter(|(_, worker)| worker.terms.is_some());
-    let (mut running_s, mut waiting_s) = (0.0, 0.0_f64);
+    let (mut lanes, mut waiting, mut unanswered) = (Vec::new(), 0.0_f64, 0.0);
     for (worker, _) in usable {
         let Some(report) = &worker.report else { continue };
         let load = &report.load;
         let held = f64::from(load.running) + f64::from(load.queued);
-        let share = if held > 0.0 { f64::from(load.running) / held } else { 1.0 };
-        running_s += load.work_seconds * share + worker.compensation.at(now).1;
-        waiting_s = waiting_s.max(load.pool_work_seconds);
+        let running = if held > 0.0 { f64::from(load.running) / held } else { 1.0 };
+        let rate = f64::from(load.slots) * load.speed;
+        lanes.push((load.work_seconds * running / rate, rate));
+        unanswered += worker.compensation.at(now).1;
+        waiting = waiting.max(load.pool_work_seconds);
     }
-    running_s + waiting_s
+    lanes.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let (mut water, mut rates) = (waiting + unanswered, 0.0);
+    for (place, (level, rate)) in lanes.iter().enumerate() {
+        rates += rate;
+        let above = lanes.get(place + 1).map_or(f64::INFINITY, |(next, _)| *next);
+        if water <= (above - level) * rates {
+            return (level + water / rates).min(SECONDS_MAX);
+        }
+        water -= (above - level) * rates;
+    }
+    SECONDS_MAX
 }
 
 /// What moving the input here costs, as seconds of waiting that the money would buy.
