@@ -443,7 +443,7 @@ endpoints = ["[::1]:9001"]
             ("weight = 2", "weight = nan", ":10:10: pools[1].weight: NaN is out of range"),
             ("weight = 2", "weight = \"x\"", ":10:10: weight: invalid type: string"),
             ("0.12", "inf", ":11:21: pools[1].egress_usd_per_gb: inf is out of range"),
-            ("drain = true }", "drian = true }", ":7:56: unknown field `drian`"),
+            ("drain = true }", "drian = true }", ":7:62: endpoints: unknown field `drian`"),
             ("[[pools]]", "colour = 1\n[[pools]]", "unknown field `colour`"),
             (
                 "[[pools]]",

@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn a_failed_trial_ejects_at_once_and_for_longer_up_to_the_limit() {
         let mut outlier = Outlier::default();
-        (0..5).for_each(|_| drop(outlier.failed(s(0), true)));
+        assert!((0..5).any(|_| outlier.failed(s(0), true)));
         let mut now = s(30);
         for wants in [60, 90, 120, 150, 180, 210, 240, 270, 300, 300] {
             assert!(outlier.on_trial() && outlier.failed(now, true));
@@ -99,7 +99,7 @@ mod tests {
         outlier.answered(now);
         assert!(!outlier.on_trial() && !outlier.failing());
         now += s(301);
-        (0..5).for_each(|_| drop(outlier.failed(now, true)));
+        assert!((0..5).any(|_| outlier.failed(now, true)));
         assert_eq!(outlier.ejected_until(), Some(now + s(30)), "the past is forgotten");
     }
 
