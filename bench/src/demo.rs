@@ -57,6 +57,7 @@ pub async fn run(options: &Options) -> Result<()> {
 
     println!("7/7   Stopping everything …");
     system.stop().await.with_context(failed)?;
+    system.check_logs().with_context(failed)?;
     let unseen = if crate::procfs::AVAILABLE { "" } else { " (stray ffmpeg not looked for: no /proc here)" };
     println!("      nothing is left running{unseen}. Done in {:.0} s.", started.elapsed().as_secs_f64());
     Ok(())

@@ -5,13 +5,14 @@
 //! starts faster, but a `kill -9` is then no kill -9, and what a binary prints, leaks or leaves behind stays unseen.
 //!
 //! In the order in which a system comes to life: [`binaries`] finds the programs, [`process`] starts them (through
-//! [`leash`], so that none outlives us), [`routing`] writes the gateway's file, [`system`] holds them together,
+//! [`leash`], so that none outlives us), `data` is the directory it lives in, [`routing`] writes the gateway's file, [`system`] holds them together,
 //! [`client`] talks to them, [`procfs`] proves what they left behind. [`clip`], [`media`], [`progress`] and [`table`]
 //! serve [`demo`] and [`up`].
 
 pub mod binaries;
 pub mod client;
 pub mod clip;
+mod data;
 pub mod demo;
 pub mod leash;
 pub mod media;

@@ -147,9 +147,12 @@ pub async fn output(mut command: tokio::process::Command, patience: Duration) ->
     let output = output.with_context(|| format!("start {program}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        let tail: Vec<&str> = said.lines().rev().take(5).collect();
-        let tail: Vec<&str> = tail.into_iter().rev().collect();
-        bail!("{program} ended with {}: {}", output.status, tail.join(" | "));
+        // The first lines name the cause, what follows are its consequences.
+        let mut lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).take(5).collect();
+        if lines.len() == 5 {
+            lines[4] = "…";
+        }
+        bail!("{program} ended with {}: {}", output.status, lines.join(" | "));
     }
     Ok(output.stdout)
 }

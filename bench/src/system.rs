@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::Client;
 use crate::binaries::Binaries;
+use crate::data::Data;
 use crate::process::{POLL, Process, Ready, Spawner, Spec};
 use crate::procfs;
 use crate::routing::{Pool, Routing};
@@ -222,17 +223,17 @@ impl System {
 
     /// The data directory: store, objects, scratch directories, logs, routing file.
     pub fn data(&self) -> &Path {
-        &self.data.path
+        self.data.path()
     }
 
     /// Where the processes' logs are.
     pub fn logs(&self) -> PathBuf {
-        self.data.path.join("logs")
+        self.data.path().join("logs")
     }
 
     /// Where published objects are.
     pub fn objects(&self) -> PathBuf {
-        self.data.path.join("objects")
+        self.data.path().join("objects")
     }
 
     /// The gateway's process id.
@@ -308,13 +309,13 @@ impl System {
         Ok(())
     }
 
-    /// The names of workers that should run and do not, each with the end of its log.
-    pub fn dead_workers(&mut self) -> Vec<(String, String)> {
+    /// Forgets the processes of workers that have ended by themselves; returns their names, each with the end of its log.
+    pub fn bury_dead_workers(&mut self) -> Vec<(String, String)> {
         let mut dead = Vec::new();
         for (name, worker) in &mut self.workers {
-            let Some(process) = &mut worker.process else { continue };
-            if process.exited().is_some() {
-                dead.push((name.clone(), process.tail()));
+            if let Some(mut process) = worker.process.take_if(|process| process.exited().is_some()) {
+                let status = process.exited().map_or(String::new(), |status| status.to_string());
+                dead.push((name.clone(), format!("{status}\n{}", process.tail())));
             }
         }
         dead
@@ -395,12 +396,11 @@ impl System {
         }
     }
 
-    /// Ends everything in order: the gateway first, then all workers at once. Then nothing of it may run, and no log
-    /// may show a panic.
+    /// Ends everything in order: the gateway first, then all workers at once. Then nothing of it may run any more.
     ///
     /// # Errors
-    /// A process that does not end, ends with another code than 0, or leaves another one behind; a panic in a log.
-    pub async fn stop(mut self) -> Result<()> {
+    /// A process that does not end, had ended by itself, ends with another code than 0, or leaves another one behind.
+    pub async fn stop(&mut self) -> Result<()> {
         for gateway in &mut self.gateways {
             end_in_order(&mut gateway.process, false).await?;
         }
@@ -410,8 +410,7 @@ impl System {
         for (process, asked) in running.into_iter().zip(asked) {
             end_in_order(process, asked).await?;
         }
-        self.wait_nothing_left(Duration::from_secs(5)).await?;
-        self.check_logs()
+        self.wait_nothing_left(Duration::from_secs(5)).await
     }
 
     /// Waits until no process works in the data directory any more.
@@ -421,7 +420,7 @@ impl System {
     pub async fn wait_nothing_left(&self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         loop {
-            let mut left = procfs::at_work_in(&self.data.path);
+            let mut left = procfs::at_work_in(self.data.path());
             // Whoever reads a log there, or started us with the directory's name, is none of ours.
             left.retain(|p| ["millrace-", "ffmpeg", "ffprobe"].iter().any(|name| p.name.starts_with(name)));
             if left.is_empty() {
@@ -474,7 +473,7 @@ impl System {
     }
 
     fn routing_path(&self) -> PathBuf {
-        self.data.path.join("routing.toml")
+        self.data.path().join("routing.toml")
     }
 
     fn write_routing(&self) -> Result<()> {
@@ -492,12 +491,12 @@ impl System {
     }
 
     fn scratch(&self, worker: &str) -> PathBuf {
-        self.data.path.join("scratch").join(worker)
+        self.data.path().join("scratch").join(worker)
     }
 
     fn worker_spec(&self, name: &str, worker: &Worker) -> Spec {
         let mut store = OsString::from("sqlite:");
-        store.push(self.data.path.join("jobs.db"));
+        store.push(self.data.path().join("jobs.db"));
         let mut args: Vec<OsString> = vec!["run".into()];
         let mut put = |flag: &str, value: OsString| args.extend([flag.into(), value]);
         put("--listen", worker.address.clone().into());
@@ -571,7 +570,7 @@ impl Drop for System {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.data.keep();
-            eprintln!("the system's data and logs are kept in {}", self.data.path.display());
+            eprintln!("the system's data and logs are kept in {}", self.data.path().display());
             let gateways = self.gateways.iter().map(|gateway| &gateway.process);
             let workers = self.workers.values().filter_map(|worker| worker.process.as_ref());
             for process in gateways.chain(workers) {
@@ -592,63 +591,6 @@ fn generation_in(metrics: &str) -> Option<u64> {
     found.next()
 }
 
-/// The data directory, held by this process alone.
-#[derive(Debug)]
-struct Data {
-    path: PathBuf,
-    temporary: Option<tempfile::TempDir>,
-    _lock: File,
-}
-
-impl Data {
-    fn open(directory: Option<&Path>, empty_first: bool) -> Result<Self> {
-        let temporary = match directory {
-            Some(_) => None,
-            None => Some(
-                tempfile::Builder::new()
-                    .prefix("millrace-")
-                    .tempdir()
-                    .context("make a temporary directory")?,
-            ),
-        };
-        let path =
-            temporary.as_ref().map(tempfile::TempDir::path).or(directory).expect("one of the two is there");
-        let make = || format!("make {}", path.display());
-        fs::create_dir_all(path).with_context(make)?;
-        let path = path.canonicalize().with_context(make)?;
-        let lock = File::create(path.join("lock")).context("open the lock file")?;
-        if lock.try_lock().is_err() {
-            bail!("{} is in use by another run: stop that one, or choose another directory", path.display());
-        }
-        if empty_first {
-            empty(&path).with_context(|| format!("empty {}", path.display()))?;
-        }
-        for directory in ["objects", "scratch", "logs"] {
-            fs::create_dir_all(path.join(directory)).with_context(|| format!("make {directory}"))?;
-        }
-        Ok(Self { path, temporary, _lock: lock })
-    }
-
-    fn keep(&mut self) {
-        if let Some(temporary) = self.temporary.take() {
-            let _ = temporary.keep();
-        }
-    }
-}
-
-/// Removes all but the lock.
-fn empty(directory: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            true => fs::remove_dir_all(entry.path())?,
-            false if entry.file_name() == "lock" => {}
-            false => fs::remove_file(entry.path())?,
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -659,41 +601,5 @@ mod tests {
                        millrace_gateway_reloads_total{result=\"ok\"} 9\nmillrace_gateway_reload_generation 4\n";
         assert_eq!(generation_in(metrics), Some(4));
         assert_eq!(generation_in("other_generation 4\n"), None);
-    }
-
-    #[test]
-    fn a_data_directory_serves_one_run_at_a_time() {
-        let directory = tempfile::tempdir().unwrap();
-        let first = Data::open(Some(directory.path()), false).unwrap();
-        let error = Data::open(Some(directory.path()), false).unwrap_err().to_string();
-        assert!(error.contains("in use by another run"), "{error}");
-        drop(first);
-        assert!(Data::open(Some(directory.path()), false).is_ok());
-    }
-
-    #[test]
-    fn an_emptied_directory_holds_nothing_of_the_last_run() {
-        let directory = tempfile::tempdir().unwrap();
-        drop(Data::open(Some(directory.path()), false).unwrap());
-        fs::write(directory.path().join("objects/old"), "").unwrap();
-        fs::write(directory.path().join("jobs.db"), "").unwrap();
-        let data = Data::open(Some(directory.path()), true).unwrap();
-        assert!(!data.path.join("jobs.db").exists());
-        assert_eq!(fs::read_dir(data.path.join("objects")).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_temporary_data_directory_goes_unless_it_is_kept() {
-        let data = Data::open(None, false).unwrap();
-        let path = data.path.clone();
-        assert!(path.exists());
-        drop(data);
-        assert!(!path.exists());
-        let mut data = Data::open(None, false).unwrap();
-        data.keep();
-        let path = data.path.clone();
-        drop(data);
-        assert!(path.exists());
-        fs::remove_dir_all(path).unwrap();
     }
 }

@@ -82,18 +82,24 @@ async fn serve(system: &mut System, shutdown: &Shutdown) -> Result<()> {
             bail!("{end}");
         }
         let now = Instant::now();
-        for (name, tail) in system.dead_workers() {
-            let restart = restarts.entry(name.clone()).or_default();
-            if restart.due.is_none() {
-                let wait = restart.died(now);
-                eprintln!("worker {name} has died; it is started again in {} s\n{tail}", wait.as_secs());
+        for (name, end) in system.bury_dead_workers() {
+            let wait = restarts.entry(name.clone()).or_default().died(now);
+            eprintln!("worker {name} has died; it is started again in {} s: {end}", wait.as_secs());
+        }
+        for (name, restart) in &mut restarts {
+            if restart.due.take_if(|due| *due <= now).is_none() {
+                continue;
             }
-            if restart.due.is_some_and(|due| due <= now) {
-                restart.due = None;
-                restart.started = Some(now);
-                match system.restart_worker(&name).await {
-                    Ok(()) => eprintln!("worker {name} runs again"),
-                    Err(error) => eprintln!("worker {name} cannot be started: {error:#}"),
+            restart.started = Some(now);
+            let restarted = tokio::select! {
+                restarted = system.restart_worker(name) => restarted,
+                () = shutdown.graceful.cancelled() => return Ok(()),
+            };
+            match restarted {
+                Ok(()) => eprintln!("worker {name} runs again"),
+                Err(error) => {
+                    let wait = restart.died(Instant::now());
+                    eprintln!("worker {name} cannot be started, next try in {} s: {error:#}", wait.as_secs());
                 }
             }
         }

@@ -58,9 +58,10 @@ impl Stage {
     }
 
     /// Ends the system in order; fails on a process left behind, a bad exit code or a panic in a log.
-    pub(crate) async fn end(self) {
+    pub(crate) async fn end(mut self) {
         self.web.release();
         self.system.stop().await.unwrap();
+        self.system.check_logs().unwrap();
     }
 
     /// Submits a job that takes some seconds; returns it once its ffmpeg encodes, with the worker that runs it.
