@@ -1,7 +1,7 @@
 //! The worker's account of its load: what it holds, what waits in its pool, how fast it is.
 //!
 //! What runs is known here at once; what waits is the store's to say and is cached for a second, so that a submit
-//! does not cost a count. Between two reads the cache is moved along by what this worker itself accepts.
+//! does not cost a count. Between two reads the cache is moved along by what this worker itself accepts and claims.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,7 @@ use tracing::debug;
 
 use crate::cost::CostModel;
 use crate::lease::Leases;
-use crate::store::{Backlog, Identity, Room, Store};
+use crate::store::{Backlog, Claim, Identity, Room, Store};
 
 /// How old the pool's backlog may be in a report.
 const BACKLOG_AGE_MAX: Duration = Duration::from_secs(1);
@@ -74,6 +74,17 @@ impl Load {
         backlog.accepted_here_work += work_seconds;
         backlog.pool += 1;
         backlog.pool_work += work_seconds;
+    }
+
+    /// Counts out a job that was claimed here just now, until the store is read again.
+    pub fn claimed(&self, claim: &Claim) {
+        let (backlog, _) = &mut *self.cached();
+        backlog.pool = backlog.pool.saturating_sub(1);
+        backlog.pool_work = (backlog.pool_work - claim.work_seconds).max(0.0);
+        if claim.accepted_by == self.identity.worker.as_str() {
+            backlog.accepted_here = backlog.accepted_here.saturating_sub(1);
+            backlog.accepted_here_work = (backlog.accepted_here_work - claim.work_seconds).max(0.0);
+        }
     }
 
     /// The backlog changed in a way this cache does not know: read it again next time.

@@ -61,7 +61,7 @@ impl Queue {
             let sent = Instant::now();
             let pause = match self.store.claim(&self.identity, self.leases.lease()).await {
                 Ok(Some(claim)) => {
-                    self.load.stale();
+                    self.load.claimed(&claim);
                     self.metrics.wait_seconds.observe(claim.waited.as_secs_f64());
                     let running = self.leases.enter(&claim.lease, &claim.job_id, claim.work_seconds, sent);
                     let (runner, load, nudge) =

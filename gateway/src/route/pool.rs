@@ -86,7 +86,7 @@ fn least(pool: &Considered, term: impl Fn(&super::explain::Terms) -> f64) -> f64
 /// replaces, lets one long job on one worker hide that its neighbour is free in a second.
 fn wait_s(pool: &Pool, considered: &Considered, now: Duration) -> f64 {
     let usable = pool.workers.iter().zip(&considered.workers).filter(|(_, worker)| worker.terms.is_some());
-    let (mut lanes, mut waiting, mut unanswered) = (Vec::new(), 0.0_f64, 0.0);
+    let (mut lanes, mut newest, mut unanswered) = (Vec::new(), (Duration::ZERO, 0.0), 0.0);
     for (worker, _) in usable {
         let Some(report) = &worker.report else { continue };
         let load = &report.load;
@@ -95,10 +95,13 @@ fn wait_s(pool: &Pool, considered: &Considered, now: Duration) -> f64 {
         let rate = f64::from(load.slots) * load.speed;
         lanes.push((load.work_seconds * running / rate, rate));
         unanswered += worker.compensation.at(now).1;
-        waiting = waiting.max(load.pool_work_seconds);
+        // Every worker tells of the same queue, each from its own last look at it.
+        if report.at >= newest.0 {
+            newest = (report.at, load.pool_work_seconds);
+        }
     }
     lanes.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-    let (mut water, mut rates) = (waiting + unanswered, 0.0);
+    let (mut water, mut rates) = (newest.1 + unanswered, 0.0);
     for (place, (level, rate)) in lanes.iter().enumerate() {
         rates += rate;
         let above = lanes.get(place + 1).map_or(f64::INFINITY, |(next, _)| *next);

@@ -111,6 +111,32 @@ fn a_saturated_pool_gets_nothing_and_all_saturated_is_a_refusal_with_the_least_w
     assert!((40..=60).contains(&after), "{after} is not 50 ± 20 %");
 }
 
+/// The wait of a pool of one-slot workers that run these seconds of work, while so many more wait.
+fn wait(running: &[f64], waiting: f64) -> f64 {
+    let lanes = running.iter().enumerate().map(|(place, left)| {
+        let load = LoadReport {
+            slots: 1,
+            running: 1,
+            work_seconds: *left,
+            pool_work_seconds: waiting,
+            queue_max: 1000,
+            ..load()
+        };
+        worker(place as u16 + 1, load)
+    });
+    let snapshot = snapshot(vec![pool("aws", lanes.collect())]);
+    decide(&snapshot, &Job::default()).unwrap().pools[0].wait_s
+}
+
+#[test]
+fn a_pools_wait_is_when_it_would_start_one_more_job() {
+    let near = |got: f64, wanted: f64| assert!((got - wanted).abs() < 1e-9, "{got}, not {wanted}");
+    near(wait(&[60.0, 1.0], 0.0), 1.0); // the neighbour of a long job is free in a second
+    near(wait(&[60.0, 1.0], 10.0), 11.0); // and takes all that waits before the long job ends
+    near(wait(&[4.0, 2.0], 6.0), 6.0); // from 4 s on both take of it
+    near(wait(&[5.0, 5.0, 5.0], 9.0), 8.0);
+}
+
 #[test]
 fn a_queue_never_fills_up_with_work_that_can_wait() {
     let at = |priority, waiting| {

@@ -125,6 +125,8 @@ pub struct Claim {
     pub bucket: PoolId,
     /// Estimate before the probe.
     pub work_seconds: f64,
+    /// Who accepted it.
+    pub accepted_by: String,
     /// How long it waited since acceptance or its last release.
     pub waited: Duration,
 }

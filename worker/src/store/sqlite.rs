@@ -544,7 +544,7 @@ impl Store for Sqlite {
         let task = sqlx::query(concat!(
             "UPDATE task SET state = 'running', epoch = epoch + 1, owner = ?, owner_incarnation = ?, pool = ?, ",
             "lease_expires_at = ", now!(), " + ? WHERE uid = ? AND epoch = ? AND state = 'waiting' ",
-            "RETURNING epoch, work_seconds, max(0, ", now!(), " - not_before)"
+            "RETURNING epoch, work_seconds, max(0, ", now!(), " - not_before), accepted_by"
         ))
         .bind(by.worker.as_str())
         .bind(by.incarnation as i64)
@@ -587,6 +587,7 @@ impl Store for Sqlite {
             spec: serde_json::from_str(&spec).map_err(|_| corrupt("spec", &spec))?,
             bucket: bucket.parse().map_err(|_| corrupt("bucket", &bucket))?,
             work_seconds: task.try_get(1)?,
+            accepted_by: task.try_get(3)?,
             waited: Duration::from_millis(task.try_get::<i64, _>(2)? as u64),
         };
         tx.commit().await?;
