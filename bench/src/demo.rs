@@ -76,10 +76,13 @@ async fn drive(system: &mut System, clip: &Clip, directory: &Path) -> Result<()>
     progress.say(&format!("4/7   Submitting the main job (whole ladder) and {BATCH} small ones (360p) …"));
     let source = media::inspect(&clip.path).await.context("look at the clip")?;
     let seconds = source.duration_s.ceil() as u64;
-    let main = json!({ "job_id": "main", "input_path": main_input, "duration_hint_s": seconds });
+    let bytes_of = |path: &Path| fs::metadata(path).map(|meta| meta.len()).context("look at the clip");
+    let (bytes, short_bytes) = (bytes_of(&clip.path)?, bytes_of(&short)?);
+    // The hints let the gateway weigh, before anybody has looked at the input, what moving and encoding it costs.
+    let main = json!({ "job_id": "main", "input_path": main_input, "duration_hint_s": seconds, "size_hint_bytes": bytes });
     let main = submit(&client, &progress, &main).await?;
     progress.show(&main);
-    let before = batch(&client, &mut progress, "first", &short_input).await?;
+    let before = batch(&client, &mut progress, "first", (&short_input, short_bytes)).await?;
 
     let generation = system.generation().await?;
     system.rewrite_routing(|routing| routing.pool("aws").weight = WEIGHT_AFTER)?;
@@ -88,7 +91,7 @@ async fn drive(system: &mut System, clip: &Clip, directory: &Path) -> Result<()>
         "5/7   While they run: aws's weight in the routing file went from 1 to {WEIGHT_AFTER} (generation {generation} \
          is in force); {BATCH} more small jobs …"
     ));
-    let after = batch(&client, &mut progress, "second", &short_input).await?;
+    let after = batch(&client, &mut progress, "second", (&short_input, short_bytes)).await?;
 
     let ids: Vec<String> =
         std::iter::once(&main).chain(&before).chain(&after).map(|job| job.job_id.to_string()).collect();
@@ -134,12 +137,17 @@ async fn submit(client: &Client, progress: &Progress, spec: &Value) -> Result<Jo
     bail!("every queue was still full after {SUBMIT_TRIES} tries");
 }
 
-async fn batch(client: &Client, progress: &mut Progress, name: &str, input: &str) -> Result<Vec<Job>> {
+async fn batch(
+    client: &Client,
+    progress: &mut Progress,
+    name: &str,
+    (input, bytes): (&str, u64),
+) -> Result<Vec<Job>> {
     let mut jobs = Vec::with_capacity(BATCH);
     for number in 1..=BATCH {
         let spec = json!({
             "job_id": format!("{name}-{number}"), "input_path": input, "resolutions": ["360p"],
-            "duration_hint_s": SHORT_SECONDS,
+            "duration_hint_s": SHORT_SECONDS, "size_hint_bytes": bytes,
         });
         let job = submit(client, progress, &spec).await?;
         progress.show(&job);

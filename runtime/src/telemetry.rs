@@ -1,5 +1,7 @@
 //! Logs to standard error: JSON for machines, text for people.
 
+use std::io::IsTerminal as _;
+
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
@@ -25,6 +27,6 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), Box<dyn std::error::E
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Json => logs.json().flatten_event(true).try_init(),
-        LogFormat::Text => logs.with_target(false).try_init(),
+        LogFormat::Text => logs.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init(),
     }
 }

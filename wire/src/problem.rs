@@ -38,6 +38,8 @@ macro_rules! codes {
 }
 
 codes! {
+    /// A request that is not well-formed HTTP.
+    BadRequest = "bad_request", 400, "The request is malformed";
     /// The body is no JSON object.
     BadJson = "bad_json", 400, "The body is not a JSON object";
     /// A field that the API does not know.

@@ -1,1 +1,205 @@
-//! x
+//! The Millrace worker: takes jobs from its pool and turns videos into adaptive streams.
+//!
+//! In the order of a job: [`http`] accepts it into the [`store`]; the [`queue`] claims it and the [`lease`] keeps
+//! it; [`run`] takes it through [`source`] (fetch, probe), [`ladder`] (plan), [`ffmpeg`] (encode), [`package`]
+//! (verify, playlists) and [`objects`] (bytes) back to the store, which alone decides that it succeeded. [`cost`]
+//! and [`load`] say how busy all that makes us; [`config`], [`metrics`] and [`failure`] serve every room.
+//!
+//! Invariants: a job is acknowledged only after the store has it · only `ffmpeg` starts processes · only `objects`
+//! names a cloud · nothing past `config` sees raw input.
+
+pub mod config;
+pub mod cost;
+pub mod failure;
+pub mod ffmpeg;
+pub mod http;
+pub mod keys;
+pub mod ladder;
+pub mod lease;
+pub mod load;
+pub mod metrics;
+pub mod objects;
+pub mod package;
+pub mod queue;
+pub mod run;
+pub mod source;
+pub mod store;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use config::Config;
+use millrace_runtime::shutdown::Shutdown;
+use millrace_wire::WorkerId;
+use store::{Room, Store};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Builds a worker from its settings and serves until told to stop. `ready` is called once, when it serves.
+///
+/// # Errors
+/// What keeps it from starting, or that another process took its name.
+pub async fn serve(
+    config: Config,
+    shutdown: Shutdown,
+    ready: impl FnOnce(std::net::SocketAddr),
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    let address = listener.local_addr().context("cannot read the bound address")?;
+    let name = match config.name {
+        Some(name) => name,
+        None => default_name(&config.pool, address.port()),
+    };
+    let (scratch, _scratch_lock) = claim_scratch(&config.scratch, &name)?;
+    let store: Arc<dyn Store> = Arc::new(store::Sqlite::open(&config.store, config.attempts_max).await?);
+    let objects = objects::Objects::open(&config.objects)?;
+    let ffmpeg = ffmpeg::Ffmpeg::start(ffmpeg::Settings {
+        ffmpeg: config.ffmpeg,
+        ffprobe: config.ffprobe,
+        stall_timeout: config.stall_timeout,
+        ..ffmpeg::Settings::default()
+    })
+    .await?;
+    let fetcher = source::fetch::Fetcher::new(source::fetch::FetchSettings {
+        allow_private: config.allow_private_sources,
+        bytes_max: config.source_bytes_max,
+        total_timeout: config.source_timeout,
+        ..source::fetch::FetchSettings::default()
+    })?;
+    let identity = store.register(&name, &config.pool).await?;
+    let room = Room { slots: config.slots, queue_max: config.queue_max };
+    let metrics = Arc::new(metrics::Metrics::new()?);
+    let leases = Arc::new(lease::Leases::new(config.lease));
+    let cost = Arc::new(cost::CostModel::default());
+    let load = Arc::new(load::Load::new(
+        identity.clone(),
+        room,
+        Arc::clone(&store),
+        Arc::clone(&leases),
+        Arc::clone(&cost),
+    ));
+    let nudge = Arc::new(Notify::new());
+    info!(
+        worker = %identity.worker, pool = %identity.pool, incarnation = identity.incarnation, store = store.id(),
+        slots = room.slots, threads = config.threads, ffmpeg = ffmpeg.version(), sandbox = ffmpeg.sandbox(),
+        %address, "worker starts"
+    );
+    if !address.ip().is_loopback() {
+        warn!(%address, "serving beyond loopback without authentication: let only the gateway reach this port");
+    }
+
+    let runner = run::Runner {
+        store: Arc::clone(&store),
+        objects: objects.clone(),
+        leases: Arc::clone(&leases),
+        ffmpeg,
+        fetcher,
+        cost: Arc::clone(&cost),
+        metrics: Arc::clone(&metrics),
+        scratch,
+        threads: config.threads,
+    };
+    let queue = queue::Queue {
+        identity: identity.clone(),
+        slots: config.slots,
+        store: Arc::clone(&store),
+        leases: Arc::clone(&leases),
+        runner: Arc::new(runner),
+        load: Arc::clone(&load),
+        metrics: Arc::clone(&metrics),
+        nudge: Arc::clone(&nudge),
+    };
+    let app = http::App {
+        store: Arc::clone(&store),
+        identity: identity.clone(),
+        objects,
+        load: Arc::clone(&load),
+        leases: Arc::clone(&leases),
+        cost,
+        metrics: Arc::clone(&metrics),
+        nudge,
+        room,
+        upload_bytes_max: config.upload_bytes_max,
+        upload_expiry: config.upload_expiry,
+        public_url: config.public_url,
+    };
+
+    // Reads go on while running work finishes; the server and the heartbeat end last.
+    let done = CancellationToken::new();
+    let server = tokio::spawn({
+        let done = done.clone();
+        let serving = axum::serve(listener, http::router(Arc::new(app)));
+        async move { serving.with_graceful_shutdown(done.cancelled_owned()).await }
+    });
+    let heartbeat = tokio::spawn({
+        let (leases, store, identity, metrics) =
+            (Arc::clone(&leases), Arc::clone(&store), identity.clone(), Arc::clone(&metrics));
+        let (every, done, graceful) = (config.heartbeat, done.clone(), shutdown.clone());
+        async move {
+            let superseded = leases.keep(&*store, &identity, every, &metrics, &done).await;
+            if superseded {
+                leases.stop_all(lease::Stop::LeaseLost);
+                graceful.graceful.cancel();
+                graceful.immediate.cancel();
+            }
+            superseded
+        }
+    });
+    let work = tokio::spawn({
+        let (graceful, immediate) = (shutdown.graceful.clone(), shutdown.immediate.clone());
+        queue.run(graceful, immediate, config.grace)
+    });
+    ready(address);
+
+    shutdown.graceful.cancelled().await;
+    load.drain();
+    info!(running = leases.all().len(), grace_s = config.grace.as_secs_f64(), "draining");
+    work.await.context("the claim loop died")?;
+    done.cancel();
+    let superseded = heartbeat.await.context("the heartbeat died")?;
+    // Connections that never end must not keep a finished worker.
+    let _ = tokio::time::timeout(std::time::Duration::from_secs(2), server).await;
+    anyhow::ensure!(
+        !superseded,
+        "another process registered as {}: give each worker its own --name",
+        identity.worker
+    );
+    info!("worker ends");
+    Ok(())
+}
+
+/// The host's name where it is a legal one (a pod's always is), else POOL-PORT.
+fn default_name(pool: &millrace_wire::PoolId, port: u16) -> WorkerId {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let legal = host.parse::<WorkerId>().ok().filter(|name| name.as_str() != "localhost");
+    legal.unwrap_or_else(|| format!("{pool}-{port}").parse().expect("a pool's name and a port are legal"))
+}
+
+/// A private directory below the scratch directory, empty, and a lock on it for as long as the process lives.
+fn claim_scratch(root: &std::path::Path, name: &WorkerId) -> anyhow::Result<(PathBuf, File)> {
+    std::fs::create_dir_all(root).with_context(|| format!("cannot create --scratch {}", root.display()))?;
+    let root = root.canonicalize().with_context(|| format!("cannot resolve --scratch {}", root.display()))?;
+    let lock =
+        File::options().create(true).truncate(false).write(true).open(root.join(format!("{name}.lock")))?;
+    if lock.try_lock().is_err() {
+        anyhow::bail!(
+            "--scratch {} is in use by another worker named {name}: give each its own --name",
+            root.display()
+        );
+    }
+    let own = root.join(name.as_str());
+    match std::fs::remove_dir_all(&own) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot empty {}", own.display()));
+        }
+        _ => {}
+    }
+    std::fs::create_dir_all(&own).with_context(|| format!("cannot create {}", own.display()))?;
+    Ok((own, lock))
+}

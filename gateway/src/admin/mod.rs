@@ -1,0 +1,105 @@
+//! The operator's listener: metrics, readiness, status, reload. Loopback only, since it asks nobody for a token.
+//!
+//! Our own small app: Pingora's metrics app answers every path with the metrics.
+
+pub mod status;
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use prometheus::{Encoder, Registry, TextEncoder};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::drain::Drain;
+use crate::fleet::Fleet;
+use crate::metrics::Metrics;
+use crate::reload::{Reloader, Trigger};
+use status::Status;
+
+/// What the listener shows and steers.
+#[derive(Clone)]
+pub struct Admin {
+    /// The workers.
+    pub fleet: Arc<Fleet>,
+    /// What is in flight.
+    pub drain: Arc<Drain>,
+    /// The routing file.
+    pub reloader: Arc<Reloader>,
+    /// The gateway's families.
+    pub metrics: Arc<Metrics>,
+    /// All families of the process.
+    pub registry: Registry,
+}
+
+/// Serves until `stop`.
+///
+/// # Errors
+/// When the listener breaks.
+pub async fn run(listener: TcpListener, admin: Admin, stop: CancellationToken) -> std::io::Result<()> {
+    let app = Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/status", get(show))
+        .route("/reload", post(reload))
+        .with_state(admin);
+    // Not graceful: an operator's open connection must not keep the process.
+    tokio::select! {
+        served = async { axum::serve(listener, app).await } => served,
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(admin): State<Admin>) -> Response {
+    let unready = admin.drain.unready(&admin.fleet);
+    let config = admin.reloader.state();
+    let body = serde_json::json!({
+        "ready": unready.is_none(),
+        "reason": unready,
+        "in_flight": admin.drain.live(),
+        "config": config,
+    });
+    let status = if unready.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(body)).into_response()
+}
+
+async fn show(State(admin): State<Admin>) -> Json<Status> {
+    Json(Status::of(&admin.fleet, admin.reloader.state().generation))
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    admin.metrics.show(&Status::of(&admin.fleet, admin.reloader.state().generation));
+    let mut text = Vec::new();
+    match TextEncoder::new().encode(&admin.registry.gather(), &mut text) {
+        Ok(()) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn reload(State(admin): State<Admin>) -> Response {
+    match admin.reloader.reload(Trigger::Admin) {
+        Ok(reloaded) => Json(reloaded).into_response(),
+        Err(error) => {
+            let body = serde_json::json!({
+                "type": "about:blank",
+                "title": "The routing file cannot be used; the one in force stays",
+                "status": 422,
+                "code": "bad_config",
+                "detail": error.to_string(),
+                "field": error.key,
+                "line": error.at.map(|(line, _)| line),
+            });
+            let kind = [(header::CONTENT_TYPE, millrace_wire::problem::CONTENT_TYPE)];
+            (StatusCode::UNPROCESSABLE_ENTITY, kind, body.to_string()).into_response()
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! The routing file: raw TOML → [`Config`], validated as a whole.
+//!
+//! Every error names file, line, column and key. Unknown keys are refused, so that a misspelt one is seen before it
+//! matters. Endpoints are addresses, never names: a name would have to be resolved while the file is swapped, and
+//! what DNS says belongs to discovery, not to configuration.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use millrace_runtime::config::{Error, File};
+use millrace_wire::PoolId;
+use serde::Deserialize;
+use serde::de::{self, MapAccess, Visitor};
+use toml::Spanned;
+
+/// Most pools of one file.
+pub const POOLS_MAX: usize = 64;
+/// Most endpoints of one file.
+pub const ENDPOINTS_MAX: usize = 4096;
+/// Largest admin weight: above it, arithmetic with the smallest capacities would lose its meaning.
+pub const WEIGHT_MAX: f64 = 1e6;
+/// Largest price, in US dollars, of a gigabyte or of an hour of waiting.
+pub const PRICE_MAX: f64 = 1e6;
+
+/// What the gateway runs with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: Listen,
+    /// How places are compared.
+    pub routing: Routing,
+    /// How long it waits for what.
+    pub timeouts: Timeouts,
+    /// The pools, in the file's order.
+    pub pools: Vec<Pool>,
+}
+
+/// Where the gateway listens. Changing it needs a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listen {
+    /// For clients.
+    pub http: SocketAddr,
+    /// For operators; loopback only.
+    pub admin: SocketAddr,
+}
+
+/// How places are compared.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Routing {
+    /// US dollars that an hour of a job's waiting costs.
+    pub wait_usd_per_hour: f64,
+}
+
+/// How long the gateway waits for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Connecting to a worker.
+    pub connect: Duration,
+    /// A worker's answer to a submit, between two of its bytes.
+    pub submit: Duration,
+    /// A worker's answer to anything else, between two of its bytes; event streams beat every 10 s.
+    pub read: Duration,
+    /// How long an unused connection to a worker stays open.
+    pub idle: Duration,
+    /// A client's whole job spec.
+    pub body: Duration,
+    /// A client's whole request header.
+    pub header: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(1),
+            submit: Duration::from_secs(10),
+            read: Duration::from_secs(60),
+            idle: Duration::from_secs(10),
+            body: Duration::from_secs(10),
+            header: Duration::from_secs(10),
+        }
+    }
+}
+
+/// One pool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pool {
+    /// Its name, which its workers report too.
+    pub name: PoolId,
+    /// The operator's preference; 0 gives it no new jobs.
+    pub weight: f64,
+    /// US dollars per gigabyte that leaves it.
+    pub egress_usd_per_gb: f64,
+    /// No new jobs; reads and ticketed uploads go on.
+    pub drain: bool,
+    /// Its workers.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// One address of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// No new jobs; reads go on.
+    pub drain: bool,
+}
+
+impl Config {
+    /// Reads and validates a routing file.
+    ///
+    /// # Errors
+    /// The first thing wrong, with its place.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        Self::from_file(&File::read(path)?)
+    }
+
+    /// Validates a routing file that is already in memory.
+    ///
+    /// # Errors
+    /// The first thing wrong, with its place.
+    pub fn from_file(file: &File) -> Result<Self, Error> {
+        file.parse::<Raw>()?.validate(file)
+    }
+
+    /// How many endpoints there are, in all pools.
+    pub fn endpoint_count(&self) -> usize {
+        self.pools.iter().map(|pool| pool.endpoints.len()).sum()
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    listen: RawListen,
+    #[serde(default)]
+    routing: RawRouting,
+    #[serde(default)]
+    timeouts: RawTimeouts,
+    #[serde(default)]
+    pools: Vec<RawPool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawListen {
+    http: Spanned<String>,
+    admin: Spanned<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRouting {
+    wait_usd_per_hour: Option<Spanned<f64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTimeouts {
+    connect: Option<Spanned<String>>,
+    submit: Option<Spanned<String>>,
+    read: Option<Spanned<String>>,
+    idle: Option<Spanned<String>>,
+    body: Option<Spanned<String>>,
+    header: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPool {
+    name: Spanned<String>,
+    weight: Option<Spanned<f64>>,
+    egress_usd_per_gb: Option<Spanned<f64>>,
+    #[serde(default)]
+    drain: bool,
+    endpoints: Spanned<Vec<Spanned<RawEndpoint>>>,
+}
+
+/// `"ADDRESS"` or `{ address = "ADDRESS", drain = true }`. Read by hand: an untagged enum would answer a misspelt key
+/// with "did not match any variant".
+#[derive(Debug)]
+struct RawEndpoint {
+    address: String,
+    drain: bool,
+}
+
+impl<'de> Deserialize<'de> for RawEndpoint {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            address: String,
+            #[serde(default)]
+            drain: bool,
+        }
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = RawEndpoint;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(
+                    "an address like \"10.0.0.1:9001\" or { address = \"10.0.0.1:9001\", drain = true }",
+                )
+            }
+            fn visit_str<E: de::Error>(self, address: &str) -> Result<RawEndpoint, E> {
+                Ok(RawEndpoint { address: address.to_owned(), drain: false })
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawEndpoint, A::Error> {
+                let table = Table::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(RawEndpoint { address: table.address, drain: table.drain })
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
+}
+
+impl Raw {
+    fn validate(self, file: &File) -> Result<Config, Error> {
+        let listen = self.listen.validate(file)?;
+        let wait = number(file, self.routing.wait_usd_per_hour.as_ref(), "routing.wait_usd_per_hour", 1.0)?;
+        if let Some(raw) = &self.routing.wait_usd_per_hour
+            && wait <= 0.0
+        {
+            let message = format!("{wait} is free waiting; it must be above 0");
+            return Err(file.error_at(raw.span(), "routing.wait_usd_per_hour", message));
+        }
+        let timeouts = self.timeouts.validate(file)?;
+        let pools = validate_pools(self.pools, file)?;
+        Ok(Config { listen, routing: Routing { wait_usd_per_hour: wait }, timeouts, pools })
+    }
+}
+
+impl RawListen {
+    fn validate(self, file: &File) -> Result<Listen, Error> {
+        let http = address(file, self.http.get_ref(), self.http.span(), "listen.http")?;
+        let admin = address(file, self.admin.get_ref(), self.admin.span(), "listen.admin")?;
+        if !admin.ip().is_loopback() {
+            let message = format!(
+                "{admin} is reachable from elsewhere, and the admin listener asks nobody for a token; \
+                 it must be a loopback address like 127.0.0.1:{}",
+                admin.port()
+            );
+            return Err(file.error_at(self.admin.span(), "listen.admin", message));
+        }
+        if http == admin && http.port() != 0 {
+            return Err(file.error_at(
+                self.admin.span(),
+                "listen.admin",
+                format!("{admin} is listen.http too"),
+            ));
+        }
+        Ok(Listen { http, admin })
+    }
+}
+
+impl RawTimeouts {
+    fn validate(self, file: &File) -> Result<Timeouts, Error> {
+        let or = Timeouts::default();
+        let (ms, second, minute, hour) = (1, 1000, 60_000, 3_600_000);
+        let read = |raw: Option<Spanned<String>>, key: &str, default, min_ms, max_ms| {
+            duration(file, raw, key, default, Duration::from_millis(min_ms), Duration::from_millis(max_ms))
+        };
+        Ok(Timeouts {
+            connect: read(self.connect, "timeouts.connect", or.connect, 10 * ms, minute)?,
+            submit: read(self.submit, "timeouts.submit", or.submit, 50 * ms, 10 * minute)?,
+            read: read(self.read, "timeouts.read", or.read, 50 * ms, hour)?,
+            idle: read(self.idle, "timeouts.idle", or.idle, second, hour)?,
+            body: read(self.body, "timeouts.body", or.body, 50 * ms, 10 * minute)?,
+            header: read(self.header, "timeouts.header", or.header, 50 * ms, 10 * minute)?,
+        })
+    }
+}
+
+fn validate_pools(raw: Vec<RawPool>, file: &File) -> Result<Vec<Pool>, Error> {
+    if raw.is_empty() {
+        return Err(file.error("pools", "there is none; a gateway wants at least one [[pools]]"));
+    }
+    if raw.len() > POOLS_MAX {
+        return Err(file.error("pools", format!("{} are too many; at most {POOLS_MAX}", raw.len())));
+    }
+    let mut owners: BTreeMap<SocketAddr, PoolId> = BTreeMap::new();
+    let mut pools: Vec<Pool> = Vec::with_capacity(raw.len());
+    let mut last_weight = None;
+    for (index, raw) in raw.into_iter().enumerate() {
+        let key = |name: &str| format!("pools[{index}].{name}");
+        let name: PoolId = raw.name.get_ref().parse().map_err(|error: millrace_wire::id::BadName| {
+            file.error_at(raw.name.span(), key("name"), error.to_string())
+        })?;
+        if pools.iter().any(|pool| pool.name == name) {
+            return Err(file.error_at(
+                raw.name.span(),
+                key("name"),
+                format!("{name} is the name of an earlier pool"),
+            ));
+        }
+        let weight = number(file, raw.weight.as_ref(), &key("weight"), 1.0)?;
+        if let Some(spanned) = &raw.weight {
+            if weight > WEIGHT_MAX {
+                let message = format!("{weight} is too much; at most {WEIGHT_MAX}");
+                return Err(file.error_at(spanned.span(), key("weight"), message));
+            }
+            last_weight = Some((spanned.span(), key("weight")));
+        }
+        let egress_usd_per_gb = number(file, raw.egress_usd_per_gb.as_ref(), &key("egress_usd_per_gb"), 0.0)?;
+        if raw.endpoints.get_ref().is_empty() {
+            let message = format!("pool {name} has none; it wants at least one address");
+            return Err(file.error_at(raw.endpoints.span(), key("endpoints"), message));
+        }
+        let mut endpoints = Vec::with_capacity(raw.endpoints.get_ref().len());
+        for (place, spanned) in raw.endpoints.into_inner().into_iter().enumerate() {
+            let (span, key) = (spanned.span(), format!("pools[{index}].endpoints[{place}]"));
+            let RawEndpoint { address: text, drain } = spanned.into_inner();
+            let address = address(file, &text, span.clone(), &key)?;
+            if address.port() == 0 {
+                return Err(file.error_at(span, key, format!("{address} has port 0, where nobody answers")));
+            }
+            if let Some(owner) = owners.insert(address, name.clone()) {
+                let message = format!("{address} is already an endpoint of pool {owner}");
+                return Err(file.error_at(span, key, message));
+            }
+            if owners.len() > ENDPOINTS_MAX {
+                let message = format!("more than {ENDPOINTS_MAX} endpoints");
+                return Err(file.error_at(span, key, message));
+            }
+            endpoints.push(Endpoint { address, drain });
+        }
+        pools.push(Pool { name, weight, egress_usd_per_gb, drain: raw.drain, endpoints });
+    }
+    if let Some((span, key)) = last_weight
+        && pools.iter().all(|pool| pool.weight == 0.0)
+    {
+        return Err(file.error_at(
+            span,
+            key,
+            "every pool's weight is 0, so no job could go anywhere; one must be above 0",
+        ));
+    }
+    Ok(pools)
+}
+
+fn address(file: &File, text: &str, span: std::ops::Range<usize>, key: &str) -> Result<SocketAddr, Error> {
+    text.parse().map_err(|_| {
+        let message = format!("{text:?} is no address; it wants IP:PORT, like 127.0.0.1:9001 or [::1]:9001");
+        file.error_at(span, key, message)
+    })
+}
+
+fn number(file: &File, raw: Option<&Spanned<f64>>, key: &str, default: f64) -> Result<f64, Error> {
+    let Some(raw) = raw else { return Ok(default) };
+    let got = *raw.get_ref();
+    if (0.0..=PRICE_MAX).contains(&got) {
+        return Ok(got);
+    }
+    Err(file.error_at(
+        raw.span(),
+        key,
+        format!("{got} is out of range; it wants a number from 0 to {PRICE_MAX}"),
+    ))
+}
+
+fn duration(
+    file: &File,
+    raw: Option<Spanned<String>>,
+    key: &str,
+    default: Duration,
+    min: Duration,
+    max: Duration,
+) -> Result<Duration, Error> {
+    let Some(raw) = raw else { return Ok(default) };
+    let span = raw.span();
+    let text = raw.into_inner();
+    let wants = format!(
+        "it wants a time from {} to {}, like \"1500ms\" or \"10s\"",
+        humantime::format_duration(min),
+        humantime::format_duration(max)
+    );
+    match humantime::parse_duration(&text) {
+        Ok(got) if (min..=max).contains(&got) => Ok(got),
+        Ok(_) => Err(file.error_at(span, key, format!("{text} is out of range; {wants}"))),
+        Err(_) => Err(file.error_at(span, key, format!("{text:?} is no time; {wants}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+[listen]
+http = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+[[pools]]
+name = "aws"
+endpoints = ["127.0.0.1:9001", { address = "127.0.0.1:9002", drain = true }]
+[[pools]]
+name = "gcp"
+weight = 2
+egress_usd_per_gb = 0.12
+drain = true
+endpoints = ["[::1]:9001"]
+"#;
+
+    fn read(text: &str) -> Result<Config, Error> {
+        Config::from_file(&File::from_text("routing.toml", text))
+    }
+
+    #[test]
+    fn the_shape_reads_with_its_defaults() {
+        let config = read(GOOD).unwrap();
+        assert_eq!(config.timeouts, Timeouts::default());
+        assert_eq!(config.routing.wait_usd_per_hour, 1.0);
+        assert_eq!(config.endpoint_count(), 3);
+        assert_eq!((config.pools[0].weight, config.pools[1].weight), (1.0, 2.0));
+        assert!(config.pools[0].endpoints[1].drain && config.pools[1].drain);
+    }
+
+    #[test]
+    fn the_example_file_is_valid() {
+        let text = include_str!("../routing.example.toml");
+        let config = Config::from_file(&File::from_text("routing.example.toml", text)).unwrap();
+        assert_eq!(config.timeouts, Timeouts::default(), "the example shows the defaults");
+        assert_eq!(config.pools.len(), 2);
+    }
+
+    #[test]
+    fn every_error_names_its_line_and_key() {
+        let cases = [
+            ("name = \"gcp\"", "name = \"aws\"", ":9:8: pools[1].name: aws is the name of an earlier pool"),
+            (
+                "\"[::1]:9001\"",
+                "\"127.0.0.1:9001\"",
+                ":13:14: pools[1].endpoints[0]: 127.0.0.1:9001 is already",
+            ),
+            ("\"[::1]:9001\"", "", ":13:13: pools[1].endpoints: pool gcp has none"),
+            (
+                "\"[::1]:9001\"",
+                "\"worker-1:9001\"",
+                ":13:14: pools[1].endpoints[0]: \"worker-1:9001\" is no address",
+            ),
+            ("\"[::1]:9001\"", "\"127.0.0.1:0\"", ":13:14: pools[1].endpoints[0]: 127.0.0.1:0 has port 0"),
+            ("weight = 2", "weight = -1", ":10:10: pools[1].weight: -1 is out of range"),
+            ("weight = 2", "weight = nan", ":10:10: pools[1].weight: NaN is out of range"),
+            ("weight = 2", "weight = \"x\"", ":10:10: weight: invalid type: string"),
+            ("0.12", "inf", ":11:21: pools[1].egress_usd_per_gb: inf is out of range"),
+            ("drain = true }", "drian = true }", ":7:62: endpoints: unknown field `drian`"),
+            ("[[pools]]", "colour = 1\n[[pools]]", "unknown field `colour`"),
+            (
+                "[[pools]]",
+                "[routing]\nwait_usd_per_hour = 0\n[[pools]]",
+                ":6:21: routing.wait_usd_per_hour: 0 is free",
+            ),
+            (
+                "[[pools]]",
+                "[timeouts]\nsubmit = \"1h\"\n[[pools]]",
+                ":6:10: timeouts.submit: 1h is out of range",
+            ),
+            (
+                "[[pools]]",
+                "[timeouts]\nread = \"soon\"\n[[pools]]",
+                ":6:8: timeouts.read: \"soon\" is no time",
+            ),
+            (
+                "admin = \"127.0.0.1:0\"",
+                "admin = \"0.0.0.0:1\"",
+                ":4:9: listen.admin: 0.0.0.0:1 is reachable",
+            ),
+            ("http = \"127.0.0.1:0\"", "http = \"here\"", ":3:8: listen.http: \"here\" is no address"),
+        ];
+        for (from, to, wants) in cases {
+            let shown = read(&GOOD.replacen(from, to, 1)).unwrap_err().to_string();
+            assert!(shown.starts_with("routing.toml:"), "{shown}");
+            assert!(shown.contains(wants), "{to:?} gave {shown:?}, not {wants:?}");
+        }
+        let idle = GOOD.replace("weight = 2", "weight = 0").replacen(
+            "name = \"aws\"",
+            "name = \"aws\"\nweight = 0",
+            1,
+        );
+        let shown = read(&idle).unwrap_err().to_string();
+        assert!(shown.contains(":11:10: pools[1].weight: every pool's weight is 0"), "{shown}");
+        let none = GOOD.split("[[pools]]").next().unwrap();
+        assert!(read(none).unwrap_err().to_string().contains("pools: there is none"));
+    }
+}

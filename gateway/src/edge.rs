@@ -1,0 +1,174 @@
+//! The connection before it is a request: how many one address may hold, and how long a header may take.
+//!
+//! Pingora limits neither: it waits for ever for the bytes that tell HTTP/2 from HTTP/1, and gives a header 60 s per
+//! read instead of a deadline. Its connection filter was rejected for the count, because it never learns that a
+//! connection has ended.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora::protocols::Stream;
+use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::H2Options;
+use pingora::proxy::HttpProxy;
+use pingora::server::ShutdownWatch;
+use tokio::sync::Notify;
+use tracing::debug;
+
+use crate::fleet::Fleet;
+use crate::metrics::Metrics;
+use crate::proxy::Proxy;
+
+/// Most connections of one client address. Load balancers come from few addresses, hence so many.
+pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 8192;
+/// How long a connection may be unused between two requests.
+pub const KEEPALIVE: Duration = Duration::from_secs(60);
+/// The first bytes by which HTTP/2 is told from HTTP/1: no HTTP/1 method begins so.
+const H2_FIRST: &[u8; 3] = b"PRI";
+
+tokio::task_local! {
+    /// Told once the header of the request that this task waits for has arrived.
+    static HEADER: Arc<Notify>;
+}
+
+/// Says that the header of this task's request has arrived.
+pub fn header_arrived() {
+    // Outside of an edge (HTTP/2 streams begin with their header) nobody waits.
+    let _ = HEADER.try_with(|arrived| arrived.notify_one());
+}
+
+/// Marks a connection that has carried a request already.
+#[derive(Debug)]
+pub struct Reused;
+
+/// Takes connections and hands them to the proxy.
+pub struct Edge {
+    http1: Arc<Timed>,
+    http2: Arc<Timed>,
+    connections: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    fleet: Arc<Fleet>,
+    metrics: Arc<Metrics>,
+}
+
+impl Edge {
+    /// An edge before a proxy.
+    pub fn new(proxy: HttpProxy<Proxy>, fleet: Arc<Fleet>, metrics: Arc<Metrics>) -> Self {
+        let proxy = Arc::new(proxy);
+        let timed = |h2c| {
+            let mut options = HttpServerOptions::default();
+            options.h2c = h2c;
+            options.h2_idle_timeout = Some(KEEPALIVE);
+            Arc::new(Timed { proxy: proxy.clone(), fleet: fleet.clone(), options })
+        };
+        Self { http1: timed(false), http2: timed(true), connections: Arc::default(), fleet, metrics }
+    }
+
+    fn count(&self, address: IpAddr) -> Option<Counted> {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = connections.entry(address).or_default();
+        if *count >= CONNECTIONS_PER_ADDRESS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Counted { address, connections: self.connections.clone() })
+    }
+}
+
+/// One connection of an address, until it is dropped.
+struct Counted {
+    address: IpAddr,
+    connections: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = connections.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                connections.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl ServerApp for Edge {
+    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let digest = stream.get_socket_digest();
+        let address = digest.as_ref().and_then(|digest| digest.peer_addr()?.as_inet()).map(|inet| inet.ip());
+        let _counted = match address {
+            Some(address) => match self.count(address) {
+                Some(counted) => Some(counted),
+                None => {
+                    self.metrics.connections_refused.inc();
+                    return None;
+                }
+            },
+            None => None,
+        };
+        let mut first = [0; H2_FIRST.len()];
+        let deadline = self.fleet.config().timeouts.header;
+        match tokio::time::timeout(deadline, stream.try_peek(&mut first)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => return None,
+        }
+        let app = if first == *H2_FIRST { &self.http2 } else { &self.http1 };
+        app.process_new(stream, shutdown).await
+    }
+
+    async fn cleanup(&self) {
+        self.http1.http_cleanup().await;
+    }
+}
+
+/// The proxy with a deadline for each request's header.
+struct Timed {
+    proxy: Arc<HttpProxy<Proxy>>,
+    fleet: Arc<Fleet>,
+    options: HttpServerOptions,
+}
+
+#[async_trait]
+impl HttpServerApp for Timed {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        let context = session.take_connection_user_context();
+        let unused = if context.is_some() { KEEPALIVE } else { Duration::ZERO };
+        session.set_connection_user_context(context);
+        let deadline = unused + self.fleet.config().timeouts.header;
+        let arrived = Arc::new(Notify::new());
+        let request = HEADER.scope(arrived.clone(), self.proxy.process_new_http(session, shutdown));
+        let late = async {
+            if tokio::time::timeout(deadline, arrived.notified()).await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            reused = request => reused,
+            () = late => {
+                debug!(?deadline, "the header did not arrive in time: connection closed");
+                None
+            }
+        }
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        self.proxy.h2_options()
+    }
+
+    async fn http_cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}

@@ -1,0 +1,112 @@
+//! Outliers: a worker whose answers keep failing is left alone for a while.
+//!
+//! Five consecutive failures eject it for 30 s × the number of its ejections, at most 300 s. Then one request tries
+//! it: it comes back, or it goes again for longer. A 429 is no failure: a full worker is a working one. Pure: the
+//! caller says what time it is and whether the pool can spare another worker.
+
+use std::time::Duration;
+
+/// Failures in a row that eject a worker.
+pub const FAILURES_MAX: u32 = 5;
+/// The first ejection; the n-th lasts n times this.
+pub const EJECTION: Duration = Duration::from_secs(30);
+/// The longest ejection, and how long a worker must behave until its past is forgotten.
+pub const EJECTION_MAX: Duration = Duration::from_secs(300);
+
+/// One worker's record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outlier {
+    failures: u32,
+    ejections: u32,
+    ejected_until: Option<Duration>,
+    on_trial: bool,
+}
+
+impl Outlier {
+    /// A request failed. Answers whether the worker is ejected for it; `spare` says whether its pool can do without.
+    pub fn failed(&mut self, now: Duration, spare: bool) -> bool {
+        self.failures = self.failures.saturating_add(1);
+        let done = !self.on_trial && self.failures < FAILURES_MAX;
+        if done || !spare || self.ejected(now) {
+            return false;
+        }
+        if self.ejected_until.is_some_and(|until| now.saturating_sub(until) > EJECTION_MAX) {
+            self.ejections = 0;
+        }
+        self.ejections += 1;
+        self.ejected_until = Some(now + (EJECTION * self.ejections).min(EJECTION_MAX));
+        self.on_trial = true;
+        true
+    }
+
+    /// A request was answered.
+    pub fn answered(&mut self, now: Duration) {
+        self.failures = 0;
+        if !self.ejected(now) {
+            self.on_trial = false;
+        }
+    }
+
+    /// Whether it is ejected.
+    pub fn ejected(&self, now: Duration) -> bool {
+        self.ejected_until.is_some_and(|until| until > now)
+    }
+
+    /// Until when it is or was last ejected.
+    pub fn ejected_until(&self) -> Option<Duration> {
+        self.ejected_until
+    }
+
+    /// Whether it has yet to show that it is well again.
+    pub fn on_trial(&self) -> bool {
+        self.on_trial
+    }
+
+    /// Whether its last answer was a failure.
+    pub fn failing(&self) -> bool {
+        self.failures > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn five_failures_in_a_row_eject_and_four_do_not() {
+        let mut outlier = Outlier::default();
+        assert!((0..4).all(|_| !outlier.failed(s(1), true)));
+        outlier.answered(s(1));
+        assert!((0..4).all(|_| !outlier.failed(s(1), true)));
+        assert!(outlier.failed(s(1), true));
+        assert!(outlier.ejected(s(30)) && !outlier.ejected(s(31)));
+    }
+
+    #[test]
+    fn a_failed_trial_ejects_at_once_and_for_longer_up_to_the_limit() {
+        let mut outlier = Outlier::default();
+        assert!((0..5).any(|_| outlier.failed(s(0), true)));
+        let mut now = s(30);
+        for wants in [60, 90, 120, 150, 180, 210, 240, 270, 300, 300] {
+            assert!(outlier.on_trial() && outlier.failed(now, true));
+            assert_eq!(outlier.ejected_until(), Some(now + s(wants)));
+            now += s(wants);
+        }
+        outlier.answered(now);
+        assert!(!outlier.on_trial() && !outlier.failing());
+        now += s(301);
+        assert!((0..5).any(|_| outlier.failed(now, true)));
+        assert_eq!(outlier.ejected_until(), Some(now + s(30)), "the past is forgotten");
+    }
+
+    #[test]
+    fn a_pool_that_cannot_spare_it_keeps_it() {
+        let mut outlier = Outlier::default();
+        assert!((0..9).all(|_| !outlier.failed(s(1), false)));
+        assert!(!outlier.ejected(s(1)) && outlier.failing());
+    }
+}

@@ -1,0 +1,244 @@
+//! Talking to a worker: the connection, the headers both ways, and whether a failure may be tried again elsewhere.
+//!
+//! Pingora's own answers were rejected here: its default forbids to retry a POST, its `max_retries` counts tries per
+//! request and knows no budget, and none of its upstream timeouts is set.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::HeaderValue;
+use millrace_wire::{JobId, headers};
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
+use pingora::{Error, ErrorSource, ErrorType};
+
+use crate::config::Timeouts;
+use crate::request::Route;
+
+/// Most tries of one request, the first included.
+pub const TRIES_MAX: u32 = 4;
+/// Retries under way may be this share of the requests under way …
+pub const BUDGET_SHARE: f64 = 0.2;
+/// … but this many always may.
+pub const BUDGET_MIN: usize = 3;
+
+/// How a try failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection: the worker has seen nothing.
+    Connect,
+    /// The connection broke: it may have seen all of it.
+    Broke,
+    /// An unused connection was closed under the request's feet: no fault of the worker's.
+    BrokeReused,
+    /// No answer in time: it may have seen all of it.
+    Timeout,
+    /// It answered 429.
+    Refused,
+    /// It answered 502, 503 or 504.
+    Status(u16),
+}
+
+impl Failure {
+    /// Reads Pingora's error about an upstream; `None` when the client is at fault or gone.
+    pub fn of(error: &Error, reused: bool) -> Option<Self> {
+        if matches!(error.esource(), ErrorSource::Downstream) {
+            return None;
+        }
+        Some(match error.root_etype() {
+            ErrorType::ReadTimedout | ErrorType::WriteTimedout => Self::Timeout,
+            _ if reused => Self::BrokeReused,
+            _ => Self::Broke,
+        })
+    }
+
+    /// Reads a worker's status; `None` when it is an answer.
+    pub fn of_status(status: u16) -> Option<Self> {
+        match status {
+            429 => Some(Self::Refused),
+            502..=504 => Some(Self::Status(status)),
+            _ => None,
+        }
+    }
+
+    /// A metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Broke => "broke",
+            Self::BrokeReused => "broke_reused",
+            Self::Timeout => "timeout",
+            Self::Refused => "refused",
+            Self::Status(_) => "status",
+        }
+    }
+
+    /// Whether the worker may have done what it was asked.
+    pub fn outcome_unknown(self) -> bool {
+        !matches!(self, Self::Connect | Self::Refused)
+    }
+
+    /// Whether it tells against the worker.
+    pub fn blames_worker(self) -> bool {
+        !matches!(self, Self::Refused | Self::BrokeReused)
+    }
+
+    /// Whether a request of this route may be tried again after it, as far as its meaning goes. A submit may: its id
+    /// makes it the same job (in the same store, which the choice enforces).
+    pub fn retryable(self, route: &Route) -> bool {
+        match route {
+            Route::Submit | Route::UploadRequest => true,
+            Route::Read | Route::Media => !matches!(self, Self::Refused | Self::Status(502 | 504)),
+            Route::Upload { .. } | Route::Cancel => self == Self::Connect,
+            Route::Livez | Route::Readyz => false,
+        }
+    }
+}
+
+/// How many retries may be under way: a broken fleet must not get its load multiplied.
+#[derive(Debug, Default)]
+pub struct Budget {
+    retrying: AtomicUsize,
+}
+
+impl Budget {
+    /// Takes one of the allowed retries, beside `live` requests under way.
+    pub fn take(self: &Arc<Self>, live: usize) -> Option<Ticket> {
+        let allowed = ((live as f64 * BUDGET_SHARE) as usize).max(BUDGET_MIN);
+        let taken = self
+            .retrying
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now < allowed).then_some(now + 1));
+        taken.ok().map(|_| Ticket(self.clone()))
+    }
+}
+
+/// One retry under way, until it is dropped.
+#[derive(Debug)]
+pub struct Ticket(Arc<Budget>);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.retrying.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// How to reach a worker: every timeout set.
+pub fn peer(address: SocketAddr, route: &Route, timeouts: &Timeouts) -> HttpPeer {
+    let mut peer = HttpPeer::new(address, false, String::new());
+    let answer = if route.reads_body() { timeouts.submit } else { timeouts.read };
+    peer.options.connection_timeout = Some(timeouts.connect);
+    peer.options.total_connection_timeout = Some(timeouts.connect);
+    peer.options.read_timeout = Some(answer);
+    peer.options.write_timeout = Some(answer);
+    peer.options.idle_timeout = Some(timeouts.idle);
+    peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
+    peer
+}
+
+/// Makes a client's request header one for a worker.
+///
+/// # Errors
+/// Only when a header map is full.
+pub fn request_header(
+    header: &mut RequestHeader,
+    route: &Route,
+    client: Option<IpAddr>,
+    job_id: Option<&JobId>,
+) -> Result<(), Box<Error>> {
+    let ours = |name: &str| {
+        name.starts_with("millrace-") || name.starts_with("x-forwarded-") || name == headers::LOAD
+    };
+    let forged: Vec<String> = header
+        .headers
+        .keys()
+        .map(http::HeaderName::as_str)
+        .filter(|name| ours(name))
+        .map(str::to_owned)
+        .collect();
+    for name in &forged {
+        header.remove_header(name.as_str());
+    }
+    let host = header.headers.get(http::header::HOST).cloned();
+    let host = host.or_else(|| HeaderValue::from_str(header.uri.authority()?.as_str()).ok());
+    if let Some(host) = host {
+        header.insert_header("x-forwarded-host", host)?;
+    }
+    header.insert_header("x-forwarded-proto", "http")?;
+    if let Some(client) = client {
+        header.insert_header("x-forwarded-for", client.to_string())?;
+    }
+    if let Some(job_id) = job_id {
+        header.insert_header(headers::IDEMPOTENCY_KEY, job_id.as_str())?;
+    }
+    if route.reads_body() {
+        // The body is here already; a worker asked to say "continue" would only say it to nobody.
+        header.remove_header("expect");
+    }
+    Ok(())
+}
+
+/// A worker's load report, taken out of its response header: ORCA text and store id.
+pub fn take_report(header: &mut ResponseHeader) -> Option<(String, String)> {
+    let text = |value: Option<HeaderValue>| value.and_then(|value| value.to_str().ok().map(str::to_owned));
+    let orca = text(header.remove_header(headers::LOAD));
+    let store = text(header.remove_header(headers::STORE));
+    orca.zip(store)
+}
+
+/// `Retry-After` in seconds, when a worker gave one.
+pub fn retry_after(header: &ResponseHeader) -> Option<Duration> {
+    let value = header.headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
+    value.parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_budget_is_a_fifth_of_the_live_and_at_least_three() {
+        let budget = Arc::new(Budget::default());
+        let taken: Vec<_> = (0..9).map_while(|_| budget.take(1)).collect();
+        assert_eq!(taken.len(), 3);
+        let more: Vec<_> = (0..99).map_while(|_| budget.take(100)).collect();
+        assert_eq!(more.len(), 17);
+        drop((taken, more));
+        assert_eq!(budget.retrying.load(Ordering::Acquire), 0);
+    }
+
+    #[test]
+    fn forged_headers_are_replaced() {
+        let mut header = RequestHeader::build("POST", b"/jobs", None).unwrap();
+        for (name, value) in [
+            ("host", "video.example"),
+            ("Millrace-Pool", "x"),
+            ("endpoint-load-metrics", "TEXT a=1"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x-forwarded-host", "evil.example"),
+            ("expect", "100-continue"),
+        ] {
+            header.append_header(name, value).unwrap();
+        }
+        let id: JobId = "a".parse().unwrap();
+        request_header(&mut header, &Route::Submit, "10.0.0.9".parse().ok(), Some(&id)).unwrap();
+        let get = |name: &str| header.headers.get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(get("x-forwarded-host"), Some("video.example"));
+        assert_eq!(get("x-forwarded-for"), Some("10.0.0.9"));
+        assert_eq!(get("x-forwarded-proto"), Some("http"));
+        assert_eq!(get("idempotency-key"), Some("a"));
+        assert_eq!((get("millrace-pool"), get("endpoint-load-metrics"), get("expect")), (None, None, None));
+    }
+
+    #[test]
+    fn what_may_be_tried_again() {
+        let upload = Route::Upload { pool: "aws".parse().unwrap() };
+        assert!(Failure::Timeout.retryable(&Route::Submit) && Failure::Timeout.outcome_unknown());
+        assert!(Failure::Refused.retryable(&Route::Submit) && !Failure::Refused.outcome_unknown());
+        assert!(Failure::Status(503).retryable(&Route::Read) && !Failure::Refused.retryable(&Route::Read));
+        assert!(Failure::Connect.retryable(&upload) && !Failure::Broke.retryable(&upload));
+        assert!(!Failure::Broke.retryable(&Route::Cancel));
+        assert_eq!(Failure::of_status(500), None, "a worker's own defect would meet it everywhere");
+    }
+}

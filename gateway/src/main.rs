@@ -1,0 +1,150 @@
+//! The gateway's command line: arguments → telemetry → [`millrace_gateway::serve`] → exit code.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use millrace_gateway::config::Config;
+use millrace_gateway::error::Error;
+use millrace_gateway::{Options, Ready, status};
+use millrace_runtime::shutdown::Shutdown;
+use millrace_runtime::telemetry::{self, LogFormat};
+
+/// One endpoint in front of transcode workers in several clouds.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  millrace-gateway check routing.toml\n  millrace-gateway run --config routing.toml\n  \
+                  millrace-gateway status --admin 127.0.0.1:8081\n\n\
+                  Exit codes: 0 done, 1 failed, 2 wrong usage or configuration."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve. Prints one line `ready http://ADDRESS admin http://ADDRESS` once it does.
+    ///
+    /// The routing file is followed: it is read again within a second of a change, on SIGHUP and on POST /reload of
+    /// the admin listener. SIGTERM or SIGINT drains; a second one ends at once.
+    Run(Run),
+    /// Read a routing file and say what is wrong with it, with file, line, column and key.
+    Check {
+        /// The routing file (TOML).
+        file: PathBuf,
+    },
+    /// Ask a running gateway for its pools and workers, and print a table.
+    Status {
+        /// Its admin listener.
+        #[arg(long, value_name = "IP:PORT", env = "MILLRACE_ADMIN", default_value = "127.0.0.1:8081")]
+        admin: SocketAddr,
+        /// Print the JSON instead.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// The routing file (TOML): listeners, pools, weights, prices. `routing.example.toml` explains every key.
+    #[arg(long, value_name = "FILE", env = "MILLRACE_CONFIG")]
+    config: PathBuf,
+    /// How log lines look, on standard error.
+    #[arg(long, value_enum, env = "MILLRACE_LOG_FORMAT", default_value_t)]
+    log_format: LogFormat,
+    /// What is logged: a level, or levels by module, like `info,millrace_gateway=debug`.
+    #[arg(
+        long,
+        value_name = "FILTER",
+        env = "MILLRACE_LOG",
+        default_value = "info,pingora_core=warn,pingora_proxy=warn"
+    )]
+    log: String,
+    /// After SIGTERM, still accept for this long, so that load balancers see /readyz fail first.
+    #[arg(long, value_name = "TIME", env = "MILLRACE_LAME_DUCK", default_value = "1s", value_parser = humantime::parse_duration)]
+    lame_duck: Duration,
+    /// After that, let requests in flight take this long.
+    #[arg(long, value_name = "TIME", env = "MILLRACE_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
+    drain_timeout: Duration,
+}
+
+fn main() -> ExitCode {
+    // The one crypto provider of the process; Pingora and the probe client would not agree on a default.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(1, &error),
+    };
+    let code = match Arguments::parse().command {
+        Command::Run(arguments) => runtime.block_on(run(arguments)),
+        Command::Check { file } => check(&file),
+        Command::Status { admin, json } => runtime.block_on(show(admin, json)),
+    };
+    // Connections that are still open (idle ones, or past the drain's deadline) end with the process.
+    runtime.shutdown_background();
+    code
+}
+
+async fn run(arguments: Run) -> ExitCode {
+    if let Err(error) = telemetry::init(arguments.log_format, &arguments.log) {
+        return failed(2, &format!("--log {:?}: {error}", arguments.log));
+    }
+    let options = Options {
+        config: arguments.config,
+        lame_duck: arguments.lame_duck,
+        drain_timeout: arguments.drain_timeout,
+    };
+    match serve(options).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(error.exit_code(), &error),
+    }
+}
+
+async fn serve(options: Options) -> Result<(), Error> {
+    let shutdown = Shutdown::on_signals()
+        .map_err(|source| Error::System { what: "install the signal handlers", source })?;
+    let registry = prometheus::Registry::new();
+    registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+    let ready = |Ready { http, admin }| {
+        let mut out = std::io::stdout().lock();
+        // Nobody may be reading; the gateway serves all the same.
+        let _ = writeln!(out, "ready http://{http} admin http://{admin}").and_then(|()| out.flush());
+    };
+    Box::pin(millrace_gateway::serve(options, registry, shutdown, ready)).await
+}
+
+fn check(file: &std::path::Path) -> ExitCode {
+    let count = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+    match Config::read(file) {
+        Ok(config) => {
+            let (pools, endpoints) = (config.pools.len(), config.endpoint_count());
+            println!("{}: ok, {}, {}", file.display(), count(pools, "pool"), count(endpoints, "endpoint"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(2, &error),
+    }
+}
+
+async fn show(admin: SocketAddr, json: bool) -> ExitCode {
+    match status::fetch(admin).await {
+        Ok(status) if json => {
+            println!("{}", serde_json::to_string_pretty(&status).expect("a status is plain data"));
+            ExitCode::SUCCESS
+        }
+        Ok(status) => {
+            print!("{}", status::table(&status));
+            ExitCode::SUCCESS
+        }
+        Err(error) => failed(1, &format!("no gateway answers at {admin}: {error}")),
+    }
+}
+
+fn failed(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("millrace-gateway: {error}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,208 @@
+//! Every metric family of the gateway. Call sites only increment; labels are enums or configured names.
+
+use prometheus::{
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
+
+/// The families, registered.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Requests by route and status class.
+    pub requests: IntCounterVec,
+    /// Seconds from a request's header to its end, by route.
+    pub request_seconds: HistogramVec,
+    /// Requests that are being worked on.
+    pub in_flight: IntGauge,
+    /// Where submits went, by pool and reason.
+    pub decisions: IntCounterVec,
+    /// Submits that went nowhere, by reason.
+    pub refusals: IntCounterVec,
+    /// Tries after the first, by what had gone wrong.
+    pub retries: IntCounterVec,
+    /// Retries that the budget forbade.
+    pub retries_denied: IntCounter,
+    /// Workers ejected, by pool.
+    pub ejections: IntCounterVec,
+    /// Failed probes, by kind.
+    pub probe_failures: IntCounterVec,
+    /// Load reports that were not believed, by how they came.
+    pub unbelievable_reports: IntCounterVec,
+    /// Probe tasks.
+    pub probe_tasks: IntGauge,
+    /// Connections refused because their address has too many.
+    pub connections_refused: IntCounter,
+    /// 1 for an endpoint that answers, else 0.
+    pub endpoint_healthy: GaugeVec,
+    /// Free share of a pool's capacity, 0–1.
+    pub pool_headroom: GaugeVec,
+    /// A pool's admin weight; 0 while it drains.
+    pub pool_weight: GaugeVec,
+    /// A pool's capacity in reference-seconds per second.
+    pub pool_capacity: GaugeVec,
+    /// What moving a gigabyte out of a pool costs, in US dollars.
+    pub pool_egress_usd: GaugeVec,
+    /// Counts up with every routing file put in force.
+    pub reload_generation: IntGauge,
+    /// 1 when the last reload succeeded, else 0.
+    pub reload_success: IntGauge,
+    /// When the last successful reload was, in Unix seconds.
+    pub reload_timestamp: Gauge,
+}
+
+macro_rules! registered {
+    ($registry:expr, $type:ident, $name:literal, $help:literal $(, $labels:expr)?) => {{
+        let metric = $type::new(Opts::new(concat!("millrace_gateway_", $name), $help).into() $(, $labels)?)?;
+        $registry.register(Box::new(metric.clone()))?;
+        metric
+    }};
+}
+
+impl Metrics {
+    /// Registers every family.
+    ///
+    /// # Errors
+    /// When a name is taken already.
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let seconds = HistogramOpts::new("millrace_gateway_request_seconds", "From header to end")
+            .buckets(prometheus::exponential_buckets(0.001, 2.5, 13)?);
+        let request_seconds = HistogramVec::new(seconds, &["route"])?;
+        registry.register(Box::new(request_seconds.clone()))?;
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(format!("millrace_gateway_{name}"), help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(format!("millrace_gateway_{name}"), help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
+        let reload_timestamp = Gauge::new(
+            "millrace_gateway_config_reload_success_timestamp_seconds",
+            "When the routing file in force was read",
+        )?;
+        registry.register(Box::new(reload_timestamp.clone()))?;
+        Ok(Self {
+            requests: registered!(
+                registry,
+                IntCounterVec,
+                "requests_total",
+                "Requests",
+                &["route", "status"]
+            ),
+            request_seconds,
+            in_flight: gauge("requests_in_flight", "Requests being worked on")?,
+            decisions: registered!(
+                registry,
+                IntCounterVec,
+                "routing_decisions_total",
+                "Where submits went",
+                &["pool", "reason"]
+            ),
+            refusals: registered!(
+                registry,
+                IntCounterVec,
+                "routing_refusals_total",
+                "Submits that went nowhere",
+                &["reason"]
+            ),
+            retries: registered!(
+                registry,
+                IntCounterVec,
+                "retries_total",
+                "Tries after the first",
+                &["cause"]
+            ),
+            retries_denied: counter("retries_denied_total", "Retries that the budget forbade")?,
+            ejections: registered!(
+                registry,
+                IntCounterVec,
+                "ejections_total",
+                "Workers ejected as outliers",
+                &["pool"]
+            ),
+            probe_failures: registered!(
+                registry,
+                IntCounterVec,
+                "probe_failures_total",
+                "Failed probes",
+                &["kind"]
+            ),
+            unbelievable_reports: registered!(
+                registry,
+                IntCounterVec,
+                "unbelievable_reports_total",
+                "Load reports not believed",
+                &["via"]
+            ),
+            probe_tasks: gauge("probe_tasks", "Endpoints being probed")?,
+            connections_refused: counter(
+                "connections_refused_total",
+                "Connections over the limit of their address",
+            )?,
+            endpoint_healthy: registered!(
+                registry,
+                GaugeVec,
+                "endpoint_healthy",
+                "1 when it answers",
+                &["pool", "endpoint"]
+            ),
+            pool_headroom: registered!(
+                registry,
+                GaugeVec,
+                "pool_headroom_ratio",
+                "Free share of its capacity",
+                &["pool"]
+            ),
+            pool_weight: registered!(
+                registry,
+                GaugeVec,
+                "pool_weight",
+                "Admin weight; 0 while it drains",
+                &["pool"]
+            ),
+            pool_capacity: registered!(
+                registry,
+                GaugeVec,
+                "pool_capacity_reference_seconds_per_second",
+                "Capacity",
+                &["pool"]
+            ),
+            pool_egress_usd: registered!(
+                registry,
+                GaugeVec,
+                "pool_egress_usd_per_gb",
+                "Price of a gigabyte that leaves it",
+                &["pool"]
+            ),
+            reload_generation: gauge("config_reload_generation", "Routing files put in force")?,
+            reload_success: gauge("config_reload_success", "1 when the last reload succeeded")?,
+            reload_timestamp,
+        })
+    }
+
+    /// Sets the gauges that show the fleet, for pools and endpoints that exist now and no others. Called when
+    /// somebody reads: a gauge nobody reads need not be kept.
+    pub fn show(&self, status: &crate::admin::status::Status) {
+        let vectors = [
+            &self.endpoint_healthy,
+            &self.pool_headroom,
+            &self.pool_weight,
+            &self.pool_capacity,
+            &self.pool_egress_usd,
+        ];
+        vectors.into_iter().for_each(GaugeVec::reset);
+        for pool in &status.pools {
+            let label = [pool.name.as_str()];
+            self.pool_headroom.with_label_values(&label).set(pool.headroom);
+            self.pool_weight.with_label_values(&label).set(if pool.drain { 0.0 } else { pool.weight });
+            self.pool_capacity.with_label_values(&label).set(pool.capacity);
+            self.pool_egress_usd.with_label_values(&label).set(pool.egress_usd_per_gb);
+            for worker in &pool.workers {
+                let address = worker.address.to_string();
+                let healthy = self.endpoint_healthy.with_label_values(&[pool.name.as_str(), &address]);
+                healthy.set(f64::from(u8::from(worker.healthy)));
+            }
+        }
+    }
+}

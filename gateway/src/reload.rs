@@ -1,0 +1,171 @@
+//! Following the routing file: parse → validate → diff → swap. A bad file changes nothing and says where it is bad.
+//!
+//! The file's content is read twice a second. inotify was rejected: a ConfigMap is updated by swapping a symlink two
+//! directories up, editors replace files, network file systems tell nobody, and a watch that has silently died looks
+//! like a file that does not change. Reading a small file is cheap and level-triggered.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use millrace_runtime::config::{Error, File};
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::config::{Config, Listen};
+use crate::fleet::{Diff, Fleet};
+use crate::metrics::Metrics;
+
+/// Between two looks at the file.
+pub const INTERVAL: Duration = Duration::from_millis(500);
+
+/// What asked for a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// The file's content changed.
+    Change,
+    /// SIGHUP.
+    Signal,
+    /// `POST /reload`.
+    Admin,
+}
+
+/// Where the routing file stands, as `/readyz` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct State {
+    /// The file.
+    pub file: PathBuf,
+    /// How many versions of it have been in force, the first included.
+    pub generation: u64,
+    /// Why the latest version is not in force, if it is not.
+    pub error: Option<String>,
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reloaded {
+    /// The generation now in force.
+    pub generation: u64,
+    /// What changed.
+    #[serde(flatten)]
+    pub diff: Diff,
+}
+
+/// Puts new versions of the routing file in force.
+#[derive(Debug)]
+pub struct Reloader {
+    fleet: Arc<Fleet>,
+    metrics: Arc<Metrics>,
+    listen: Listen,
+    state: Mutex<(State, Seen)>,
+}
+
+/// The content that was last looked at, in force or not; an unreadable file counts by its error.
+type Seen = Result<String, String>;
+
+impl Reloader {
+    /// Follows `file`, whose content `text` is in force already.
+    pub fn new(path: PathBuf, text: String, fleet: Arc<Fleet>, metrics: Arc<Metrics>) -> Self {
+        let listen = fleet.config().listen;
+        let state = State { file: path, generation: 1, error: None };
+        metrics.reload_generation.set(1);
+        metrics.reload_success.set(1);
+        metrics.reload_timestamp.set(unix_now_s());
+        Self { fleet, metrics, listen, state: Mutex::new((state, Ok(text))) }
+    }
+
+    /// Where the file stands.
+    pub fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    /// Reads the file and puts it in force.
+    ///
+    /// # Errors
+    /// Why it stays out; what was in force stays.
+    pub fn reload(&self, trigger: Trigger) -> Result<Reloaded, Error> {
+        // Held to the end: two reloads at once must not put an older version over a newer one.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = File::read(&state.0.file);
+        let seen: Seen = read.as_ref().map(|file| file.text().to_owned()).map_err(ToString::to_string);
+        if trigger == Trigger::Change && seen == state.1 {
+            return Ok(Reloaded { generation: state.0.generation, diff: Diff::default() });
+        }
+        state.1 = seen;
+        match read.and_then(|file| self.accept(&file)) {
+            Ok(config) => {
+                let diff = self.fleet.apply(config);
+                state.0.generation += 1;
+                state.0.error = None;
+                let generation = state.0.generation;
+                self.metrics.reload_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+                self.metrics.reload_success.set(1);
+                self.metrics.reload_timestamp.set(unix_now_s());
+                let (added, removed) = (diff.added.len(), diff.removed.len());
+                info!(generation, added, removed, ?trigger, "routing file reloaded");
+                Ok(Reloaded { generation, diff })
+            }
+            Err(error) => {
+                state.0.error = Some(error.to_string());
+                self.metrics.reload_success.set(0);
+                error!(%error, ?trigger, "routing file not reloaded; the one in force stays");
+                Err(error)
+            }
+        }
+    }
+
+    fn accept(&self, file: &File) -> Result<Config, Error> {
+        let config = Config::from_file(file)?;
+        let fixed = [
+            ("listen.http", "http", self.listen.http, config.listen.http),
+            ("listen.admin", "admin", self.listen.admin, config.listen.admin),
+        ];
+        for (key, name, now, wanted) in fixed {
+            if now != wanted {
+                let message = format!("changing it from {now} to {wanted} needs a restart");
+                return Err(match place(file.text(), name) {
+                    Some(span) => file.error_at(span, key, message),
+                    None => file.error(key, message),
+                });
+            }
+        }
+        Ok(config)
+    }
+}
+
+/// Where a listener's value stands. The resolved configuration has no places any more, so this reads the file again.
+fn place(text: &str, name: &str) -> Option<std::ops::Range<usize>> {
+    #[derive(serde::Deserialize)]
+    struct Listeners {
+        listen: std::collections::BTreeMap<String, toml::Spanned<toml::Value>>,
+    }
+    let read: Listeners = toml::from_str(text).ok()?;
+    read.listen.get(name).map(toml::Spanned::span)
+}
+
+fn unix_now_s() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Follows the file and SIGHUP until `stop`.
+///
+/// # Errors
+/// When the signal handler cannot be installed.
+pub async fn run(reloader: Arc<Reloader>, stop: CancellationToken) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut look = tokio::time::interval(INTERVAL);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let trigger = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = hangup.recv() => Trigger::Signal,
+            _ = look.tick() => Trigger::Change,
+        };
+        let reloader = reloader.clone();
+        // A file on a network file system may take its time; errors are logged, counted and shown where they arise.
+        let _ = tokio::task::spawn_blocking(move || reloader.reload(trigger)).await;
+    }
+}

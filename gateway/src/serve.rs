@@ -1,0 +1,153 @@
+//! The whole life of a gateway: bind, start every task, say that it serves, wait for the end.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::IntoRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_runtime::config::File;
+use millrace_runtime::shutdown::Shutdown;
+use pingora::proxy::http_proxy;
+use pingora::server::configuration::ServerConf;
+use pingora::server::{Fds, ListenFds};
+use pingora::services::Service as _;
+use pingora::services::listening::Service;
+use prometheus::Registry;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, Admin};
+use crate::config::Config;
+use crate::drain::{self, Drain};
+use crate::edge::Edge;
+use crate::error::Error;
+use crate::fleet::{Fleet, probe};
+use crate::forward::{Budget, TRIES_MAX};
+use crate::metrics::Metrics;
+use crate::proxy::Proxy;
+use crate::reload::{self, Reloader};
+
+/// Unused connections kept open to all workers together, per thread.
+const UPSTREAM_IDLE_MAX: usize = 256;
+
+/// How a gateway runs.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The routing file.
+    pub config: PathBuf,
+    /// How long after SIGTERM it still accepts, so that load balancers see that it is unready.
+    pub lame_duck: Duration,
+    /// How long requests in flight may take after that.
+    pub drain_timeout: Duration,
+}
+
+/// Where a gateway serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready {
+    /// For clients.
+    pub http: SocketAddr,
+    /// For operators.
+    pub admin: SocketAddr,
+}
+
+/// Serves until `shutdown`; calls `ready` once, when both listeners take connections.
+///
+/// Pingora's `Server` stays out: it wants its own runtimes, signals and grace period, and its service runs as well
+/// under ours. Both sockets are bound here and Pingora adopts its one by descriptor, so a port that was asked for as
+/// 0 is known without a race.
+///
+/// # Errors
+/// When it cannot start, or a task ends that must not.
+pub async fn serve(
+    options: Options,
+    registry: Registry,
+    shutdown: Shutdown,
+    ready: impl FnOnce(Ready),
+) -> Result<(), Error> {
+    let file = File::read(&options.config)?;
+    let config = Config::from_file(&file)?;
+    let metrics = Arc::new(Metrics::new(&registry)?);
+    let http = bind(config.listen.http, "listen.http")?;
+    let admin_listener = bind(config.listen.admin, "listen.admin")?;
+    let system = |what| move |source| Error::System { what, source };
+    let bound = Ready {
+        http: http.local_addr().map_err(system("read the http listener's address"))?,
+        admin: admin_listener.local_addr().map_err(system("read the admin listener's address"))?,
+    };
+    let admin_listener =
+        tokio::net::TcpListener::from_std(admin_listener).map_err(system("adopt the admin listener"))?;
+
+    let (fleet, drain) = (Fleet::new(config), Arc::new(Drain::default()));
+    let path = options.config.clone();
+    let reloader = Arc::new(Reloader::new(path, file.text().to_owned(), fleet.clone(), metrics.clone()));
+    let budget = Arc::new(Budget::default());
+    let proxy = Proxy { fleet: fleet.clone(), drain: drain.clone(), metrics: metrics.clone(), budget };
+    let edge = Edge::new(http_proxy(&Arc::new(server_conf()), proxy), fleet.clone(), metrics.clone());
+
+    let stop = CancellationToken::new();
+    let (close, closed) = watch::channel(false);
+    let mut tasks: JoinSet<(&'static str, Result<(), String>)> = JoinSet::new();
+    let listening = listen(edge, http, bound.http, closed);
+    tasks.spawn(async move { ("http listener", Ok(listening.await)) });
+    let app = Admin {
+        fleet: fleet.clone(),
+        drain: drain.clone(),
+        reloader: reloader.clone(),
+        metrics: metrics.clone(),
+        registry,
+    };
+    let admin = admin::run(admin_listener, app, stop.clone());
+    tasks.spawn(async move { ("admin listener", admin.await.map_err(|error| error.to_string())) });
+    let reload = reload::run(reloader, stop.clone());
+    tasks.spawn(async move { ("reloader", reload.await.map_err(|error| error.to_string())) });
+    let probes = probe::run(fleet, probe::client()?, metrics, stop.clone());
+    tasks.spawn(async move { ("prober", probes.await) });
+    ready(bound);
+
+    let draining = drain::run(drain.clone(), shutdown, close, options.lame_duck, options.drain_timeout);
+    tokio::pin!(draining);
+    let result = loop {
+        tokio::select! {
+            () = &mut draining => break Ok(()),
+            Some(ended) = tasks.join_next() => match ended {
+                // It ends first when it is closed.
+                Ok(("http listener", Ok(()))) if drain.draining() => {}
+                Ok((task, Ok(()))) => break Err(Error::TaskEnded { task, reason: "without being asked to".to_owned() }),
+                Ok((task, Err(reason))) => break Err(Error::TaskEnded { task, reason }),
+                Err(error) => break Err(Error::TaskEnded { task: "background task", reason: error.to_string() }),
+            },
+        }
+    };
+    stop.cancel();
+    let joined = async { while tasks.join_next().await.is_some() {} };
+    if result.is_ok() && tokio::time::timeout(Duration::from_secs(1), joined).await.is_err() {
+        tracing::warn!("a task did not end in time");
+    }
+    result
+}
+
+fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Error> {
+    let listen = |source| Error::Listen { address, key, source };
+    let listener = TcpListener::bind(address).map_err(listen)?;
+    listener.set_nonblocking(true).map_err(listen)?;
+    Ok(listener)
+}
+
+fn server_conf() -> ServerConf {
+    // Tries are ours to count: Pingora's limit only has to stay out of the way.
+    let max_retries = TRIES_MAX as usize + 1;
+    ServerConf { upstream_keepalive_pool_size: UPSTREAM_IDLE_MAX, max_retries, ..ServerConf::default() }
+}
+
+/// Runs Pingora's listening service on a socket that is bound already, until `closed` turns true.
+async fn listen(edge: Edge, listener: TcpListener, address: SocketAddr, closed: watch::Receiver<bool>) {
+    let address = address.to_string();
+    let mut fds = Fds::new();
+    fds.add(address.clone(), listener.into_raw_fd());
+    let fds: ListenFds = Arc::new(fds.into());
+    let mut service = Service::new("gateway".to_owned(), edge);
+    service.add_tcp(&address);
+    service.start_service(Some(fds), closed, 1).await;
+}

@@ -1,0 +1,86 @@
+//! `millrace-gateway status`: asks a running gateway and prints a table.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::admin::status::{Pool, Status, Worker};
+
+/// How long the gateway may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Asks the admin listener at `admin`.
+///
+/// # Errors
+/// When it does not answer, or something else does.
+pub async fn fetch(admin: SocketAddr) -> Result<Status, reqwest::Error> {
+    let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
+    client.get(format!("http://{admin}/status")).send().await?.error_for_status()?.json().await
+}
+
+/// The table: a line per pool and, below it, a line per worker.
+pub fn table(status: &Status) -> String {
+    let mut rows = vec![
+        ["POOL / WORKER", "STATE", "SHARE", "FREE", "RUN", "QUEUE", "WORK s", "WAIT s", "AGE s"]
+            .map(str::to_owned),
+    ];
+    for pool in &status.pools {
+        rows.push(pool_row(pool));
+        rows.extend(pool.workers.iter().map(worker_row));
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..9).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (place, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            match place {
+                0 | 1 => write!(line, "{cell:<width$}  "),
+                _ => write!(line, "{cell:>width$}  "),
+            }
+            .expect("writing to a String cannot fail");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn pool_row(pool: &Pool) -> [String; 9] {
+    let sum = |count: fn(&millrace_wire::LoadReport) -> u32| -> String {
+        pool.workers.iter().filter_map(|worker| worker.report.as_ref()).map(count).sum::<u32>().to_string()
+    };
+    [
+        format!("{} (weight {})", pool.name, pool.weight),
+        pool.rejected.clone().unwrap_or_else(|| "ok".to_owned()),
+        format!("{:.0} %", pool.share * 100.0),
+        format!("{:.0} %", pool.headroom * 100.0),
+        sum(|report| report.running),
+        sum(|report| report.queued),
+        String::new(),
+        format!("{:.1}", pool.wait_s),
+        String::new(),
+    ]
+}
+
+fn worker_row(worker: &Worker) -> [String; 9] {
+    let report = worker.report.as_ref();
+    let name = report.map_or_else(|| "?".to_owned(), |report| report.worker.to_string());
+    let state = match (&worker.rejected, worker.health.as_str()) {
+        (None, _) => "ok".to_owned(),
+        (Some(_), reason) if reason != "up" => format!("down: {reason}"),
+        (Some(rejected), _) => rejected.clone(),
+    };
+    let of = |read: fn(&millrace_wire::LoadReport) -> String| report.map(read).unwrap_or_default();
+    [
+        format!("  {name} {}", worker.address),
+        state,
+        String::new(),
+        of(|report| format!("{}/{}", report.slots.saturating_sub(report.running), report.slots)),
+        of(|report| report.running.to_string()),
+        of(|report| format!("{}/{}", report.queued, report.queue_max)),
+        of(|report| format!("{:.1}", report.work_seconds)),
+        String::new(),
+        worker.report_age_s.map(|age| format!("{age:.1}")).unwrap_or_default(),
+    ]
+}

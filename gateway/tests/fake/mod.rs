@@ -1,0 +1,304 @@
+//! A worker made of a socket: it reads HTTP/1 strictly, records what it reads, and answers as it is told.
+//!
+//! By hand rather than on an HTTP stack, so that it can break off in the middle of a header, and so that a byte too
+//! many on a connection is seen and not forgiven.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use millrace_wire::LoadReport;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// What a worker does with everything but probes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Behaviour {
+    /// 202 for submits, 200 for the rest.
+    Accept,
+    /// The same, after a while.
+    Slow(Duration),
+    /// The same, with a load report that cannot be.
+    Unbelievable,
+    /// 429 with that `Retry-After`.
+    Full(u64),
+    /// That status, with a body that is no problem.
+    Status(u16),
+    /// The connection closes instead of an answer.
+    Reset,
+    /// The connection closes in the middle of the answer's header.
+    PartialHeader,
+    /// No answer.
+    Hang,
+}
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Seen {
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+    }
+}
+
+/// A fake worker; stops when dropped.
+pub(crate) struct Fake {
+    pub(crate) address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    behaviour: Mutex<Behaviour>,
+    load: Mutex<LoadReport>,
+    seen: Mutex<Vec<Seen>>,
+    garbled: AtomicUsize,
+    reused: AtomicUsize,
+    open: AtomicUsize,
+    stop: CancellationToken,
+}
+
+impl Fake {
+    pub(crate) async fn start(pool: &str, worker: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let load = LoadReport {
+            worker: worker.parse().unwrap(),
+            pool: pool.parse().unwrap(),
+            store_id: "store-1".to_owned(),
+            slots: 2,
+            running: 0,
+            queued: 0,
+            queue_max: 4,
+            work_seconds: 0.0,
+            speed: 1.0,
+            pool_queued: 0,
+            pool_work_seconds: 0.0,
+            draining: false,
+            incarnation: 1,
+            sequence: 0,
+        };
+        let shared = Arc::new(Shared {
+            behaviour: Mutex::new(Behaviour::Accept),
+            load: Mutex::new(load),
+            seen: Mutex::default(),
+            garbled: AtomicUsize::new(0),
+            reused: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            stop: CancellationToken::new(),
+        });
+        tokio::spawn(accept(listener, shared.clone()));
+        Self { address, shared }
+    }
+
+    pub(crate) fn behave(&self, behaviour: Behaviour) {
+        *self.shared.behaviour.lock().unwrap() = behaviour;
+    }
+
+    pub(crate) fn load(&self, change: impl FnOnce(&mut LoadReport)) {
+        change(&mut self.shared.load.lock().unwrap());
+    }
+
+    /// Everything but probes, in order.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.shared.seen.lock().unwrap().clone()
+    }
+
+    pub(crate) fn submits(&self) -> Vec<Seen> {
+        let submit = |seen: &Seen| seen.path == "/process" || (seen.path == "/jobs" && seen.method == "POST");
+        self.seen().into_iter().filter(submit).collect()
+    }
+
+    /// Bytes that were no request, counted by connection.
+    pub(crate) fn garbled(&self) -> usize {
+        self.shared.garbled.load(Ordering::SeqCst)
+    }
+
+    /// Requests other than the first of a connection, probes not counted.
+    pub(crate) fn reused(&self) -> usize {
+        self.shared.reused.load(Ordering::SeqCst)
+    }
+
+    /// Open connections.
+    pub(crate) fn open(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
+    }
+
+    /// Closes the listener and every connection, as a killed process would.
+    pub(crate) fn stop(&self) {
+        self.shared.stop.cancel();
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        let stream = tokio::select! {
+            () = shared.stop.cancelled() => return,
+            accepted = listener.accept() => accepted.unwrap().0,
+        };
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            shared.open.fetch_add(1, Ordering::SeqCst);
+            tokio::select! {
+                () = shared.stop.cancelled() => {}
+                () = serve(Connection { stream, buffer: Vec::new() }, &shared) => {}
+            }
+            shared.open.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+}
+
+async fn serve(mut connection: Connection, shared: &Shared) {
+    let mut count = 0;
+    loop {
+        let seen = match connection.request().await {
+            Ok(Some(seen)) => seen,
+            Ok(None) => return,
+            Err(Garbled) => {
+                shared.garbled.fetch_add(1, Ordering::SeqCst);
+                return;
+            }
+        };
+        let report = {
+            let mut load = shared.load.lock().unwrap();
+            load.sequence += 1;
+            load.clone()
+        };
+        if seen.path == "/load" {
+            let body = serde_json::to_string(&report).unwrap();
+            connection.answer(200, "", &body).await;
+            continue;
+        }
+        if count > 0 {
+            shared.reused.fetch_add(1, Ordering::SeqCst);
+        }
+        count += 1;
+        let submit = seen.path == "/process" || seen.path == "/jobs";
+        shared.seen.lock().unwrap().push(seen);
+        let mut orca = report.to_orca();
+        let behaviour = *shared.behaviour.lock().unwrap();
+        let success = if submit { 202 } else { 200 };
+        if behaviour == Behaviour::Unbelievable {
+            orca = orca.replace("speed=1", "speed=NaN");
+        }
+        let headers = format!("endpoint-load-metrics: {orca}\r\nmillrace-store: {}\r\n", report.store_id);
+        match behaviour {
+            Behaviour::Accept | Behaviour::Unbelievable => {
+                connection.answer(success, &headers, "{\"ok\":true}").await
+            }
+            Behaviour::Slow(wait) => {
+                tokio::time::sleep(wait).await;
+                connection.answer(success, &headers, "{\"ok\":true}").await;
+            }
+            Behaviour::Full(after) => {
+                connection.answer(429, &format!("{headers}retry-after: {after}\r\n"), "{}").await;
+            }
+            Behaviour::Status(status) => connection.answer(status, &headers, "it hurts").await,
+            Behaviour::Reset => return,
+            Behaviour::PartialHeader => {
+                connection.stream.write_all(b"HTTP/1.1 202 Acc").await.unwrap();
+                return;
+            }
+            Behaviour::Hang => std::future::pending::<()>().await,
+        }
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// What came is no HTTP/1 request.
+struct Garbled;
+
+impl Connection {
+    async fn answer(&mut self, status: u16, headers: &str, body: &str) {
+        let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len());
+        // The gateway may have hung up; that shows on its side.
+        let _ = self.stream.write_all(answer.as_bytes()).await;
+    }
+
+    async fn more(&mut self) -> bool {
+        let mut piece = [0; 65536];
+        match self.stream.read(&mut piece).await {
+            Ok(0) | Err(_) => false,
+            Ok(n) => {
+                self.buffer.extend_from_slice(&piece[..n]);
+                true
+            }
+        }
+    }
+
+    async fn until(&mut self, end: &[u8]) -> Option<Vec<u8>> {
+        loop {
+            if let Some(at) = self.buffer.windows(end.len()).position(|window| window == end) {
+                let rest = self.buffer.split_off(at + end.len());
+                return Some(std::mem::replace(&mut self.buffer, rest));
+            }
+            if !self.more().await {
+                return None;
+            }
+        }
+    }
+
+    async fn exactly(&mut self, n: usize) -> Option<Vec<u8>> {
+        while self.buffer.len() < n {
+            if !self.more().await {
+                return None;
+            }
+        }
+        let rest = self.buffer.split_off(n);
+        Some(std::mem::replace(&mut self.buffer, rest))
+    }
+
+    async fn request(&mut self) -> Result<Option<Seen>, Garbled> {
+        let Some(head) = self.until(b"\r\n\r\n").await else {
+            return if self.buffer.is_empty() { Ok(None) } else { Err(Garbled) };
+        };
+        let head = String::from_utf8(head).map_err(|_| Garbled)?;
+        let mut lines = head.trim_end().split("\r\n");
+        let mut first = lines.next().ok_or(Garbled)?.split(' ');
+        let (Some(method), Some(path), Some("HTTP/1.1")) = (first.next(), first.next(), first.next()) else {
+            return Err(Garbled);
+        };
+        let headers: Vec<(String, String)> = lines
+            .map(|line| line.split_once(": ").map(|(k, v)| (k.to_lowercase(), v.to_owned())).ok_or(Garbled))
+            .collect::<Result<_, _>>()?;
+        let mut seen = Seen { method: method.to_owned(), path: path.to_owned(), headers, body: Vec::new() };
+        if let Some(length) = seen.header("content-length") {
+            let Some(body) = self.exactly(length.parse().map_err(|_| Garbled)?).await else {
+                return Ok(None);
+            };
+            seen.body = body;
+        } else if seen.header("transfer-encoding").is_some() {
+            loop {
+                let Some(size) = self.until(b"\r\n").await else { return Ok(None) };
+                let size = String::from_utf8(size).map_err(|_| Garbled)?;
+                let size = usize::from_str_radix(size.trim_end(), 16).map_err(|_| Garbled)?;
+                let Some(chunk) = self.exactly(size + 2).await else { return Ok(None) };
+                if !chunk.ends_with(b"\r\n") {
+                    return Err(Garbled);
+                }
+                if size == 0 {
+                    break;
+                }
+                seen.body.extend_from_slice(&chunk[..size]);
+            }
+        }
+        Ok(Some(seen))
+    }
+}

@@ -1,0 +1,246 @@
+//! The worker's settings: every one as `--flag`, `MILLRACE_FLAG` and a key of an optional TOML file; flag over
+//! environment over file over default. [`Settings`] is what was said, [`Config`] is what holds; nothing past
+//! [`Settings::resolve`] sees raw input.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use ipnet::IpNet;
+use millrace_runtime::config::{Error as FileError, File};
+use millrace_wire::{PoolId, WorkerId};
+use serde::Deserialize;
+
+/// Declares every setting once, as flag, variable and key.
+macro_rules! settings {
+    ($($(#[$doc:meta])* $name:ident: $type:ty = $env:literal, $value:literal $(, $parse:expr)?;)*) => {
+        /// Settings as they were said; what was left out is `None`.
+        #[derive(Debug, Clone, Default, clap::Args, Deserialize)]
+        #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+        pub struct Settings {
+            $($(#[$doc])* #[arg(long, env = $env, value_name = $value $(, $parse)?)] pub $name: Option<$type>,)*
+        }
+
+        impl Settings {
+            /// What `self` says, and where it says nothing, what `file` says.
+            #[must_use]
+            fn over(self, file: Self) -> Self {
+                Self { $($name: self.$name.or(file.$name),)* }
+            }
+        }
+    };
+}
+
+settings! {
+    /// Address to serve on; port 0 picks a free one. Loopback unless told otherwise [default: 127.0.0.1:9000]
+    listen: SocketAddr = "MILLRACE_LISTEN", "ADDR";
+    /// Pool that this worker belongs to: the name of its cluster in the routing file [default: local]
+    pool: PoolId = "MILLRACE_POOL", "NAME";
+    /// This worker's own name, unique in its store [default: the host name, or POOL-PORT]
+    name: WorkerId = "MILLRACE_NAME", "NAME";
+    /// Job store, shared by every worker of a deployment: sqlite:PATH on a local disk [default: sqlite:.millrace/jobs.db]
+    store: String = "MILLRACE_STORE", "URL";
+    /// Directory of inputs and outputs, shared by every worker of a deployment [default: .millrace/objects]
+    objects: PathBuf = "MILLRACE_OBJECTS", "DIR";
+    /// Directory to work in; what is left there from an earlier life is removed [default: .millrace/scratch]
+    scratch: PathBuf = "MILLRACE_SCRATCH", "DIR";
+    /// Jobs to run at once, 1–64; slots × threads should be the cores [default: 1]
+    slots: u32 = "MILLRACE_SLOTS", "N";
+    /// Threads of one job's ffmpeg, 1–64 [default: the cores ÷ slots]
+    threads: u32 = "MILLRACE_THREADS", "N";
+    /// Jobs that may wait here beyond the running ones, 0–100000; past it submits get 429 [default: 16]
+    queue_max: u32 = "MILLRACE_QUEUE_MAX", "N";
+    /// How long a claim holds without a heartbeat, at least 1s [default: 30s]
+    #[serde(deserialize_with = "duration")]
+    lease: Duration = "MILLRACE_LEASE", "TIME", value_parser = humantime::parse_duration;
+    /// Time between heartbeats, at most a third of the lease [default: 5s]
+    #[serde(deserialize_with = "duration")]
+    heartbeat: Duration = "MILLRACE_HEARTBEAT", "TIME", value_parser = humantime::parse_duration;
+    /// On SIGTERM, how long running jobs may go on before they are given back [default: 30s]
+    #[serde(deserialize_with = "duration")]
+    grace: Duration = "MILLRACE_GRACE", "TIME", value_parser = humantime::parse_duration;
+    /// Attempts that may fail before a job is dead, 1–100 [default: 4]
+    attempts_max: u32 = "MILLRACE_ATTEMPTS_MAX", "N";
+    /// Private networks that input URLs may lead to, as a comma-separated list of CIDRs [default: none]
+    #[arg(value_delimiter = ',')]
+    allow_private_sources: Vec<IpNet> = "MILLRACE_ALLOW_PRIVATE_SOURCES", "CIDR";
+    /// Largest input [default: 20GB]
+    source_bytes_max: ByteSize = "MILLRACE_SOURCE_BYTES_MAX", "SIZE";
+    /// Longest time to fetch an input [default: 1h]
+    #[serde(deserialize_with = "duration")]
+    source_timeout: Duration = "MILLRACE_SOURCE_TIMEOUT", "TIME", value_parser = humantime::parse_duration;
+    /// Largest upload [default: 20GB]
+    upload_bytes_max: ByteSize = "MILLRACE_UPLOAD_BYTES_MAX", "SIZE";
+    /// How long an upload URL holds [default: 1h]
+    #[serde(deserialize_with = "duration")]
+    upload_expiry: Duration = "MILLRACE_UPLOAD_EXPIRY", "TIME", value_parser = humantime::parse_duration;
+    /// ffmpeg without progress for so long is stopped [default: 60s]
+    #[serde(deserialize_with = "duration")]
+    stall_timeout: Duration = "MILLRACE_STALL_TIMEOUT", "TIME", value_parser = humantime::parse_duration;
+    /// ffmpeg's program [default: ffmpeg]
+    ffmpeg: PathBuf = "MILLRACE_FFMPEG", "PROGRAM";
+    /// ffprobe's program [default: ffprobe]
+    ffprobe: PathBuf = "MILLRACE_FFPROBE", "PROGRAM";
+    /// URL of the endpoint that clients use, for absolute links [default: as the request was addressed]
+    public_url: url::Url = "MILLRACE_PUBLIC_URL", "URL";
+}
+
+fn duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    humantime_serde::deserialize(from)
+}
+
+/// Settings that hold, each inside its limits.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "each field is documented where it is set, in Settings")]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub pool: PoolId,
+    pub name: Option<WorkerId>,
+    pub store: String,
+    pub objects: PathBuf,
+    pub scratch: PathBuf,
+    pub slots: u32,
+    pub threads: u32,
+    pub queue_max: u32,
+    pub lease: Duration,
+    pub heartbeat: Duration,
+    pub grace: Duration,
+    pub attempts_max: u32,
+    pub allow_private_sources: Vec<IpNet>,
+    pub source_bytes_max: u64,
+    pub source_timeout: Duration,
+    pub upload_bytes_max: u64,
+    pub upload_expiry: Duration,
+    pub stall_timeout: Duration,
+    pub ffmpeg: PathBuf,
+    pub ffprobe: PathBuf,
+    pub public_url: Option<url::Url>,
+}
+
+/// Settings that cannot hold.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read or parsed.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A value outside its limits.
+    #[error("{setting} is {got}: it must be {wants}")]
+    Limits {
+        /// The flag's name.
+        setting: &'static str,
+        /// What was said.
+        got: String,
+        /// What would be right.
+        wants: String,
+    },
+}
+
+fn within(setting: &'static str, got: u32, min: u32, max: u32) -> Result<u32, Error> {
+    if (min..=max).contains(&got) {
+        return Ok(got);
+    }
+    Err(Error::Limits { setting, got: got.to_string(), wants: format!("from {min} to {max}") })
+}
+
+impl Settings {
+    /// Adds the file's settings and the defaults, and checks every limit.
+    ///
+    /// # Errors
+    /// Names the file, line and key, or the flag, and says what would be right.
+    pub fn resolve(self, file: Option<&std::path::Path>) -> Result<Config, Error> {
+        let file = match file {
+            Some(path) => File::read(path)?.parse()?,
+            None => Self::default(),
+        };
+        let said = self.over(file);
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let slots = within("--slots", said.slots.unwrap_or(1), 1, 64)?;
+        let lease = said.lease.unwrap_or(Duration::from_secs(30));
+        let heartbeat = said.heartbeat.unwrap_or(Duration::from_secs(5).min(lease / 6));
+        let shown = |time: Duration| humantime::format_duration(time).to_string();
+        if lease < Duration::from_secs(1) {
+            return Err(Error::Limits {
+                setting: "--lease",
+                got: shown(lease),
+                wants: "at least 1s".to_owned(),
+            });
+        }
+        if heartbeat.is_zero() || heartbeat > lease / 3 {
+            let wants = format!("above 0 and at most a third of --lease ({})", shown(lease));
+            return Err(Error::Limits { setting: "--heartbeat", got: shown(heartbeat), wants });
+        }
+        Ok(Config {
+            listen: said.listen.unwrap_or(([127, 0, 0, 1], 9000).into()),
+            pool: said.pool.unwrap_or_else(|| "local".parse().expect("a legal name")),
+            name: said.name,
+            store: said.store.unwrap_or_else(|| "sqlite:.millrace/jobs.db".to_owned()),
+            objects: said.objects.unwrap_or_else(|| ".millrace/objects".into()),
+            scratch: said.scratch.unwrap_or_else(|| ".millrace/scratch".into()),
+            slots,
+            threads: within("--threads", said.threads.unwrap_or((cores / slots).max(1)), 1, 64)?,
+            queue_max: within("--queue-max", said.queue_max.unwrap_or(16), 0, 100_000)?,
+            lease,
+            heartbeat,
+            grace: said.grace.unwrap_or(Duration::from_secs(30)),
+            attempts_max: within("--attempts-max", said.attempts_max.unwrap_or(4), 1, 100)?,
+            allow_private_sources: said.allow_private_sources.unwrap_or_default(),
+            source_bytes_max: said.source_bytes_max.unwrap_or(ByteSize::gb(20)).as_u64(),
+            source_timeout: said.source_timeout.unwrap_or(Duration::from_secs(3600)),
+            upload_bytes_max: said.upload_bytes_max.unwrap_or(ByteSize::gb(20)).as_u64(),
+            upload_expiry: said.upload_expiry.unwrap_or(Duration::from_secs(3600)),
+            stall_timeout: said.stall_timeout.unwrap_or(Duration::from_secs(60)),
+            ffmpeg: said.ffmpeg.unwrap_or_else(|| "ffmpeg".into()),
+            ffprobe: said.ffprobe.unwrap_or_else(|| "ffprobe".into()),
+            public_url: said.public_url,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<Settings, FileError> {
+        File::from_text("worker.toml", text).parse()
+    }
+
+    #[test]
+    fn the_defaults_hold() {
+        let config = Settings::default().resolve(None).unwrap();
+        assert_eq!(
+            (config.slots, config.lease, config.heartbeat),
+            (1, Duration::from_secs(30), Duration::from_secs(5))
+        );
+        assert!(config.listen.ip().is_loopback() && config.allow_private_sources.is_empty());
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        let from_file =
+            file("slots = 4\nqueue-max = 3\nlease = \"12s\"\nallow-private-sources = [\"10.0.0.0/8\"]")
+                .unwrap();
+        let flags = Settings { slots: Some(2), ..Settings::default() };
+        let config = flags.over(from_file).resolve(None).unwrap();
+        assert_eq!((config.slots, config.queue_max, config.lease), (2, 3, Duration::from_secs(12)));
+        assert_eq!(config.heartbeat, Duration::from_secs(2));
+        assert_eq!(config.allow_private_sources.len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_hold_is_named() {
+        let unknown = file("slots = 1\ncolour = 2").unwrap_err().to_string();
+        assert!(unknown.starts_with("worker.toml:2:1: colour: unknown field"), "{unknown}");
+        for (settings, names) in [
+            (Settings { slots: Some(0), ..Settings::default() }, "--slots is 0"),
+            (Settings { lease: Some(Duration::from_millis(5)), ..Settings::default() }, "--lease is 5ms"),
+            (
+                Settings { heartbeat: Some(Duration::from_secs(20)), ..Settings::default() },
+                "--heartbeat is 20s",
+            ),
+        ] {
+            let error = settings.resolve(None).unwrap_err().to_string();
+            assert!(error.starts_with(names), "{error}");
+        }
+    }
+}

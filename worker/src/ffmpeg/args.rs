@@ -1,0 +1,203 @@
+//! A plan as ffmpeg's arguments. Pure: the same plan gives the same arguments.
+//!
+//! One decode, `fps`, split, one scale and one encoder per rung, and the dash muxer, whose segments are right where
+//! its manifests are not: [`crate::package`] throws those away and writes its own. `+dash+delay_moov+skip_sidx`
+//! rather than `+cmaf`, which in 5.1 drops edit lists and leaves the video 62 ms late.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use ffmpeg_sidecar::command::FfmpegCommand;
+
+use crate::ladder::Plan;
+
+/// Containers that are read. Everything else is refused, above all those that name other files: a playlist posing as
+/// a video must open neither its neighbours nor a socket.
+pub const CONTAINERS: &str = "mov,matroska,mpegts,avi,flv,ogg,mpeg,mxf,asf,wav,mp3,aac,flac";
+/// Most pixels of a frame: 8192×4320.
+pub const PIXELS_MAX: u64 = 35_389_440;
+/// Most streams of an input.
+pub const STREAMS_MAX: u32 = 32;
+/// Largest single allocation inside ffmpeg.
+pub const ALLOCATION_BYTES_MAX: u64 = 1 << 30;
+/// The muxer's own manifest, which nobody reads.
+pub const MANIFEST: &str = "manifest.mpd";
+
+/// The name of rendition `index`'s initialisation segment.
+pub fn init_name(index: usize) -> String {
+    format!("init_{index}.mp4")
+}
+
+/// The name of a rendition's segment; `number` counts from 1.
+pub fn segment_name(index: usize, number: usize) -> String {
+    format!("seg_{index}_{number:05}.m4s")
+}
+
+/// What both ffmpeg and ffprobe are told about any input, before they are told its name.
+pub fn input_limits() -> [String; 14] {
+    [
+        "-max_alloc".to_owned(),
+        ALLOCATION_BYTES_MAX.to_string(),
+        "-protocol_whitelist".to_owned(),
+        "file".to_owned(),
+        "-format_whitelist".to_owned(),
+        CONTAINERS.to_owned(),
+        "-max_pixels".to_owned(),
+        PIXELS_MAX.to_string(),
+        "-max_streams".to_owned(),
+        STREAMS_MAX.to_string(),
+        "-probesize".to_owned(),
+        "20M".to_owned(),
+        "-analyzeduration".to_owned(),
+        "20M".to_owned(),
+    ]
+}
+
+/// A path as an input's name: with the protocol, so that no path can look like one.
+pub fn file_url(path: &Path) -> OsString {
+    let mut url = OsString::from("file:");
+    url.push(path);
+    url
+}
+
+/// The arguments of the one ffmpeg that makes every rendition; it runs in the directory that it writes to.
+pub fn encode(plan: &Plan, input: &Path) -> Vec<OsString> {
+    // The program's name is the caller's business; this command is never started itself.
+    let mut command = FfmpegCommand::from(Command::new("ffmpeg"));
+    let threads = plan.threads.to_string();
+    command.hide_banner().overwrite();
+    // Verbose, for the count of decoded frames at the end; it is read line by line and only its tail is kept.
+    command.args(["-nostdin", "-nostats", "-loglevel", "level+verbose"]);
+    command.args(["-progress", "pipe:1", "-stats_period", "0.5"]);
+    command.args(input_limits()).args(["-threads", &threads, "-filter_complex_threads", &threads]);
+    if plan.strict {
+        command.arg("-xerror");
+    }
+    command.input(file_url(input));
+    command.filter_complex(filters(plan));
+    for index in 0..plan.rungs.len() {
+        command.map(format!("[v{index}]"));
+    }
+    if let Some(audio) = &plan.audio {
+        command.map(format!("0:{}", audio.stream));
+    }
+    command.args(["-sn", "-dn", "-map_metadata", "-1", "-map_chapters", "-1"]);
+    video(&mut command, plan, &threads);
+    if let Some(audio) = &plan.audio {
+        // Silence fills a late start and gaps, so that sound and picture begin together and stay together.
+        command.args(["-af", "aresample=async=1:first_pts=0", "-c:a", "aac"]);
+        command.args(["-b:a".to_owned(), audio.bitrate.to_string()]);
+        command.args([
+            "-ac".to_owned(),
+            audio.channels.to_string(),
+            "-ar".to_owned(),
+            audio.sample_rate.to_string(),
+        ]);
+    }
+    segments(&mut command, plan);
+    command.output(MANIFEST);
+    command.get_args().map(OsString::from).collect()
+}
+
+fn filters(plan: &Plan) -> String {
+    let mut graph = format!("[0:{}]", plan.video_stream);
+    if plan.deinterlace {
+        graph.push_str("yadif=deint=interlaced,");
+    }
+    let _ = write!(graph, "fps={}:start_time=0,split={}", plan.fps, plan.rungs.len());
+    (0..plan.rungs.len()).for_each(|index| {
+        let _ = write!(graph, "[s{index}]");
+    });
+    for (index, rung) in plan.rungs.iter().enumerate() {
+        let (width, height) = (rung.width, rung.height);
+        let _ = write!(
+            graph,
+            ";[s{index}]scale={width}:{height}:flags=bicubic:out_color_matrix=bt709:out_range=tv,setsar=1,\
+             format=yuv420p[v{index}]"
+        );
+    }
+    graph
+}
+
+fn video(command: &mut FfmpegCommand, plan: &Plan, threads: &str) {
+    let gop = plan.gop_frames.to_string();
+    command.codec_video("libx264").preset(plan.preset.as_str()).crf(plan.crf).pix_fmt("yuv420p");
+    command.args(["-profile:v", "high", "-threads", threads]);
+    command.args(["-g", &gop, "-keyint_min", &gop, "-sc_threshold", "0", "-flags", "+cgop"]);
+    command.args([
+        "-colorspace",
+        "bt709",
+        "-color_primaries",
+        "bt709",
+        "-color_trc",
+        "bt709",
+        "-color_range",
+        "tv",
+    ]);
+    for (index, rung) in plan.rungs.iter().enumerate() {
+        command.args([format!("-maxrate:v:{index}"), rung.bitrate_max.to_string()]);
+        command.args([format!("-bufsize:v:{index}"), (rung.bitrate_max * 2).to_string()]);
+    }
+}
+
+fn segments(command: &mut FfmpegCommand, plan: &Plan) {
+    let streams = plan.rungs.len() + usize::from(plan.audio.is_some());
+    // One set per rendition: within a set the muxer wants equal aspect ratios, which even widths cannot have.
+    let sets: Vec<String> = (0..streams).map(|index| format!("id={index},streams={index}")).collect();
+    // The muxer cuts at the first keyframe at or after this; half a frame early, so that rounding cannot miss it.
+    let seconds = (f64::from(plan.segment_frames) - 0.5) / plan.fps.as_f64();
+    command.format("dash").args(["-seg_duration".to_owned(), format!("{seconds:.6}")]);
+    command.args(["-use_template", "1", "-use_timeline", "1", "-dash_segment_type", "mp4"]);
+    command.args(["-adaptation_sets".to_owned(), sets.join(" ")]);
+    command.args(["-format_options", "movflags=+dash+delay_moov+skip_sidx+skip_trailer"]);
+    command.args(["-init_seg_name", "init_$RepresentationID$.mp4"]);
+    command.args(["-media_seg_name", "seg_$RepresentationID$_$Number%05d$.m4s"]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ladder::tests::plan_of;
+
+    fn text(plan: &Plan) -> String {
+        let arguments = encode(plan, Path::new("/scratch/in put"));
+        arguments.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn limits_stand_before_the_input() {
+        let text = text(&plan_of(1280, 720, true));
+        let input = text.find("-i file:/scratch/in put").expect("the input is named with its protocol");
+        for flag in
+            ["-nostdin", "-protocol_whitelist file", "-format_whitelist mov,", "-max_pixels", "-max_alloc"]
+        {
+            assert!(text.find(flag).is_some_and(|at| at < input), "{flag} in {text}");
+        }
+    }
+
+    #[test]
+    fn every_rung_has_its_own_branch_and_cap() {
+        let plan = plan_of(1280, 720, true);
+        let text = text(&plan);
+        assert!(
+            text.contains("fps=30000/1001:start_time=0,split=3[s0][s1][s2];[s0]scale=1280:720:"),
+            "{text}"
+        );
+        assert!(text.contains("-map [v0] -map [v1] -map [v2] -map 0:1 -sn"), "{text}");
+        assert!(text.contains("-maxrate:v:0 2800000 -bufsize:v:0 5600000 -maxrate:v:1 1400000"), "{text}");
+        assert!(text.contains("-g 60 -keyint_min 60 -sc_threshold 0 -flags +cgop"), "{text}");
+        assert!(text.contains("id=0,streams=0 id=1,streams=1 id=2,streams=2 id=3,streams=3"), "{text}");
+        assert!(text.contains("-seg_duration 3.987317"), "120 frames less a half at 29.97: {text}");
+        assert!(text.ends_with("manifest.mpd"));
+    }
+
+    #[test]
+    fn silence_has_no_audio_arguments_and_strict_is_strict() {
+        let mut plan = plan_of(640, 360, false);
+        assert!(!text(&plan).contains("aac -b:a") && !text(&plan).contains("-xerror"));
+        plan.strict = true;
+        assert!(text(&plan).contains("-xerror"));
+    }
+}

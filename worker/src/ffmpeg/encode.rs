@@ -1,0 +1,244 @@
+//! One encode: run it, watch it, and judge how it ended.
+//!
+//! The verdict stands on what was decoded, not on the exit code: ffmpeg ends with 0 on a file that is half rubbish.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use millrace_wire::job::FailureCode;
+use tokio_util::sync::CancellationToken;
+
+use super::child::{Exit, Running};
+use super::lines::Lines;
+use super::log::Log;
+use super::progress::{Parser, Progress};
+use super::{Ffmpeg, Limits, absolute, args, cage, no_cage, pipe};
+use crate::failure::{Ended, Failure};
+use crate::ladder::Plan;
+
+/// The share of the source's frames that may be lost.
+const LOST_MAX: f64 = 0.01;
+/// Least CPU time that is allowed, whatever the estimate.
+const CPU_SECONDS_MIN: f64 = 60.0;
+const SIGXCPU: i32 = 24;
+const SIGXFSZ: i32 = 25;
+const SIGKILL: i32 = 9;
+
+/// A finished encode.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Encoded {
+    /// From start to end.
+    pub wall: Duration,
+    /// User and system time of ffmpeg.
+    pub cpu: Duration,
+    /// Frames of one rendition.
+    pub frames: u64,
+    /// Frames of the source that could not be decoded.
+    pub lost_frames: u64,
+    /// What is odd, but not fatal.
+    pub warnings: Vec<String>,
+}
+
+impl Ffmpeg {
+    /// Makes every rendition of the plan in `out_dir`, which must exist and be empty.
+    ///
+    /// # Errors
+    /// Cancelled, or a failure. Either way nothing of it runs any more, but files may be left in `out_dir`.
+    pub async fn encode(
+        &self,
+        plan: &Plan,
+        input: &Path,
+        out_dir: &Path,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+        cancel: &CancellationToken,
+    ) -> Result<Encoded, Ended> {
+        let inner = &self.0;
+        let (input, out_dir) = (absolute(input)?, absolute(out_dir)?);
+        let limits = Limits {
+            cpu_seconds: (plan.work_seconds * inner.settings.cpu_factor).max(CPU_SECONDS_MIN).ceil() as u64,
+            memory_bytes: plan.memory_bytes.saturating_mul(5) / 2,
+            file_bytes: file_bytes_max(plan),
+            read: vec![input.clone()],
+            write: vec![out_dir.clone()],
+            report: false,
+        };
+        let arguments = args::encode(plan, &input);
+        let mut running = inner.spawn(&inner.settings.ffmpeg, arguments, &limits, &out_dir).await?;
+        let mut watch = Watch::new(&mut running, plan)?;
+        let stopped = loop {
+            tokio::select! {
+                () = cancel.cancelled() => break Some(Stopped::Cancelled),
+                () = tokio::time::sleep_until((watch.moved + inner.settings.stall_timeout).into()) => {
+                    break Some(Stopped::Stalled);
+                }
+                more = watch.step(progress) => if !more? { break None },
+            }
+        };
+        let exit = match stopped {
+            None => running.exit().await.map_err(pipe)?,
+            Some(_) => running.stop(inner.settings.kill_grace).await.map_err(pipe)?,
+        };
+        match stopped {
+            Some(Stopped::Cancelled) => Err(Ended::Cancelled),
+            Some(Stopped::Stalled) => {
+                let seconds = inner.settings.stall_timeout.as_secs();
+                let detail = format!("ffmpeg made no progress for {seconds} s and was stopped");
+                Err(Failure::new(FailureCode::EncodeStalled, detail).log(watch.log.tail()).into())
+            }
+            None => verdict(plan, &limits, exit, &watch).map_err(Ended::from),
+        }
+    }
+}
+
+enum Stopped {
+    Cancelled,
+    Stalled,
+}
+
+/// Four times what the caps allow one segment, and room for what a cap does not foresee.
+fn file_bytes_max(plan: &Plan) -> u64 {
+    let segment_s = f64::from(plan.segment_frames) / plan.fps.as_f64();
+    let bits = plan.rungs.iter().map(|rung| rung.bitrate_max).max().unwrap_or(0) as f64 * (segment_s + 2.0);
+    (64 << 20) + (bits / 8.0 * 4.0) as u64
+}
+
+type Pipe = Lines<tokio::net::unix::pipe::Receiver>;
+
+/// Reads both outputs of a running ffmpeg.
+struct Watch {
+    stdout: Pipe,
+    stderr: Pipe,
+    more: (bool, bool),
+    parser: Parser,
+    log: Log,
+    streams: (u32, Option<u32>),
+    last: Progress,
+    /// When it last did something that counts.
+    moved: Instant,
+}
+
+impl Watch {
+    fn new(running: &mut Running, plan: &Plan) -> Result<Self, Failure> {
+        Ok(Self {
+            stdout: Lines::new(running.stdout().map_err(pipe)?),
+            stderr: Lines::new(running.stderr().map_err(pipe)?),
+            more: (true, true),
+            parser: Parser::default(),
+            log: Log::default(),
+            streams: (plan.video_stream, plan.audio.as_ref().map(|audio| audio.stream)),
+            last: Progress::default(),
+            moved: Instant::now(),
+        })
+    }
+
+    /// Takes one line of either; false when both have ended. Safe to cancel.
+    async fn step(&mut self, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<bool, Failure> {
+        tokio::select! {
+            line = self.stdout.next(), if self.more.0 => match line.map_err(pipe)? {
+                None => self.more.0 = false,
+                Some(line) => {
+                    if let Some(now) = self.parser.line(&line) {
+                        if now.frames > self.last.frames || now.media > self.last.media || now.ended {
+                            self.moved = Instant::now();
+                        }
+                        self.last = now;
+                        progress(now);
+                    }
+                }
+            },
+            line = self.stderr.next(), if self.more.1 => match line.map_err(pipe)? {
+                None => self.more.1 = false,
+                Some(line) => self.log.line(&line, self.streams.0, self.streams.1),
+            },
+            else => {}
+        }
+        Ok(self.more.0 || self.more.1)
+    }
+}
+
+fn verdict(plan: &Plan, limits: &Limits, exit: Exit, watch: &Watch) -> Result<Encoded, Failure> {
+    let log = &watch.log;
+    let lost = lost_frames(plan, log);
+    let fail = |code: FailureCode, detail: &str| {
+        Failure::new(code, detail).log(format_args!("{}\n{}", exit.describe(), log.tail()))
+    };
+    if !exit.status.success() {
+        return Err(bad_exit(plan, limits, exit, watch, lost, fail));
+    }
+    if !watch.last.ended {
+        return Err(fail(FailureCode::EncodeFailed, "ffmpeg ended without saying that it was done"));
+    }
+    let share = lost as f64 / plan.source_frames.max(1) as f64;
+    if share > LOST_MAX {
+        return Err(fail(FailureCode::SourceDamaged, &damaged(lost, plan)));
+    }
+    let mut warnings = Vec::new();
+    if lost > 0 {
+        warnings.push(damaged(lost, plan));
+    }
+    if log.concealed > 0 {
+        warnings.push("parts of some frames of the source are damaged; they were patched".to_owned());
+    }
+    if log.lost_sound > 0 {
+        warnings.push("parts of the source's sound could not be decoded".to_owned());
+    }
+    Ok(Encoded { wall: exit.wall, cpu: exit.cpu, frames: watch.last.frames, lost_frames: lost, warnings })
+}
+
+fn damaged(lost: u64, plan: &Plan) -> String {
+    format!("{lost} of the source's {} frames could not be decoded", plan.source_frames)
+}
+
+/// Packets that the decoder refused. Fewer frames than packets alone is no proof: VP8 has packets that are never
+/// shown, and interlaced streams may have two per frame; but when half is missing something is.
+fn lost_frames(plan: &Plan, log: &Log) -> u64 {
+    let missing = plan.source_frames.saturating_sub(log.decoded.unwrap_or(plan.source_frames));
+    if log.lost > 0 {
+        log.lost.max(missing).min(plan.source_frames)
+    } else if missing > plan.source_frames / 2 + 1 {
+        missing
+    } else {
+        0
+    }
+}
+
+fn bad_exit(
+    plan: &Plan,
+    limits: &Limits,
+    exit: Exit,
+    watch: &Watch,
+    lost: u64,
+    fail: impl Fn(FailureCode, &str) -> Failure,
+) -> Failure {
+    use std::os::unix::process::ExitStatusExt as _;
+    let (log, signal) = (&watch.log, exit.status.signal());
+    if exit.status.code() == Some(i32::from(cage::EXIT_NO_CAGE)) {
+        return no_cage(&log.tail());
+    }
+    if log.no_space {
+        return fail(FailureCode::ScratchUnavailable, "the worker's scratch directory is full");
+    }
+    if signal == Some(SIGXCPU) || exit.cpu.as_secs() + 1 >= limits.cpu_seconds {
+        return fail(FailureCode::EncodeOverLimits, "ffmpeg took more CPU time than ten times the estimate");
+    }
+    if log.file_too_large || signal == Some(SIGXFSZ) {
+        return fail(FailureCode::EncodeOverLimits, "ffmpeg wrote a larger file than a segment can be");
+    }
+    if log.no_memory {
+        return fail(FailureCode::EncodeOverLimits, "ffmpeg needed more memory than planned");
+    }
+    if signal == Some(SIGKILL) {
+        return fail(
+            FailureCode::EncodeFailed,
+            "ffmpeg was killed by the system, probably for want of memory",
+        );
+    }
+    // With -xerror ffmpeg ends before it says which stream it was.
+    if plan.strict && log.input_errors > 0 {
+        return fail(FailureCode::SourceDamaged, "the source is damaged, and the job asked to be strict");
+    }
+    if lost as f64 > plan.source_frames as f64 * LOST_MAX {
+        return fail(FailureCode::SourceDamaged, &damaged(lost, plan));
+    }
+    fail(FailureCode::EncodeFailed, "ffmpeg failed on an input that looked sound")
+}

@@ -1,0 +1,219 @@
+//! Submit, read, list, cancel.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use millrace_wire::job::{Job, JobError, JobPage};
+use millrace_wire::spec::{Input, SPEC_BYTES_MAX};
+use millrace_wire::{Code, JobId, JobSpec, Problem, headers};
+use serde::Deserialize;
+use tracing::info;
+
+use super::{App, Refusal, Shared};
+use crate::keys;
+use crate::lease::Stop;
+use crate::objects;
+use crate::store::{Accepted, Cancelled, Filter, JobRow, NewJob, TENANT_DEFAULT};
+
+/// Longest time for a spec to arrive.
+const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
+/// Jobs on a page when the client does not say, and at most.
+const PAGE: (u32, u32) = (50, 500);
+
+/// A stored job as clients read it.
+pub(crate) fn view(row: JobRow) -> Job {
+    let time =
+        |ms: i64| jiff::Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |t| t.to_string());
+    let base = format!("/media/{}", row.job_id);
+    let mut links = BTreeMap::from([("self".to_owned(), format!("/jobs/{}", row.job_id))]);
+    let (mut outputs, mut warnings) = (None, Vec::new());
+    if let Some(manifest) = row.manifest {
+        let mut seen = manifest.outputs;
+        seen.hls = format!("{base}/{}", seen.hls);
+        seen.renditions.iter_mut().for_each(|r| r.url = format!("{base}/{}", r.url));
+        links.insert("download".to_owned(), format!("/download/{}", row.job_id));
+        (outputs, warnings) = (Some(seen), manifest.warnings);
+    }
+    Job {
+        job_id: row.job_id,
+        state: row.state,
+        phase: row.phase,
+        progress: row.progress,
+        priority: row.priority,
+        pool: row.pool,
+        worker: row.worker,
+        attempt: row.attempt,
+        spec: row.spec,
+        outputs,
+        warnings,
+        error: row.error.map(|(code, detail)| JobError { code, detail }),
+        cancel_requested: row.cancel_requested,
+        created_at: time(row.created_at_ms),
+        started_at: row.started_at_ms.map(time),
+        finished_at: row.finished_at_ms.map(time),
+        links,
+    }
+}
+
+pub(super) fn job_id(text: &str) -> Result<JobId, Refusal> {
+    text.parse().map_err(|error: millrace_wire::id::BadName| {
+        Refusal(Problem::new(Code::BadJobId, error.to_string()).field("job_id"))
+    })
+}
+
+/// The id of a submit: from the body, from `Idempotency-Key`, or assigned here when no gateway did it before.
+fn resolve_id(in_body: Option<JobId>, headers: &HeaderMap) -> Result<JobId, Refusal> {
+    let in_header = match headers.get(headers::IDEMPOTENCY_KEY) {
+        None => None,
+        Some(value) => Some(job_id(value.to_str().unwrap_or("?"))?),
+    };
+    match (in_body, in_header) {
+        (Some(body), Some(header)) if body != header => {
+            let detail =
+                format!("job_id is {body} and Idempotency-Key is {header}; they mean the same, give one");
+            Err(Problem::new(Code::JobIdMismatch, detail).field("job_id").into())
+        }
+        (body, header) => Ok(body.or(header).unwrap_or_else(JobId::assign)),
+    }
+}
+
+pub(super) async fn submit(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Response, Refusal> {
+    let read = tokio::time::timeout(SPEC_TIMEOUT, axum::body::to_bytes(body, SPEC_BYTES_MAX)).await;
+    let body = read
+        .map_err(|_| Problem::new(Code::BodyTimeout, "the job spec did not arrive within 10 seconds"))?
+        .map_err(|_| {
+            Problem::new(Code::SpecTooLarge, format!("a job spec has at most {SPEC_BYTES_MAX} bytes"))
+        })?;
+    let (spec, in_body) = JobSpec::parse(&body)?;
+    let job_id = resolve_id(in_body, &headers)?;
+    let answer = accept(&app, spec, &job_id).await;
+    // Whatever went wrong, the client can post again with this id and it is the same job.
+    answer.map_err(|Refusal(problem)| Refusal(problem.job(&job_id)))
+}
+
+async fn accept(app: &App, spec: JobSpec, job_id: &JobId) -> Result<Response, Refusal> {
+    let outcome = |label: &str| app.metrics.submits.with_label_values(&[label]).inc();
+    if app.load.is_draining() {
+        outcome("draining");
+        return Err(Problem::new(Code::Draining, "this worker shuts down; post again").retry_after(1).into());
+    }
+    let input_bytes = match &spec.input {
+        Input::Url(_) => None,
+        Input::Path(path) => Some(uploaded_bytes(app, path).await?),
+    };
+    let work_seconds = app.cost.estimate(&spec, input_bytes);
+    let new = NewJob { tenant: TENANT_DEFAULT.to_owned(), job_id: job_id.clone(), spec, work_seconds };
+    let (status, row) = match app.store.accept(&new, &app.identity, app.room).await? {
+        Accepted::Created(row) => {
+            outcome("created");
+            info!(%job_id, work_seconds, "accepted");
+            app.load.accepted(work_seconds);
+            app.nudge.notify_one();
+            (StatusCode::ACCEPTED, row)
+        }
+        Accepted::Existing(row) => {
+            outcome("existing");
+            (StatusCode::OK, row)
+        }
+        Accepted::Conflict => {
+            outcome("conflict");
+            let detail = format!("job {job_id} was submitted with another spec; use another job_id");
+            return Err(Problem::new(Code::JobConflict, detail).field("job_id").into());
+        }
+        Accepted::Full => {
+            outcome("full");
+            app.load.stale();
+            let wait = app.load.wait_seconds();
+            return Err(Problem::new(Code::Saturated, "this worker's queue is full")
+                .retry_after(wait)
+                .into());
+        }
+    };
+    let location = format!("/jobs/{job_id}");
+    Ok((status, [(header::LOCATION, location)], Json(view(row))).into_response())
+}
+
+async fn uploaded_bytes(app: &App, path: &str) -> Result<u64, Refusal> {
+    let bad = |detail: &str| Refusal(Problem::new(Code::BadInputPath, detail).field("input_path"));
+    let (bucket, key) = keys::split_input_path(path)
+        .ok_or_else(|| bad("input_path must be POOL/uploads/… as an upload's answer names it"))?;
+    match app.objects.head(&bucket, key).await {
+        Ok(meta) => Ok(meta.bytes),
+        Err(objects::Error::NotFound) => {
+            Err(bad("nothing was uploaded there; PUT the bytes to the upload URL first"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) async fn read(State(app): Shared, Path(id): Path<String>) -> Result<Json<Job>, Refusal> {
+    Ok(Json(view(find(&app, &id).await?)))
+}
+
+pub(super) async fn find(app: &App, id: &str) -> Result<JobRow, Refusal> {
+    let id = job_id(id)?;
+    let found = app.store.job(TENANT_DEFAULT, &id).await?;
+    found.ok_or_else(|| Problem::new(Code::JobNotFound, format!("there is no job {id}")).into())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    status: Option<String>,
+    limit: Option<String>,
+    cursor: Option<String>,
+}
+
+pub(super) async fn list(
+    State(app): Shared,
+    query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<JobPage>, Refusal> {
+    let bad = |field: &str, detail: String| Refusal(Problem::new(Code::BadQuery, detail).field(field));
+    let Query(query) = query.map_err(|error| bad("query", error.body_text()))?;
+    let state = query.status.map(|name| {
+        let known = millrace_wire::job::State::ALL.map(millrace_wire::job::State::as_str).join(", ");
+        millrace_wire::job::State::parse(&name)
+            .ok_or_else(|| bad("status", format!("status must be one of {known}")))
+    });
+    let limit = match query.limit {
+        None => PAGE.0,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|n| (1..=PAGE.1).contains(n))
+            .ok_or_else(|| bad("limit", format!("limit must be from 1 to {}", PAGE.1)))?,
+    };
+    if query.cursor.as_ref().is_some_and(|cursor| uuid::Uuid::parse_str(cursor).is_err()) {
+        return Err(bad("cursor", "cursor must be next_cursor of an earlier page".to_owned()));
+    }
+    let filter = Filter { state: state.transpose()?, limit: limit + 1, before: query.cursor };
+    let mut rows = app.store.jobs(TENANT_DEFAULT, &filter).await?;
+    let more = rows.len() > limit as usize;
+    rows.truncate(limit as usize);
+    let next_cursor = rows.last().filter(|_| more).map(|row| row.uid.clone());
+    Ok(Json(JobPage { jobs: rows.into_iter().map(view).collect(), next_cursor }))
+}
+
+pub(super) async fn cancel(State(app): Shared, Path(id): Path<String>) -> Result<Response, Refusal> {
+    let id = job_id(&id)?;
+    match app.store.cancel(TENANT_DEFAULT, &id).await? {
+        Cancelled::Done(row) => {
+            app.load.stale();
+            Ok((StatusCode::OK, Json(view(row))).into_response())
+        }
+        Cancelled::Requested(row) => {
+            app.leases.stop_one(&row.uid, Stop::Cancelled);
+            Ok((StatusCode::ACCEPTED, Json(view(row))).into_response())
+        }
+        Cancelled::TooLate(row) => {
+            let detail = format!("job {id} has already ended: it {}", row.state.as_str());
+            Err(Problem::new(Code::JobFinished, detail).job(&id).into())
+        }
+        Cancelled::NotFound => Err(Problem::new(Code::JobNotFound, format!("there is no job {id}")).into()),
+    }
+}

@@ -1,0 +1,161 @@
+//! The worker's HTTP side: what clients reach through the gateway, and what the gateway asks for itself.
+//!
+//! Every handler returns one error type, rendered in one place as problem+json; every response carries the load
+//! report in ORCA's text form, so that a gateway learns something from each.
+
+mod jobs;
+mod media;
+mod ops;
+mod uploads;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use millrace_wire::{Code, Problem, headers, problem};
+use tokio::sync::Notify;
+use tracing::{error, warn};
+
+use crate::cost::CostModel;
+use crate::lease::Leases;
+use crate::load::Load;
+use crate::metrics::Metrics;
+use crate::objects::{self, Objects};
+use crate::store::{self, Identity, Room, Store};
+
+/// What handlers need.
+pub struct App {
+    /// Decides.
+    pub store: Arc<dyn Store>,
+    /// Who we are in it.
+    pub identity: Identity,
+    /// Holds bytes.
+    pub objects: Objects,
+    /// Says how busy we are.
+    pub load: Arc<Load>,
+    /// What runs here.
+    pub leases: Arc<Leases>,
+    /// Estimates.
+    pub cost: Arc<CostModel>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Wakes the claim loop.
+    pub nudge: Arc<Notify>,
+    /// How full we may get.
+    pub room: Room,
+    /// Largest upload, in bytes.
+    pub upload_bytes_max: u64,
+    /// How long an upload URL holds.
+    pub upload_expiry: Duration,
+    /// What clients call the endpoint, if it was set.
+    pub public_url: Option<url::Url>,
+}
+
+type Shared = State<Arc<App>>;
+
+/// What a handler gives up with: one problem, and what only the log may know.
+pub(crate) struct Refusal(Problem);
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl From<store::Error> for Refusal {
+    fn from(error: store::Error) -> Self {
+        warn!(%error, kind = error.kind(), "the job store failed a request");
+        match error {
+            store::Error::Unavailable(_) => Self(
+                Problem::new(Code::StoreUnavailable, "the job store does not answer; try again")
+                    .retry_after(2),
+            ),
+            _ => Self(Problem::new(Code::Internal, "the job store holds something this version cannot read")),
+        }
+    }
+}
+
+impl From<objects::Error> for Refusal {
+    fn from(error: objects::Error) -> Self {
+        match error {
+            objects::Error::NotFound => Self(Problem::new(Code::NotFound, "no such object")),
+            error => {
+                warn!(%error, "the object store failed a request");
+                Self(
+                    Problem::new(Code::ObjectsUnavailable, "the object store does not answer; try again")
+                        .retry_after(2),
+                )
+            }
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response =
+            (status, [(CONTENT_TYPE, problem::CONTENT_TYPE)], self.0.to_json()).into_response();
+        if let Some(seconds) = self.0.retry_after_s {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+/// Every route of a worker.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/process", post(jobs::submit))
+        .route("/jobs", post(jobs::submit).get(jobs::list))
+        .route("/jobs/{job_id}", get(jobs::read).delete(jobs::cancel))
+        .route("/upload/request", post(uploads::request))
+        .route("/upload/{pool}/{*key}", put(uploads::receive))
+        .route("/download/{job_id}", get(media::download))
+        .route("/media/{job_id}/{name}", get(media::serve))
+        .route("/load", get(ops::load))
+        .route("/health", get(ops::live))
+        .route("/livez", get(ops::live))
+        .route("/readyz", get(ops::ready))
+        .route("/metrics", get(ops::metrics))
+        .fallback(|| async {
+            Refusal(Problem::new(Code::NotFound, "no such path; the API is described in the README"))
+        })
+        .layer(axum::extract::DefaultBodyLimit::disable())
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), report))
+        .with_state(app)
+}
+
+/// Counts the request and puts the load report on the response.
+async fn report(State(app): Shared, request: Request, next: Next) -> Response {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "none".to_owned(), |m| m.as_str().to_owned());
+    let began = Instant::now();
+    let mut response = next.run(request).await;
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED && !response.headers().contains_key(CONTENT_TYPE) {
+        let allow = response.headers_mut().remove(ALLOW);
+        response =
+            Refusal(Problem::new(Code::MethodNotAllowed, "this path takes other methods")).into_response();
+        if let Some(allow) = allow {
+            response.headers_mut().insert(ALLOW, allow);
+        }
+    }
+    app.metrics.request_seconds.with_label_values(&[route.as_str()]).observe(began.elapsed().as_secs_f64());
+    app.metrics.requests.with_label_values(&[route.as_str(), response.status().as_str()]).inc();
+    let load = app.load.report();
+    let entries = [(headers::LOAD, load.to_orca()), (headers::STORE, load.store_id)];
+    for (name, value) in entries {
+        match HeaderValue::try_from(value) {
+            Ok(value) => drop(response.headers_mut().insert(name, value)),
+            Err(error) => error!(name, %error, "a load report that is no header value"),
+        }
+    }
+    response
+}

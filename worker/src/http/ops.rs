@@ -1,0 +1,41 @@
+//! What the gateway and operators ask: load, health, metrics.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use millrace_wire::LoadReport;
+use serde_json::json;
+
+use super::Shared;
+
+/// How long the store may take to count as ready.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pub(super) async fn load(State(app): Shared) -> Json<LoadReport> {
+    Json(app.load.fresh().await)
+}
+
+/// The process answers; nothing more.
+pub(super) async fn live() -> impl IntoResponse {
+    Json(json!({ "status": "ok" }))
+}
+
+/// It would take a job.
+pub(super) async fn ready(State(app): Shared) -> impl IntoResponse {
+    let store = matches!(tokio::time::timeout(PATIENCE, app.store.ping()).await, Ok(Ok(())));
+    let draining = app.load.is_draining();
+    let status = if store && !draining { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "store": store, "draining": draining })))
+}
+
+pub(super) async fn metrics(State(app): Shared) -> impl IntoResponse {
+    match app.metrics.text(&app.load.fresh().await) {
+        Ok(text) => (StatusCode::OK, [("content-type", "text/plain; version=0.0.4; charset=utf-8")], text),
+        Err(error) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain")], error.to_string())
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! How keys in the object store are made, in one place.
+//!
+//! `uploads/<uuid>/<filename>` for what clients sent, `jobs/<uid>/<task>/a<n>/` for what attempts wrote.
+
+use millrace_wire::PoolId;
+
+use crate::store::Lease;
+
+/// Longest file name kept of what a client called its upload.
+const FILENAME_LENGTH_MAX: usize = 100;
+
+/// Where an attempt writes; every attempt elsewhere, so that a zombie can never touch what was published.
+pub fn attempt_prefix(lease: &Lease) -> String {
+    format!("jobs/{}/video/a{}", lease.job_uid, lease.epoch)
+}
+
+/// A fresh key for an upload.
+pub fn upload(filename: &str) -> String {
+    format!("uploads/{}/{}", uuid::Uuid::now_v7().simple(), plain(filename))
+}
+
+/// `POOL/KEY` into its parts; only uploads are inputs.
+pub fn split_input_path(path: &str) -> Option<(PoolId, &str)> {
+    let (pool, key) = path.split_once('/')?;
+    let plain = |segment: &str| !segment.is_empty() && !segment.starts_with('.');
+    (key.starts_with("uploads/") && key.split('/').all(plain)).then_some(())?;
+    Some((pool.parse().ok()?, key))
+}
+
+/// What is left of a file name when only harmless characters stay.
+fn plain(filename: &str) -> String {
+    let name = filename.rsplit(['/', '\\']).next().unwrap_or_default();
+    let keep = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' };
+    let name: String = name.chars().map(keep).take(FILENAME_LENGTH_MAX).collect();
+    let name = name.trim_start_matches(['.', '-']);
+    if name.is_empty() { "video".to_owned() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_name_becomes_harmless() {
+        for (given, kept) in [
+            ("clip.mp4", "clip.mp4"),
+            ("../../etc/passwd", "passwd"),
+            ("C:\\Videos\\my clip.mov", "my-clip.mov"),
+            (".hidden", "hidden"),
+            ("übung.mp4", "bung.mp4"),
+            ("", "video"),
+            ("///", "video"),
+        ] {
+            assert_eq!(plain(given), kept, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn only_uploads_are_inputs() {
+        let key = upload("clip.mp4");
+        assert_eq!(split_input_path(&format!("aws/{key}")), Some(("aws".parse().unwrap(), key.as_str())));
+        for path in [
+            "aws",
+            "aws/jobs/1/video/a1/init_0.mp4",
+            "aws/uploads/../jobs/x",
+            "a b/uploads/x/y",
+            "aws/uploads//y",
+        ] {
+            assert_eq!(split_input_path(path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,409 @@
+//! The worker's hold on what it runs: one batched heartbeat renews every lease and brings cancellations back.
+//!
+//! A worker cannot know that the store still counts on it; it can only know until when it surely does. That is the
+//! moment before its last renewed heartbeat was *sent*, plus the lease, less a margin for stopping ffmpeg: by this
+//! process's monotonic clock, whatever wall clocks do. Past it, the attempt stops itself.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use millrace_wire::JobId;
+use millrace_wire::job::Progress;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::metrics::Metrics;
+use crate::store::{Beat, Identity, Lease, Store, Verdict};
+
+/// The share of a lease that is kept back for stopping: 5 s of the default 30 s.
+const MARGIN_SHARE: u32 = 6;
+/// How often a worker looks for cancellations between heartbeats.
+const CANCELLATIONS_EVERY: Duration = Duration::from_secs(1);
+
+/// Why an attempt was told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// A client cancelled the job.
+    Cancelled,
+    /// The lease ran out or went to somebody else.
+    LeaseLost,
+    /// The worker shuts down.
+    Shutdown,
+}
+
+/// One attempt that runs here.
+#[derive(Debug)]
+pub struct Running {
+    /// The proof of its claim.
+    pub lease: Lease,
+    /// For logs.
+    pub job_id: JobId,
+    /// Cancelled when it must stop; [`Running::stopped`] says why.
+    pub stop: CancellationToken,
+    state: Mutex<RunningState>,
+}
+
+#[derive(Debug)]
+struct RunningState {
+    progress: Progress,
+    work_seconds: f64,
+    deadline: Instant,
+    stopped: Option<Stop>,
+}
+
+impl Running {
+    fn state(&self) -> std::sync::MutexGuard<'_, RunningState> {
+        self.state.lock().expect("nothing panics while holding an attempt's state")
+    }
+
+    /// Tells it to stop; the first reason stays.
+    pub fn stop(&self, why: Stop) {
+        let mut state = self.state();
+        if state.stopped.is_none() {
+            state.stopped = Some(why);
+            info!(job_id = %self.job_id, attempt = self.lease.epoch, ?why, "stopping an attempt");
+        }
+        drop(state);
+        self.stop.cancel();
+    }
+
+    /// Why it was told to stop, if it was.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.state().stopped
+    }
+
+    /// Notes how far it is; the next heartbeat takes it along.
+    pub fn progress(&self, progress: Progress) {
+        self.state().progress = progress;
+    }
+
+    /// Notes what the probe found the job to cost, in reference-seconds.
+    pub fn work_seconds(&self, work_seconds: f64) {
+        self.state().work_seconds = work_seconds;
+    }
+
+    /// Reference-seconds still to do.
+    pub fn work_left(&self) -> f64 {
+        let state = self.state();
+        state.work_seconds * (1.0 - state.progress.percent / 100.0).clamp(0.0, 1.0)
+    }
+
+    /// Until when this worker may act on the claim.
+    pub fn deadline(&self) -> Instant {
+        self.state().deadline
+    }
+}
+
+/// Everything that runs here, and the loop that keeps it leased.
+#[derive(Debug)]
+pub struct Leases {
+    lease: Duration,
+    running: Mutex<HashMap<Lease, Arc<Running>>>,
+}
+
+impl Leases {
+    /// `lease` is how long a claim holds without a heartbeat.
+    pub fn new(lease: Duration) -> Self {
+        Self { lease, running: Mutex::default() }
+    }
+
+    fn map(&self) -> std::sync::MutexGuard<'_, HashMap<Lease, Arc<Running>>> {
+        self.running.lock().expect("nothing panics while holding the running attempts")
+    }
+
+    /// How long a claim holds.
+    pub fn lease(&self) -> Duration {
+        self.lease
+    }
+
+    fn deadline(&self, sent: Instant) -> Instant {
+        sent + self.lease - self.lease / MARGIN_SHARE
+    }
+
+    /// Enters an attempt whose claim was sent at `sent`.
+    pub fn enter(&self, lease: &Lease, job_id: &JobId, work_seconds: f64, sent: Instant) -> Arc<Running> {
+        let state = RunningState {
+            progress: Progress::default(),
+            work_seconds,
+            deadline: self.deadline(sent),
+            stopped: None,
+        };
+        let running = Arc::new(Running {
+            lease: lease.clone(),
+            job_id: job_id.clone(),
+            stop: CancellationToken::new(),
+            state: Mutex::new(state),
+        });
+        self.map().insert(lease.clone(), Arc::clone(&running));
+        running
+    }
+
+    /// Takes an attempt out.
+    pub fn leave(&self, lease: &Lease) {
+        self.map().remove(lease);
+    }
+
+    /// Everything that runs.
+    pub fn all(&self) -> Vec<Arc<Running>> {
+        self.map().values().cloned().collect()
+    }
+
+    /// Stops everything.
+    pub fn stop_all(&self, why: Stop) {
+        self.all().iter().for_each(|running| running.stop(why));
+    }
+
+    /// Stops one, if it runs here.
+    pub fn stop_one(&self, job_uid: &str, why: Stop) {
+        self.all()
+            .iter()
+            .filter(|running| running.lease.job_uid == job_uid)
+            .for_each(|running| running.stop(why));
+    }
+
+    fn stop_overdue(&self) {
+        let now = Instant::now();
+        for running in self.all() {
+            if running.deadline() <= now && running.stopped().is_none() {
+                warn!(job_id = %running.job_id, "no renewed lease before its deadline");
+                running.stop(Stop::LeaseLost);
+            }
+        }
+    }
+
+    fn earliest_deadline(&self) -> Option<Instant> {
+        self.all().iter().filter(|r| r.stopped().is_none()).map(|r| r.deadline()).min()
+    }
+
+    /// Renews leases until `end`. Returns `true` when another process took this worker's name: the caller must end.
+    pub async fn keep(
+        &self,
+        store: &dyn Store,
+        identity: &Identity,
+        every: Duration,
+        metrics: &Metrics,
+        end: &CancellationToken,
+    ) -> bool {
+        let mut heartbeat = tokio::time::interval(every);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(CANCELLATIONS_EVERY.min(every));
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let overdue = async {
+                match self.earliest_deadline() {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = end.cancelled() => return false,
+                () = overdue => self.stop_overdue(),
+                _ = look.tick() => self.look_for_cancellations(store, identity, every).await,
+                _ = heartbeat.tick() => {
+                    if self.beat(store, identity, every, metrics).await {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn look_for_cancellations(&self, store: &dyn Store, identity: &Identity, patience: Duration) {
+        if self.map().is_empty() {
+            return;
+        }
+        // A store that does not answer is the heartbeat's to report.
+        if let Ok(Ok(leases)) = tokio::time::timeout(patience, store.cancellations(identity)).await {
+            for lease in leases {
+                if let Some(running) = self.map().get(&lease).cloned() {
+                    running.stop(Stop::Cancelled);
+                }
+            }
+        }
+    }
+
+    async fn beat(
+        &self,
+        store: &dyn Store,
+        identity: &Identity,
+        patience: Duration,
+        metrics: &Metrics,
+    ) -> bool {
+        let running = self.all();
+        let beats: Vec<Beat> =
+            running.iter().map(|r| Beat { lease: r.lease.clone(), progress: r.state().progress }).collect();
+        let sent = Instant::now();
+        let answer = tokio::time::timeout(patience, store.heartbeat(identity, &beats, self.lease)).await;
+        let heartbeat = match answer {
+            Ok(Ok(heartbeat)) => heartbeat,
+            Ok(Err(error)) => {
+                metrics.store_errors.with_label_values(&[error.kind()]).inc();
+                warn!(%error, "heartbeat failed");
+                self.stop_overdue();
+                return false;
+            }
+            Err(_) => {
+                metrics.store_errors.with_label_values(&["timeout"]).inc();
+                warn!(patience_s = patience.as_secs_f64(), "heartbeat timed out");
+                self.stop_overdue();
+                return false;
+            }
+        };
+        for (running, verdict) in running.iter().zip(heartbeat.verdicts) {
+            match verdict {
+                Verdict::Renewed => running.state().deadline = self.deadline(sent),
+                Verdict::CancelRequested => {
+                    running.state().deadline = self.deadline(sent);
+                    running.stop(Stop::Cancelled);
+                }
+                // An attempt that just ended is no longer here, and its lease is rightly gone.
+                Verdict::Lost if !self.map().contains_key(&running.lease) => {}
+                Verdict::Lost => {
+                    metrics.leases_lost.inc();
+                    running.stop(Stop::LeaseLost);
+                }
+            }
+        }
+        if heartbeat.superseded {
+            error!(worker = %identity.worker, "another process registered under this worker's name: give each its own");
+        }
+        heartbeat.superseded
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use async_trait::async_trait;
+    use millrace_wire::{PoolId, WorkerId};
+
+    use super::*;
+    use crate::store::*;
+
+    const LEASE: Duration = Duration::from_secs(30);
+    const EVERY: Duration = Duration::from_secs(5);
+
+    /// A store that renews so many heartbeats and then never answers again.
+    struct Fading {
+        answers: AtomicU32,
+        verdict: Verdict,
+        superseded: bool,
+    }
+
+    #[async_trait]
+    impl Store for Fading {
+        async fn heartbeat(&self, _: &Identity, beats: &[Beat], _: Duration) -> Result<Heartbeat, Error> {
+            if self
+                .answers
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+                .is_err()
+            {
+                std::future::pending::<()>().await;
+            }
+            Ok(Heartbeat { verdicts: vec![self.verdict; beats.len()], superseded: self.superseded })
+        }
+        async fn cancellations(&self, _: &Identity) -> Result<Vec<Lease>, Error> {
+            Ok(Vec::new())
+        }
+        fn id(&self) -> &str {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        fn signing_key(&self) -> &[u8] {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn register(&self, _: &WorkerId, _: &PoolId) -> Result<Identity, Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn accept(&self, _: &NewJob, _: &Identity, _: Room) -> Result<Accepted, Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn job(&self, _: &str, _: &JobId) -> Result<Option<JobRow>, Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn jobs(&self, _: &str, _: &Filter) -> Result<Vec<JobRow>, Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn cancel(&self, _: &str, _: &JobId) -> Result<Cancelled, Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn claim(&self, _: &Identity, _: Duration) -> Result<Option<Claim>, Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn enter(
+            &self,
+            _: &Lease,
+            _: millrace_wire::job::Phase,
+            _: Option<f64>,
+        ) -> Result<bool, Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn publish(&self, _: &Lease, _: &Manifest) -> Result<Published, Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn end(&self, _: &Lease, _: &AttemptEnd) -> Result<(), Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn backlog(&self, _: &Identity) -> Result<Backlog, Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn events(&self, _: &str, _: i64, _: u32) -> Result<Vec<Event>, Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn ping(&self) -> Result<(), Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+    }
+
+    /// Runs one attempt under `store` until it is told to stop; returns why and after how many seconds.
+    async fn stopped_after(store: Fading) -> (Option<Stop>, f64, bool) {
+        let identity =
+            Identity { worker: "w1".parse().unwrap(), pool: "aws".parse().unwrap(), incarnation: 1 };
+        let lease = Lease { task_uid: "t".to_owned(), job_uid: "j".to_owned(), epoch: 1 };
+        let leases = Leases::new(LEASE);
+        let (began, end) = (Instant::now(), CancellationToken::new());
+        let running = leases.enter(&lease, &"j".parse().unwrap(), 1.0, began);
+        let metrics = Metrics::new().unwrap();
+        let keep = leases.keep(&store, &identity, EVERY, &metrics, &end);
+        let superseded = tokio::select! {
+            superseded = keep => superseded,
+            () = running.stop.cancelled() => false,
+        };
+        (running.stopped(), began.elapsed().as_secs_f64(), superseded)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_stops_itself_five_seconds_before_a_lease_that_nobody_renews() {
+        let store = Fading { answers: AtomicU32::new(0), verdict: Verdict::Renewed, superseded: false };
+        let (why, after, _) = stopped_after(store).await;
+        assert_eq!(why, Some(Stop::LeaseLost));
+        assert!((25.0..26.0).contains(&after), "{after}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_deadline_counts_from_the_last_renewal_that_was_sent() {
+        let store = Fading { answers: AtomicU32::new(4), verdict: Verdict::Renewed, superseded: false };
+        let (why, after, _) = stopped_after(store).await;
+        assert_eq!(why, Some(Stop::LeaseLost));
+        assert!((40.0..41.0).contains(&after), "sent at 0, 5, 10 and 15 s: {after}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_stores_verdict_stops_an_attempt_at_once() {
+        for (verdict, why) in [(Verdict::Lost, Stop::LeaseLost), (Verdict::CancelRequested, Stop::Cancelled)]
+        {
+            let store = Fading { answers: AtomicU32::new(9), verdict, superseded: false };
+            let (stopped, after, _) = stopped_after(store).await;
+            assert_eq!(stopped, Some(why));
+            assert!(after < 1.0, "{after}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_whose_name_was_taken_is_told() {
+        let store = Fading { answers: AtomicU32::new(9), verdict: Verdict::Renewed, superseded: true };
+        assert!(stopped_after(store).await.2);
+    }
+}

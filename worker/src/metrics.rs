@@ -1,0 +1,144 @@
+//! Every family of the worker; call sites only increment. Labels are enums or configured names.
+
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::ffmpeg::Encoded;
+use crate::ladder::Plan;
+use millrace_wire::LoadReport;
+
+/// The worker's families in a registry of its own.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each family says what it is in its help text")]
+pub struct Metrics {
+    registry: Registry,
+    pub requests: IntCounterVec,
+    pub request_seconds: HistogramVec,
+    pub submits: IntCounterVec,
+    pub attempts: IntCounterVec,
+    pub failures: IntCounterVec,
+    pub leases_lost: IntCounter,
+    pub store_errors: IntCounterVec,
+    pub wait_seconds: Histogram,
+    pub encode_seconds: Histogram,
+    pub encode_cpu_seconds: prometheus::Counter,
+    pub realtime_speed: HistogramVec,
+    slots: IntGauge,
+    running: IntGauge,
+    queued: IntGauge,
+    work_seconds: Gauge,
+    speed: Gauge,
+    pool_queued: IntGauge,
+    pool_work_seconds: Gauge,
+    draining: IntGauge,
+}
+
+const FAST: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+const SLOW: &[f64] = &[0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0];
+const SPEEDS: &[f64] = &[0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0];
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// A family that is declared wrongly or twice: a defect.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let name = |name: &str| format!("millrace_worker_{name}");
+        let counters = |n: &str, help: &str, labels: &[&str]| {
+            let family = IntCounterVec::new(Opts::new(name(n), help), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let gauge = |n: &str, help: &str| {
+            let family = IntGauge::new(name(n), help)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let real = |n: &str, help: &str| {
+            let family = Gauge::new(name(n), help)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let histogram = |n: &str, help: &str, buckets: &[f64]| {
+            let family = Histogram::with_opts(HistogramOpts::new(name(n), help).buckets(buckets.to_vec()))?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let histograms = |n: &str, help: &str, buckets: &[f64], labels: &[&str]| {
+            let family =
+                HistogramVec::new(HistogramOpts::new(name(n), help).buckets(buckets.to_vec()), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let leases_lost =
+            IntCounter::new(name("leases_lost_total"), "Leases that ended under a running attempt")?;
+        registry.register(Box::new(leases_lost.clone()))?;
+        let cpu = prometheus::Counter::new(name("encode_cpu_seconds_total"), "CPU seconds that ffmpeg took")?;
+        registry.register(Box::new(cpu.clone()))?;
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(Self {
+            requests: counters("http_requests_total", "Requests by route and status", &["route", "status"])?,
+            request_seconds: histograms(
+                "http_request_seconds",
+                "Seconds to a response's header",
+                FAST,
+                &["route"],
+            )?,
+            submits: counters("submits_total", "Submits by what became of them", &["outcome"])?,
+            attempts: counters("attempts_total", "Attempts by how they ended", &["outcome"])?,
+            failures: counters("failures_total", "Failed attempts by code", &["code"])?,
+            leases_lost,
+            store_errors: counters("store_errors_total", "Calls of the job store that failed", &["kind"])?,
+            wait_seconds: histogram("wait_seconds", "Seconds that a job waited to be claimed", SLOW)?,
+            encode_seconds: histogram("encode_seconds", "Wall seconds of an encode", SLOW)?,
+            encode_cpu_seconds: cpu,
+            realtime_speed: histograms(
+                "realtime_speed",
+                "Media seconds per wall second, by the rendition that was part of the encode",
+                SPEEDS,
+                &["rendition"],
+            )?,
+            slots: gauge("slots", "Jobs that can run at once")?,
+            running: gauge("running", "Jobs that run")?,
+            queued: gauge("queued", "Jobs accepted here that nobody claimed yet")?,
+            work_seconds: real(
+                "work_seconds",
+                "Reference-seconds held: running and waiting, less what is done",
+            )?,
+            speed: real("speed", "Reference-seconds done per slot and second")?,
+            pool_queued: gauge("pool_queued", "Jobs that wait in the pool")?,
+            pool_work_seconds: real("pool_work_seconds", "Reference-seconds that wait in the pool")?,
+            draining: gauge("draining", "1 while no new jobs are taken")?,
+            registry,
+        })
+    }
+
+    /// Counts an encode that ended well.
+    pub fn encoded(&self, plan: &Plan, encoded: &Encoded) {
+        let wall = encoded.wall.as_secs_f64();
+        self.encode_seconds.observe(wall);
+        self.encode_cpu_seconds.inc_by(encoded.cpu.as_secs_f64());
+        for rung in &plan.rungs {
+            self.realtime_speed.with_label_values(&[&rung.name]).observe(plan.duration_s / wall.max(1e-3));
+        }
+    }
+
+    /// The text of `/metrics`, with the load as it is now.
+    ///
+    /// # Errors
+    /// A family that cannot be encoded: a defect.
+    pub fn text(&self, load: &LoadReport) -> Result<String, prometheus::Error> {
+        self.slots.set(load.slots.into());
+        self.running.set(load.running.into());
+        self.queued.set(load.queued.into());
+        self.work_seconds.set(load.work_seconds);
+        self.speed.set(load.speed);
+        self.pool_queued.set(load.pool_queued.into());
+        self.pool_work_seconds.set(load.pool_work_seconds);
+        self.draining.set(load.draining.into());
+        TextEncoder::new().encode_to_string(&self.registry.gather())
+    }
+}

@@ -1,0 +1,102 @@
+//! HLS playlists (RFC 8216) as text, from what was measured. Every URI is a plain file name beside the playlist.
+//!
+//! ffmpeg's own understate BANDWIDTH by half and lack AVERAGE-BANDWIDTH, FRAME-RATE and INDEPENDENT-SEGMENTS.
+
+use std::fmt::Write as _;
+
+use super::Rendition;
+use super::track::Track;
+
+/// The file name of the multivariant playlist.
+pub const MASTER: &str = "master.m3u8";
+/// The file name of the sound's playlist.
+pub const AUDIO: &str = "audio.m3u8";
+const GROUP: &str = "audio";
+
+/// The multivariant playlist. `channels` is of the sound, if there is any.
+pub fn master(renditions: &[Rendition], channels: Option<u32>) -> String {
+    let mut text = String::from("#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n");
+    if let Some(channels) = channels {
+        let _ = writeln!(
+            text,
+            "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"{GROUP}\",NAME=\"Audio\",DEFAULT=YES,AUTOSELECT=YES,\
+             CHANNELS=\"{channels}\",URI=\"{AUDIO}\""
+        );
+    }
+    for one in renditions {
+        let _ = write!(
+            text,
+            "#EXT-X-STREAM-INF:BANDWIDTH={},AVERAGE-BANDWIDTH={},CODECS=\"{}\",RESOLUTION={}x{},FRAME-RATE={:.3}",
+            one.bandwidth, one.average_bandwidth, one.codecs, one.width, one.height, one.frame_rate
+        );
+        if channels.is_some() {
+            let _ = write!(text, ",AUDIO=\"{GROUP}\"");
+        }
+        let _ = writeln!(text, "\n{}", one.playlist);
+    }
+    text
+}
+
+/// The media playlist of one track.
+pub fn media(track: &Track) -> String {
+    let lengths: Vec<f64> = track.segments.iter().map(|segment| track.seconds(segment.duration)).collect();
+    // Every EXTINF, rounded to the nearest second, must be at most the target (RFC 8216, 4.3.3.1).
+    let target = lengths.iter().fold(1.0_f64, |longest, length| longest.max(length.round()));
+    let mut text = format!(
+        "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:{target:.0}\n#EXT-X-MEDIA-SEQUENCE:1\n\
+         #EXT-X-PLAYLIST-TYPE:VOD\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-MAP:URI=\"{}\"\n",
+        track.init
+    );
+    for (segment, length) in track.segments.iter().zip(lengths) {
+        let _ = write!(text, "#EXTINF:{length:.6},\n{}\n", segment.name);
+    }
+    text.push_str("#EXT-X-ENDLIST\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ladder::tests::plan_of;
+    use crate::package::verify::tests::picture;
+
+    #[test]
+    fn a_media_playlist_is_exact() {
+        let plan = plan_of(640, 360, false);
+        let text = media(&picture(&plan, 0, 270, 100));
+        let want = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:4\n#EXT-X-MEDIA-SEQUENCE:1\n\
+                    #EXT-X-PLAYLIST-TYPE:VOD\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-MAP:URI=\"init_0.mp4\"\n\
+                    #EXTINF:4.004000,\nseg_0_00001.m4s\n#EXTINF:4.004000,\nseg_0_00002.m4s\n\
+                    #EXTINF:1.001000,\nseg_0_00003.m4s\n#EXT-X-ENDLIST\n";
+        assert_eq!(text, want);
+    }
+
+    #[test]
+    fn a_short_clip_has_a_target_of_a_second() {
+        let plan = plan_of(640, 360, false);
+        assert!(media(&picture(&plan, 0, 3, 100)).contains("#EXT-X-TARGETDURATION:1\n"));
+    }
+
+    #[test]
+    fn a_master_playlist_names_every_rendition() {
+        let rendition = Rendition {
+            name: "720p".into(),
+            width: 1280,
+            height: 720,
+            bandwidth: 3_000_000,
+            average_bandwidth: 2_000_000,
+            codecs: "avc1.64001f,mp4a.40.2".into(),
+            frame_rate: 30_000.0 / 1001.0,
+            playlist: "720p.m3u8".into(),
+        };
+        let text = master(std::slice::from_ref(&rendition), Some(2));
+        let want = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n\
+                    #EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"audio\",NAME=\"Audio\",DEFAULT=YES,AUTOSELECT=YES,\
+                    CHANNELS=\"2\",URI=\"audio.m3u8\"\n\
+                    #EXT-X-STREAM-INF:BANDWIDTH=3000000,AVERAGE-BANDWIDTH=2000000,\
+                    CODECS=\"avc1.64001f,mp4a.40.2\",RESOLUTION=1280x720,FRAME-RATE=29.970,AUDIO=\"audio\"\n\
+                    720p.m3u8\n";
+        assert_eq!(text, want);
+        assert!(!master(&[rendition], None).contains("AUDIO"));
+    }
+}

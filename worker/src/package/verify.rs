@@ -1,0 +1,183 @@
+//! Whether what was written is what was planned.
+//!
+//! Frames, cuts and keyframes are counted, never trusted: the same verdict must hold for a range that another machine
+//! encoded.
+
+use millrace_wire::job::FailureCode;
+
+use super::track::Track;
+use crate::failure::Failure;
+use crate::ladder::{AudioPlan, Plan};
+
+/// The share of frames that may be missing at the end.
+const MISSING_MAX: f64 = 0.01;
+/// Sound may differ from the source's by an encoder's frame or two without a word, …
+const SOUND_OFF_SECONDS: f64 = 0.1;
+/// … and by this share, or a second, with a warning.
+const SOUND_OFF_SHARE_MAX: f64 = 0.02;
+
+fn wrong(what: impl std::fmt::Display) -> Failure {
+    Failure::new(FailureCode::VerifyFailed, "the outputs are not what was planned").log(what)
+}
+
+/// Checks all renditions of the picture against the plan and each other, and the sound against the plan.
+///
+/// # Errors
+/// `verify_failed`, or `source_damaged` when too little could be made of the source.
+pub fn check(plan: &Plan, pictures: &[Track], sound: Option<&Track>) -> Result<Vec<String>, Failure> {
+    debug_assert_eq!(plan.rungs.len(), pictures.len());
+    for (rung, track) in plan.rungs.iter().zip(pictures) {
+        if track.size != Some((rung.width, rung.height)) {
+            return Err(wrong(format_args!("{} has size {:?}", rung.name, track.size)));
+        }
+        check_cuts(plan, &rung.name, track)?;
+    }
+    let (first, rest) = pictures.split_first().ok_or_else(|| wrong("no picture at all"))?;
+    if let Some(other) = rest.iter().find(|other| !aligned(first, other)) {
+        return Err(wrong(format_args!("{} is cut elsewhere than {}", other.init, first.init)));
+    }
+    let mut warnings: Vec<String> = check_frames(plan, first.samples())?.into_iter().collect();
+    match (&plan.audio, sound) {
+        (Some(planned), Some(track)) => warnings.extend(check_sound(planned, track)?),
+        (None, None) => {}
+        (planned, _) => return Err(wrong(format_args!("sound planned: {}", planned.is_some()))),
+    }
+    Ok(warnings)
+}
+
+/// Every segment begins with a keyframe where the last one ended; all but the last are of the planned length, with
+/// keyframes at the planned distance.
+fn check_cuts(plan: &Plan, name: &str, track: &Track) -> Result<(), Failure> {
+    check_continuous(name, track)?;
+    let last = track.segments.len() - 1;
+    for (index, segment) in track.segments.iter().enumerate() {
+        let planned = u64::from(plan.segment_frames);
+        if (index < last && segment.samples != planned) || segment.samples > planned {
+            return Err(wrong(format_args!(
+                "{name}, {}: {} frames, not {planned}",
+                segment.name, segment.samples
+            )));
+        }
+        let keyframes = (0..segment.samples).step_by(plan.gop_frames.max(1) as usize);
+        if !segment.syncs.iter().copied().eq(keyframes) {
+            return Err(wrong(format_args!("{name}, {}: keyframes at {:?}", segment.name, segment.syncs)));
+        }
+    }
+    Ok(())
+}
+
+fn check_continuous(name: &str, track: &Track) -> Result<(), Failure> {
+    let mut at = 0;
+    for segment in &track.segments {
+        if segment.start != at {
+            return Err(wrong(format_args!(
+                "{name}, {}: begins at {} and not {at}",
+                segment.name, segment.start
+            )));
+        }
+        at += segment.duration;
+    }
+    Ok(())
+}
+
+fn aligned(a: &Track, b: &Track) -> bool {
+    // Cross-multiplied, so that different time scales compare exactly.
+    let at = |ticks: u64, of: &Track| u128::from(ticks) * u128::from(of.timescale);
+    a.segments.len() == b.segments.len()
+        && a.segments.iter().zip(&b.segments).all(|(one, other)| {
+            at(one.start, b) == at(other.start, a) && one.samples == other.samples && one.syncs == other.syncs
+        })
+}
+
+fn check_frames(plan: &Plan, frames: u64) -> Result<Option<String>, Failure> {
+    let missing = plan.frames.saturating_sub(frames);
+    if frames > plan.frames + 1 + plan.frames / 100 {
+        return Err(wrong(format_args!("{frames} frames, not {}", plan.frames)));
+    }
+    // Where a second to last frame ends is a matter of rounding; two frames of a short clip are no sign of damage.
+    if missing > 2 && missing as f64 > plan.frames as f64 * MISSING_MAX {
+        let detail = format!("only {frames} of {} frames could be made of the source", plan.frames);
+        return Err(Failure::new(FailureCode::SourceDamaged, detail));
+    }
+    Ok((missing > 1).then(|| format!("{missing} of {} frames are missing at the end", plan.frames)))
+}
+
+fn check_sound(planned: &AudioPlan, track: &Track) -> Result<Option<String>, Failure> {
+    check_continuous("audio", track)?;
+    let off = track.duration_s() - planned.duration_s;
+    if off.abs() > (planned.duration_s * SOUND_OFF_SHARE_MAX).max(1.0) {
+        let detail =
+            format!("the sound came out {off:+.1} s off its length: too much of it cannot be decoded");
+        return Err(Failure::new(FailureCode::SourceDamaged, detail));
+    }
+    Ok((off.abs() > SOUND_OFF_SECONDS).then(|| format!("the sound is {off:+.2} s off its length")))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::ladder::tests::plan_of;
+    use crate::package::track::Segment;
+
+    /// A track as it should be: `frames` at 29.97, cut by the plan.
+    pub(crate) fn picture(plan: &Plan, index: usize, frames: u64, bytes: u64) -> Track {
+        let (step, segment) = (u64::from(plan.gop_frames), u64::from(plan.segment_frames));
+        let mut segments = Vec::new();
+        let mut done = 0;
+        while done < frames {
+            let samples = segment.min(frames - done);
+            segments.push(Segment {
+                name: crate::ffmpeg::args::segment_name(index, segments.len() + 1),
+                bytes: bytes * samples,
+                start: done * 1001,
+                duration: samples * 1001,
+                samples,
+                syncs: (0..samples).step_by(step as usize).collect(),
+            });
+            done += samples;
+        }
+        let rung = &plan.rungs[index];
+        Track {
+            init: crate::ffmpeg::args::init_name(index),
+            init_bytes: 800,
+            timescale: 30_000,
+            codec: "avc1.64001e".into(),
+            size: Some((rung.width, rung.height)),
+            skip: 0,
+            segments,
+        }
+    }
+
+    fn verdict(change: impl Fn(&mut Vec<Track>)) -> Result<Vec<String>, FailureCode> {
+        let plan = plan_of(854, 480, false);
+        let mut tracks: Vec<Track> = (0..2).map(|index| picture(&plan, index, 300, 100)).collect();
+        change(&mut tracks);
+        check(&plan, &tracks, None).map_err(|failure| failure.code)
+    }
+
+    #[test]
+    fn what_was_planned_passes() {
+        assert_eq!(verdict(|_| {}), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_was_not_planned_does_not() {
+        let wrong = Err(FailureCode::VerifyFailed);
+        assert_eq!(verdict(|t| t[0].size = Some((1, 1))), wrong);
+        assert_eq!(verdict(|t| t[1].segments[1].start += 1), wrong, "a hole in time");
+        assert_eq!(verdict(|t| t[1].segments[1].syncs = vec![0, 61]), wrong, "a keyframe elsewhere");
+        assert_eq!(verdict(|t| t[0].segments[0].syncs.clear()), wrong, "no keyframe at the start");
+        assert_eq!(verdict(|t| t[1].segments.truncate(2)), wrong, "one rung is shorter");
+        assert_eq!(verdict(|t| t.iter_mut().for_each(|t| t.segments[0].samples = 119)), wrong);
+    }
+
+    #[test]
+    fn missing_frames_are_told_and_many_are_refused() {
+        let plan = plan_of(640, 360, false);
+        let frames = |n| check_frames(&plan, n).map_err(|failure| failure.code);
+        assert_eq!((frames(300), frames(299), frames(301)), (Ok(None), Ok(None), Ok(None)));
+        assert!(frames(298).unwrap().is_some() && frames(297).unwrap().is_some());
+        assert_eq!(frames(296), Err(FailureCode::SourceDamaged));
+        assert_eq!(frames(305), Err(FailureCode::VerifyFailed));
+    }
+}

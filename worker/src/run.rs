@@ -1,0 +1,359 @@
+//! One attempt at a job: fetch, probe, plan, encode, verify, store, publish.
+//!
+//! Straight-line code on purpose. Each step either gives what the next one needs or ends the attempt; what the end
+//! means for the job (another try, failed, cancelled) is decided by the store, in one place.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt};
+use millrace_wire::job::{FailureCode, Outputs, Phase, Progress, Rendition};
+use millrace_wire::spec::Input;
+use rand::Rng as _;
+use tracing::{Instrument as _, info, info_span, warn};
+
+use crate::cost::CostModel;
+use crate::failure::{Ended, Failure};
+use crate::ffmpeg::{self, Ffmpeg};
+use crate::lease::{Leases, Running, Stop};
+use crate::metrics::Metrics;
+use crate::objects::{self, Objects};
+use crate::package::{self, Package};
+use crate::source::{fetch::Fetcher, probe};
+use crate::store::{self, AttemptEnd, Claim, Manifest, Published, Store};
+use crate::{keys, ladder};
+
+/// First wait before another try; doubles with each, up to [`RETRY_MAX`].
+const RETRY_FIRST: Duration = Duration::from_secs(5);
+/// Longest wait before another try.
+const RETRY_MAX: Duration = Duration::from_secs(300);
+/// Between tries to reach a store that does not answer.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+/// Files written to the object store at once.
+const FILES_IN_FLIGHT: usize = 4;
+
+/// Runs attempts; shared by all slots.
+pub struct Runner {
+    /// Decides.
+    pub store: Arc<dyn Store>,
+    /// Holds inputs and outputs.
+    pub objects: Objects,
+    /// What is held.
+    pub leases: Arc<Leases>,
+    /// Encodes.
+    pub ffmpeg: Ffmpeg,
+    /// Gets inputs by URL.
+    pub fetcher: Fetcher,
+    /// Learns.
+    pub cost: Arc<CostModel>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// A private directory of this worker.
+    pub scratch: PathBuf,
+    /// Threads of one encode.
+    pub threads: u32,
+}
+
+/// How an attempt came out.
+enum Outcome {
+    Published,
+    Failed(Failure),
+    /// Told to stop; [`Running::stopped`] says why.
+    Stopped,
+}
+
+impl From<Failure> for Outcome {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Ended> for Outcome {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Cancelled => Self::Stopped,
+            Ended::Failed(failure) => Self::Failed(failure),
+        }
+    }
+}
+
+/// A directory that goes when its attempt ends, however it ends.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn create(path: PathBuf) -> Result<Self, Failure> {
+        let made = std::fs::create_dir_all(path.join("out"));
+        made.map_err(|e| Failure::scratch("create", &e))?;
+        Ok(Self(path))
+    }
+
+    fn input(&self) -> PathBuf {
+        self.0.join("input")
+    }
+
+    fn out(&self) -> PathBuf {
+        self.0.join("out")
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            warn!(path = %self.0.display(), %error, "cannot remove a scratch directory");
+        }
+    }
+}
+
+/// Takes an attempt out of the heartbeat when its task ends, a panic included: nobody must renew a dead one.
+struct Held<'a>(&'a Leases, &'a store::Lease);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.leave(self.1);
+    }
+}
+
+impl Runner {
+    /// Runs an attempt to its end and tells the store.
+    pub async fn run(&self, claim: Claim, running: Arc<Running>) {
+        let span = info_span!("attempt", job_id = %claim.job_id, attempt = claim.lease.epoch);
+        async {
+            let _held = Held(&self.leases, &claim.lease);
+            info!(waited_s = claim.waited.as_secs_f64(), "claimed");
+            let outcome = self.attempt(&claim, &running).await.unwrap_or_else(|outcome| outcome);
+            self.settle(&claim, &running, outcome).await;
+        }
+        .instrument(span)
+        .await;
+    }
+
+    async fn attempt(&self, claim: &Claim, running: &Running) -> Result<Outcome, Outcome> {
+        let scratch =
+            Scratch::create(self.scratch.join(format!("{}-a{}", claim.lease.job_uid, claim.lease.epoch)))?;
+        let input = scratch.input();
+        self.fetch(claim, running, &input).await?;
+
+        self.enter(running, Phase::Probing, None).await?;
+        let probe = probe::probe(&self.ffmpeg, &input, &running.stop).await?;
+        let plan = ladder::plan(&claim.spec, &probe, self.threads)?;
+        running.work_seconds(plan.work_seconds);
+
+        self.enter(running, Phase::Encoding, Some(plan.work_seconds)).await?;
+        let report = |seen| running.progress(progress(&seen, plan.duration_s));
+        let out = scratch.out();
+        let encoded = self.ffmpeg.encode(&plan, &input, &out, &report, &running.stop).await?;
+        self.cost.learn(plan.work_seconds, encoded.wall.as_secs_f64());
+        self.metrics.encoded(&plan, &encoded);
+
+        self.enter(running, Phase::Publishing, None).await?;
+        let package = {
+            let out = out.clone();
+            let plan = plan.clone();
+            let packaged = tokio::task::spawn_blocking(move || package::package(&plan, &out)).await;
+            packaged.map_err(|e| Failure::new(FailureCode::Internal, "packaging failed").log(e))??
+        };
+        self.publish(claim, running, &out, package, encoded.warnings).await
+    }
+
+    async fn fetch(&self, claim: &Claim, running: &Running, into: &Path) -> Result<(), Outcome> {
+        match &claim.spec.input {
+            Input::Url(url) => {
+                self.fetcher.fetch(url, into, &running.stop).await?;
+            }
+            Input::Path(path) => {
+                let (bucket, key) = keys::split_input_path(path).ok_or_else(|| {
+                    Failure::new(FailureCode::SourceNotFound, "input_path names no object").log(path)
+                })?;
+                let copied = tokio::select! {
+                    () = running.stop.cancelled() => return Err(Outcome::Stopped),
+                    copied = self.objects.get_file(&bucket, key, into) => copied,
+                };
+                copied.map_err(|error| match error {
+                    objects::Error::NotFound => {
+                        Failure::new(FailureCode::SourceNotFound, "nothing was uploaded at input_path")
+                            .log(path)
+                    }
+                    objects::Error::Local { .. } => {
+                        Failure::new(FailureCode::ScratchUnavailable, "no room to work in").log(error)
+                    }
+                    _ => Failure::new(FailureCode::ObjectsUnavailable, "the object store gives no bytes")
+                        .log(error),
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn publish(
+        &self,
+        claim: &Claim,
+        running: &Running,
+        out: &Path,
+        package: Package,
+        mut warnings: Vec<String>,
+    ) -> Result<Outcome, Outcome> {
+        let prefix = keys::attempt_prefix(&claim.lease);
+        let names: Vec<String> = package.files.iter().map(|file| file.name.clone()).collect();
+        let stored = futures::stream::iter(names)
+            .map(|name| {
+                let key = format!("{prefix}/{name}");
+                async move { self.objects.put_file(&claim.bucket, &key, &out.join(name)).await }
+            })
+            .buffer_unordered(FILES_IN_FLIGHT)
+            .try_collect::<Vec<()>>();
+        let stored = tokio::select! {
+            () = running.stop.cancelled() => return Err(Outcome::Stopped),
+            stored = stored => stored,
+        };
+        stored.map_err(|error| {
+            Failure::new(FailureCode::ObjectsUnavailable, "the object store takes no bytes").log(error)
+        })?;
+        warnings.extend(package.warnings.iter().cloned());
+        let manifest = Manifest {
+            bucket: claim.bucket.clone(),
+            prefix,
+            files: package.files.len(),
+            outputs: outputs(&package),
+            warnings,
+        };
+        match self.ask_store(running, || self.store.publish(&claim.lease, &manifest)).await? {
+            Published::Yes => Ok(Outcome::Published),
+            Published::No => {
+                // Cancelled first, or somebody else's by now: the settling write finds out which.
+                running.stop(Stop::Cancelled);
+                Err(Outcome::Stopped)
+            }
+        }
+    }
+
+    async fn enter(&self, running: &Running, phase: Phase, work_seconds: Option<f64>) -> Result<(), Outcome> {
+        let mine = self.ask_store(running, || self.store.enter(&running.lease, phase, work_seconds)).await?;
+        if !mine {
+            running.stop(Stop::LeaseLost);
+            return Err(Outcome::Stopped);
+        }
+        Ok(())
+    }
+
+    /// Asks until the store answers or the attempt has to stop: a store that is away for a while costs no work.
+    async fn ask_store<T, F>(&self, running: &Running, mut ask: impl FnMut() -> F) -> Result<T, Outcome>
+    where
+        F: Future<Output = Result<T, store::Error>>,
+    {
+        loop {
+            match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error @ store::Error::Unavailable(_)) => {
+                    self.metrics.store_errors.with_label_values(&[error.kind()]).inc();
+                    warn!(%error, "waiting for the store");
+                }
+                Err(error) => {
+                    return Err(Failure::new(FailureCode::Internal, "the job store failed")
+                        .log(error)
+                        .into());
+                }
+            }
+            tokio::select! {
+                () = running.stop.cancelled() => return Err(Outcome::Stopped),
+                () = tokio::time::sleep(STORE_RETRY) => {}
+            }
+        }
+    }
+
+    async fn settle(&self, claim: &Claim, running: &Running, outcome: Outcome) {
+        let (label, end) = match outcome {
+            Outcome::Published => {
+                info!("published");
+                ("succeeded", None)
+            }
+            Outcome::Failed(failure) => {
+                let code = failure.code;
+                warn!(code = code.as_str(), detail = failure.detail, log = failure.log, "attempt failed");
+                self.metrics.failures.with_label_values(&[code.as_str()]).inc();
+                let retry_after = retry_after(claim.lease.epoch);
+                ("failed", Some(AttemptEnd::Failed { code, detail: failure.detail, retry_after }))
+            }
+            Outcome::Stopped => match running.stopped() {
+                Some(Stop::Cancelled) => ("cancelled", Some(AttemptEnd::Cancelled)),
+                Some(Stop::Shutdown) => ("released", Some(AttemptEnd::Released)),
+                Some(Stop::LeaseLost) | None => ("lease_lost", None),
+            },
+        };
+        self.metrics.attempts.with_label_values(&[label]).inc();
+        if let Some(end) = end {
+            self.tell_store(running, &end).await;
+        }
+        if label != "succeeded" {
+            let prefix = keys::attempt_prefix(&claim.lease);
+            if let Err(error) = self.objects.delete_below(&claim.bucket, &prefix).await {
+                warn!(%error, prefix, "cannot remove what the attempt wrote; the sweep will");
+            }
+        }
+    }
+
+    /// Tells how it ended while the lease may still be ours; past that, the expiry says it.
+    async fn tell_store(&self, running: &Running, end: &AttemptEnd) {
+        while tokio::time::Instant::now() < running.deadline() {
+            match self.store.end(&running.lease, end).await {
+                Ok(()) => return,
+                Err(error) => {
+                    self.metrics.store_errors.with_label_values(&[error.kind()]).inc();
+                    warn!(%error, "cannot tell the store how the attempt ended, trying again");
+                }
+            }
+            tokio::time::sleep(STORE_RETRY).await;
+        }
+    }
+}
+
+/// How far a job is, by media time. It reaches 100 % only when it is published.
+fn progress(seen: &ffmpeg::Progress, duration_s: f64) -> Progress {
+    let media_seconds = seen.media.as_secs_f64().min(duration_s);
+    let left = duration_s - media_seconds;
+    Progress {
+        percent: (100.0 * media_seconds / duration_s.max(1e-3)).min(99.0),
+        media_seconds: Some(media_seconds),
+        speed: seen.speed,
+        eta_seconds: seen.speed.filter(|speed| *speed > 0.0).map(|speed| left / speed),
+    }
+}
+
+/// What clients see of a package, with file names for URLs.
+fn outputs(package: &Package) -> Outputs {
+    let rendition = |r: &package::Rendition| Rendition {
+        name: r.name.clone(),
+        width: r.width,
+        height: r.height,
+        bandwidth: r.bandwidth,
+        average_bandwidth: r.average_bandwidth,
+        codecs: r.codecs.clone(),
+        frame_rate: r.frame_rate,
+        url: r.playlist.clone(),
+    };
+    Outputs {
+        hls: package::playlist::MASTER.to_owned(),
+        duration_s: package.duration_s,
+        bytes: package.bytes,
+        renditions: package.renditions.iter().map(rendition).collect(),
+    }
+}
+
+/// Doubles with every attempt, with jitter so that what failed together does not come back together.
+fn retry_after(attempt: u64) -> Duration {
+    let doubled = RETRY_FIRST.saturating_mul(1 << attempt.saturating_sub(1).min(10));
+    doubled.min(RETRY_MAX).mul_f64(rand::rng().random_range(0.8..1.2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_before_another_try_doubles_up_to_its_limit() {
+        for (attempt, seconds) in [(1, 5.0), (2, 10.0), (4, 40.0), (60, 300.0)] {
+            let wait = retry_after(attempt).as_secs_f64();
+            assert!((seconds * 0.8..=seconds * 1.2).contains(&wait), "attempt {attempt}: {wait}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The input: how it comes here ([`fetch`]), what its first bytes say ([`sniff`]), and what it really holds
+//! ([`probe`]).
+//!
+//! Never the other way round: ffmpeg is given a local file that was fetched, checked and sniffed, and never a URL.
+
+pub mod address;
+pub mod fetch;
+pub mod probe;
+pub mod scan;
+pub mod sniff;

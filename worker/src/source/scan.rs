@@ -1,0 +1,150 @@
+//! What the packets of a stream say, one at a time and in bounded memory.
+//!
+//! Headers lie and are often absent (a browser's recorder writes no duration at all), so length, frame count and
+//! keyframes come from here.
+
+/// What was seen of one stream.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Seen {
+    /// Packets, those included that only fill the decoder before the first shown frame.
+    pub packets: u64,
+    /// Packets that are shown.
+    pub frames: u64,
+    /// Shown packets at which decoding can start.
+    pub keyframes: u64,
+    /// Timestamp of the first, in seconds on the container's clock.
+    pub start_s: Option<f64>,
+    /// End of the last.
+    pub end_s: f64,
+    /// Longest time without a new packet.
+    pub gap_max_s: f64,
+    last_start_s: f64,
+    last_duration_s: f64,
+}
+
+/// One line of ffprobe's `-show_packets`, compact, without keys.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Packet {
+    /// Its stream's index.
+    pub stream: usize,
+    /// Presentation time, else decoding time, in seconds.
+    pub time_s: Option<f64>,
+    /// In seconds, if the container knows.
+    pub duration_s: Option<f64>,
+    /// Decoding can start here.
+    pub key: bool,
+    /// Decoded, but not shown.
+    pub discarded: bool,
+}
+
+/// What ffprobe is asked for; [`Packet::parse`] reads it.
+pub const ENTRIES: &str = "packet=stream_index,pts_time,dts_time,duration_time,flags";
+
+impl Packet {
+    /// Reads `0|0.033367|0.033367|0.033367|K_`.
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.trim().split('|');
+        let stream = fields.next()?.parse().ok()?;
+        let mut seconds = || {
+            let text = fields.next()?;
+            Some(text.parse::<f64>().ok().filter(|seconds| seconds.is_finite()))
+        };
+        let (pts, dts, duration) = (seconds()?, seconds()?, seconds()?);
+        let flags = fields.next()?;
+        Some(Self {
+            stream,
+            time_s: pts.or(dts),
+            duration_s: duration.filter(|seconds| *seconds > 0.0),
+            key: flags.contains('K'),
+            discarded: flags.contains('D'),
+        })
+    }
+}
+
+impl Seen {
+    /// Takes the next packet of the stream.
+    pub fn add(&mut self, packet: Packet) {
+        self.packets += 1;
+        if packet.discarded {
+            return;
+        }
+        self.frames += 1;
+        self.keyframes += u64::from(packet.key);
+        let Some(time) = packet.time_s else { return };
+        let first = self.start_s.is_none();
+        self.start_s = Some(self.start_s.map_or(time, |start| start.min(time)));
+        if first || time > self.last_start_s {
+            if !first {
+                self.gap_max_s = self.gap_max_s.max(time - self.last_start_s);
+            }
+            self.last_start_s = time;
+            self.last_duration_s = packet.duration_s.unwrap_or(0.0);
+        }
+        self.end_s = self.end_s.max(time + packet.duration_s.unwrap_or(0.0));
+        if first {
+            self.end_s = time + packet.duration_s.unwrap_or(0.0);
+        }
+    }
+
+    /// Gives the last packet a duration, if the container had none for it.
+    pub fn close(&mut self, duration_s: f64) {
+        if self.frames > 0 && self.last_duration_s == 0.0 {
+            self.end_s = self.end_s.max(self.last_start_s + duration_s);
+        }
+    }
+
+    /// From the first packet to the end of the last.
+    pub fn length_s(&self) -> f64 {
+        self.start_s.map_or(0.0, |start| (self.end_s - start).max(0.0))
+    }
+
+    /// Shown packets per second, once there are two.
+    pub fn rate(&self) -> Option<f64> {
+        let span = self.last_start_s - self.start_s?;
+        (self.frames > 1 && span > 0.0).then(|| (self.frames - 1) as f64 / span)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(lines: &[&str]) -> Seen {
+        let mut seen = Seen::default();
+        lines.iter().for_each(|line| seen.add(Packet::parse(line).unwrap()));
+        seen
+    }
+
+    #[test]
+    fn reordered_frames_and_a_preroll() {
+        let seen = seen(&[
+            "0|-0.040000|-0.040000|0.040000|KD",
+            "0|0.000000|-0.080000|0.040000|K_",
+            "0|0.120000|-0.040000|0.040000|__",
+            "0|0.040000|0.000000|0.040000|__",
+            "0|0.080000|0.040000|0.040000|__",
+        ]);
+        assert_eq!((seen.packets, seen.frames, seen.keyframes), (5, 4, 1));
+        assert!(
+            (seen.length_s() - 0.16).abs() < 1e-9 && (seen.rate().unwrap() - 25.0).abs() < 1e-6,
+            "{seen:?}"
+        );
+    }
+
+    #[test]
+    fn no_durations_and_a_gap() {
+        let mut seen = seen(&["0|1.0|N/A|N/A|K__", "0|N/A|1.5|N/A|___", "0|9.5|N/A|N/A|___"]);
+        assert_eq!((seen.start_s, seen.gap_max_s, seen.end_s), (Some(1.0), 8.0, 9.5));
+        seen.close(0.5);
+        assert_eq!(seen.length_s(), 9.0);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_line_panics(line in "[0-9a-zA-Z|./:_-]{0,40}") {
+            if let Some(packet) = Packet::parse(&line) {
+                Seen::default().add(packet);
+            }
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! What every store must do, whatever database is behind it. A further backend runs these through its own `Fixture`.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millrace_wire::job::{FailureCode, Outputs, Phase, Progress, State};
+use millrace_wire::{JobId, JobSpec};
+
+use super::*;
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(30);
+pub(super) const ROOM: Room = Room { slots: 100, queue_max: 100 };
+
+/// A store on a fresh database, and more handles on the same one.
+struct Fixture {
+    folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    async fn open(&self) -> Arc<dyn Store> {
+        let url = format!("sqlite:{}", self.folder.path().join("jobs.db").display());
+        Arc::new(Sqlite::open(&url, 3).await.unwrap())
+    }
+}
+
+async fn worker(store: &dyn Store, name: &str, pool: &str) -> Identity {
+    store.register(&name.parse().unwrap(), &pool.parse().unwrap()).await.unwrap()
+}
+
+fn id(text: &str) -> JobId {
+    text.parse().unwrap()
+}
+
+pub(super) fn new_job(job_id: &str, fields: &str) -> NewJob {
+    let (spec, _) = JobSpec::parse(format!(r#"{{"input_url":"http://h/v"{fields}}}"#).as_bytes()).unwrap();
+    NewJob { tenant: TENANT_DEFAULT.to_owned(), job_id: id(job_id), spec, work_seconds: 10.0 }
+}
+
+async fn accept(store: &dyn Store, job_id: &str, by: &Identity) -> JobRow {
+    match store.accept(&new_job(job_id, ""), by, ROOM).await.unwrap() {
+        Accepted::Created(row) => row,
+        other => panic!("{job_id} was not created: {other:?}"),
+    }
+}
+
+async fn claim(store: &dyn Store, by: &Identity, lease: Duration) -> Claim {
+    for _ in 0..200 {
+        if let Some(claim) = store.claim(by, lease).await.unwrap() {
+            return claim;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("nothing to claim within 5 s");
+}
+
+async fn row(store: &dyn Store, job_id: &str) -> JobRow {
+    store.job(TENANT_DEFAULT, &id(job_id)).await.unwrap().unwrap()
+}
+
+async fn kinds(store: &dyn Store, job_id: &str) -> Vec<String> {
+    let uid = row(store, job_id).await.uid;
+    store.events(&uid, 0, 100).await.unwrap().into_iter().map(|e| e.kind).collect()
+}
+
+fn manifest(lease: &Lease) -> Manifest {
+    Manifest {
+        bucket: "aws".parse().unwrap(),
+        prefix: format!("jobs/{}/video/a{}", lease.job_uid, lease.epoch),
+        files: 3,
+        outputs: Outputs { hls: "master.m3u8".to_owned(), duration_s: 1.0, bytes: 9, renditions: Vec::new() },
+        warnings: Vec::new(),
+    }
+}
+
+fn beat(lease: &Lease) -> Beat {
+    Beat { lease: lease.clone(), progress: Progress { percent: 42.0, ..Progress::default() } }
+}
+
+#[tokio::test]
+async fn accepting_twice_is_one_job_and_another_spec_is_a_conflict() {
+    let store = Fixture::new();
+    let store = store.open().await;
+    let w = worker(&*store, "w1", "aws").await;
+    let first = accept(&*store, "j", &w).await;
+    assert_eq!((first.state, first.attempt), (State::Queued, 0));
+    let again = store.accept(&new_job("j", ""), &w, Room { slots: 0, queue_max: 0 }).await.unwrap();
+    assert!(
+        matches!(again, Accepted::Existing(row) if row.uid == first.uid),
+        "even when there is no room left"
+    );
+    let other = store.accept(&new_job("j", r#","crf":20"#), &w, ROOM).await.unwrap();
+    assert!(matches!(other, Accepted::Conflict));
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_the_lower_classes_first() {
+    let store = Fixture::new();
+    let store = store.open().await;
+    let w = worker(&*store, "w1", "aws").await;
+    let room = Room { slots: 0, queue_max: 10 };
+    let mut accepted = [0; 3];
+    for (class, fields) in [r#","priority":"batch""#, "", r#","priority":"live""#].iter().enumerate() {
+        for n in 0..20 {
+            let new = new_job(&format!("j{class}-{n}"), fields);
+            accepted[class] +=
+                i32::from(matches!(store.accept(&new, &w, room).await.unwrap(), Accepted::Created(_)));
+        }
+    }
+    assert_eq!(accepted, [5, 3, 2], "batch fills half, normal goes on to 80 %, live to the limit");
+}
+
+#[tokio::test]
+async fn claims_take_the_highest_class_then_the_oldest_and_only_of_the_own_pool() {
+    let store = Fixture::new();
+    let store = store.open().await;
+    let (aws, gcp) = (worker(&*store, "w1", "aws").await, worker(&*store, "w2", "gcp").await);
+    for (job, fields) in
+        [("b", r#","priority":"batch""#), ("n1", ""), ("n2", ""), ("l", r#","priority":"live""#)]
+    {
+        assert!(matches!(
+            store.accept(&new_job(job, fields), &aws, ROOM).await.unwrap(),
+            Accepted::Created(_)
+        ));
+    }
+    assert!(store.claim(&gcp, LONG).await.unwrap().is_none(), "another pool's waiting work is not taken");
+    let mut order = Vec::new();
+    while let Some(claim) = store.claim(&aws, LONG).await.unwrap() {
+        assert_eq!(claim.lease.epoch, 1);
+        order.push(claim.job_id.to_string());
+    }
+    assert_eq!(order, ["l", "n1", "n2", "b"]);
+    let running = row(&*store, "l").await;
+    assert_eq!((running.state, running.phase, running.attempt), (State::Running, Some(Phase::Source), 1));
+    assert_eq!(running.worker, Some(aws.worker));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_workers_never_claim_the_same_task() {
+    let fixture = Fixture::new();
+    let store = fixture.open().await;
+    let w = worker(&*store, "w0", "aws").await;
+    for n in 0..40 {
+        accept(&*store, &format!("j{n}"), &w).await;
+    }
+    let mut workers = tokio::task::JoinSet::new();
+    for n in 0..4 {
+        let store = fixture.open().await;
+        workers.spawn(async move {
+            let w = worker(&*store, &format!("w{n}"), "aws").await;
+            let mut mine = Vec::new();
+            while let Some(claim) = store.claim(&w, LONG).await.unwrap() {
+                mine.push(claim.job_id.to_string());
+            }
+            mine
+        });
+    }
+    let all: Vec<String> = workers.join_all().await.concat();
+    assert_eq!(all.len(), 40);
+    assert_eq!(all.iter().collect::<HashSet<_>>().len(), 40);
+}
+
+#[tokio::test]
+async fn an_expired_lease_goes_to_any_pool_and_its_zombie_can_do_nothing() {
+    let store = Fixture::new();
+    let store = store.open().await;
+    let (dead, heir) = (worker(&*store, "w1", "aws").await, worker(&*store, "w2", "gcp").await);
+    accept(&*store, "j", &dead).await;
+    let old = claim(&*store, &dead, SHORT).await.lease;
+    assert!(store.enter(&old, Phase::Publishing, None).await.unwrap());
+    let new = claim(&*store, &heir, LONG).await.lease;
+    assert_eq!((new.epoch, new.task_uid.as_str()), (2, old.task_uid.as_str()));
+
+    assert!(!store.enter(&old, Phase::Publishing, None).await.unwrap());
+    assert_eq!(store.publish(&old, &manifest(&old)).await.unwrap(), Published::No);
+    store.end(&old, &AttemptEnd::Released).await.unwrap();
+    let zombie = store.heartbeat(&dead, &[beat(&old)], LONG).await.unwrap();
+    assert_eq!(zombie.verdicts, [Verdict::Lost]);
+
+    assert!(store.enter(&new, Phase::Publishing, None).await.unwrap());
+    assert_eq!(store.publish(&new, &manifest(&new)).await.unwrap(), Published::Yes);
+    let done = row(&*store, "j").await;
+    assert_eq!((done.state, done.attempt, done.manifest), (State::Succeeded, 2, Some(manifest(&new))));
+    assert_eq!(done.error, None, "how an earlier attempt failed is no error of a job that succeeded");
+}
+
+#[tokio::test]
+async fn a_heartbeat_keeps_a_lease_and_a_publish_may_be_repeated() {
+    let store = Fixture::new();
+    let store = store.open().await;
+    let (w, other) = (worker(&*store, "w1", "aws").await, worker(&*store, "w2", "aws").await);
+    accept(&*store, "j", &w).await;
+    let lease = claim(&*store, &w, Duration::from_millis(400)).await.lease;
+    let answer = store.heartbeat(&w, &[beat(&lease)], LONG).await.unwrap();
+    assert_eq!((answer.verdicts, answer.superseded), (vec![Verdict::Renewed], false));
+    tokio::time::sleep(Duration::from_millis(450)).await;
+    assert!(store.claim(&other, LONG).await.unwrap().is_none());
+    assert_eq!(row(&*store, "j").await.progress.percent, 42.0);
+
+    assert_eq!(
+        store.publish(&lease, &manifest(&lease)).await.unwrap(),
+        Published::No,
+        "not before its phase"
+    );
+    assert!(store.enter(&lease, Phase::Publishing, Some(3.0)).await.unwrap());
+    for _ in 0..2 {
+        assert_eq!(store.publish(&lease, &manifest(&lease)).await.unwrap(), Published::Yes);
+    }
+    assert_eq!(kinds(&*store, "j").await, ["accepted", "claimed", "phase", "succeeded"]);
+}
+
+#[tokio::test]
+async fn a_cancel_before_the_commit_wins_and_after_it_is_too_late() {
+    let store = Fixture::new();
+    let store = store.open().await;
+    let w = worker(&*store, "w1", "aws").await;
+    let cancel = async |job: &str| store.cancel(TENANT_DEFAULT, &id(job)).await.unwrap();
+
+    accept(&*store, "waiting", &w).await;
+    assert!(matches!(cancel("waiting").await, Cancelled::Done(row) if row.state == State::Cancelled));
+    assert!(matches!(cancel("waiting").await, Cancelled::Done(_)), "again is the same");
+    assert!(store.claim(&w, LONG).await.unwrap().is_none());
+
+    accept(&*store, "running", &w).await;
+    let lease = claim(&*store, &w, LONG).await.lease;
+    assert!(store.enter(&lease, Phase::Publishing, None).await.unwrap());
+    assert!(matches!(cancel("running").await, Cancelled::Requested(_)));
+    assert_eq!(store.cancellations(&w).await.unwrap(), std::slice::from_ref(&lease));
+    assert_eq!(
+        store.heartbeat(&w, &[beat(&lease)], LONG).await.unwrap().verdicts,
+        [Verdict::CancelRequested]
+    );
+    assert_eq!(store.publish(&lease, &manifest(&lease)).await.unwrap(), Published::No);
+    // Even an attempt that failed meanwhile ends as cancelled, not as another try.
+    let failed = AttemptEnd::Failed {
+        code: FailureCode::EncodeFailed,
+        detail: String::new(),
+        retry_after: Duration::ZERO,
+    };
+    store.end(&lease, &failed).await.unwrap();
+    assert_eq!(row(&*store, "running").await.state, State::Cancelled);
+
+    accept(&*store, "done", &w).await;
+    let lease = claim(&*store, &w, LONG).await.lease;
+    assert!(store.enter(&lease, Phase::Publishing, None).await.unwrap());
+    assert_eq!(store.publish(&lease, &manifest(&lease)).await.unwrap(), Published::Yes);
+    assert!(matches!(cancel("done").await, Cancelled::TooLate(_)));
+    assert!(matches!(cancel("nobody").await, Cancelled::NotFound));
+}
+
+#[tokio::test]
+async fn a_cancelled_job_whose_worker_died_ends_when_its_lease_does() {
+    let store = Fixture::new();
+    let store = store.open().await;
+    let (dead, other) = (worker(&*store, "w1", "aws").await, worker(&*store, "w2", "aws").await);
+    accept(&*store, "j", &dead).await;
+    claim(&*store, &dead, SHORT).await;
+    assert!(matches!(store.cancel(TENANT_DEFAULT, &id("j")).await.unwrap(), Cancelled::Requested(_)));
+    for _ in 0..100 {
+        assert!(store.claim(&other, LONG).await.unwrap().is_none());
+        if row(&*store, "j").await.state == State::Cancelled {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("it is still {:?}", row(&*store, "j").await.state);
+}
+
+#[tokio::test]
+async fn failures_are_final_where_they_must_be_and_otherwise_counted_to_the_end() {
+    let store = Fixture::new();
+    let store = store.open().await;
+    let w = worker(&*store, "w1", "aws").await;
+    let fail = |code, wait| AttemptEnd::Failed { code, detail: "why".to_owned(), retry_after: wait };
+
+    accept(&*store, "bad", &w).await;
+    let lease = claim(&*store, &w, LONG).await.lease;
+    store.end(&lease, &fail(FailureCode::SourceNotFound, Duration::ZERO)).await.unwrap();
+    let bad = row(&*store, "bad").await;
+    assert_eq!(
+        (bad.state, bad.error),
+        (State::Failed, Some((FailureCode::SourceNotFound, "why".to_owned())))
+    );
+
+    accept(&*store, "later", &w).await;
+    let lease = claim(&*store, &w, LONG).await.lease;
+    store.end(&lease, &fail(FailureCode::EncodeFailed, LONG)).await.unwrap();
+    assert_eq!(row(&*store, "later").await.state, State::RetryWait);
+    assert!(store.claim(&w, LONG).await.unwrap().is_none(), "not before its time");
+
+    accept(&*store, "hopeless", &w).await;
+    for attempt in 1..=3 {
+        let lease = claim(&*store, &w, LONG).await.lease;
+        assert_eq!(lease.epoch, attempt);
+        store.end(&lease, &fail(FailureCode::EncodeFailed, Duration::ZERO)).await.unwrap();
+    }
+    assert_eq!(row(&*store, "hopeless").await.state, State::Dead);
+    assert!(store.claim(&w, LONG).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_released_lease_is_claimable_at_once_and_counts_towards_nothing() {
+    let store = Fixture::new();
+    let store = store.open().await;
+    let (w, other) = (worker(&*store, "w1", "aws").await, worker(&*store, "w2", "aws").await);
+    accept(&*store, "j", &w).await;
+    for _ in 0..5 {
+        let lease = claim(&*store, &w, LONG).await.lease;
+        store.end(&lease, &AttemptEnd::Released).await.unwrap();
+        assert_eq!(row(&*store, "j").await.state, State::Queued);
+    }
+    assert_eq!(store.claim(&other, LONG).await.unwrap().unwrap().lease.epoch, 6);
+}
+
+#[tokio::test]
+async fn a_worker_that_comes_back_gives_up_its_past_and_an_older_self_is_told() {
+    let store = Fixture::new();
+    let store = store.open().await;
+    let first = worker(&*store, "w1", "aws").await;
+    accept(&*store, "j", &first).await;
+    let old = claim(&*store, &first, LONG).await.lease;
+    let second = worker(&*store, "w1", "aws").await;
+    assert_eq!(second.incarnation, first.incarnation + 1);
+    assert_eq!(claim(&*store, &second, LONG).await.lease.epoch, 2, "at once, not after the lease");
+    let answer = store.heartbeat(&first, &[beat(&old)], LONG).await.unwrap();
+    assert_eq!((answer.verdicts, answer.superseded), (vec![Verdict::Lost], true));
+    assert!(!store.heartbeat(&second, &[], LONG).await.unwrap().superseded);
+}
+
+#[tokio::test]
+async fn the_backlog_counts_what_waits_whoever_accepted_it() {
+    let store = Fixture::new();
+    let store = store.open().await;
+    let (a, b) = (worker(&*store, "w1", "aws").await, worker(&*store, "w2", "aws").await);
+    let gcp = worker(&*store, "w3", "gcp").await;
+    for (n, by) in [&a, &a, &b, &gcp].into_iter().enumerate() {
+        accept(&*store, &format!("j{n}"), by).await;
+    }
+    let seen = Backlog { accepted_here: 2, accepted_here_work: 20.0, pool: 3, pool_work: 30.0 };
+    assert_eq!(store.backlog(&a).await.unwrap(), seen);
+    claim(&*store, &b, LONG).await;
+    let seen = Backlog { accepted_here: 1, accepted_here_work: 10.0, pool: 2, pool_work: 20.0 };
+    assert_eq!(store.backlog(&a).await.unwrap(), seen, "b took a's oldest");
+}
+
+#[tokio::test]
+async fn pages_are_newest_first_and_complete() {
+    let store = Fixture::new();
+    let store = store.open().await;
+    let w = worker(&*store, "w1", "aws").await;
+    for n in 0..7 {
+        accept(&*store, &format!("j{n}"), &w).await;
+    }
+    let (mut seen, mut before) = (Vec::new(), None);
+    loop {
+        let page = store.jobs(TENANT_DEFAULT, &Filter { state: None, limit: 3, before }).await.unwrap();
+        let Some(last) = page.last() else { break };
+        before = Some(last.uid.clone());
+        seen.extend(page.iter().map(|row| row.job_id.to_string()));
+    }
+    assert_eq!(seen, ["j6", "j5", "j4", "j3", "j2", "j1", "j0"]);
+    let running = Filter { state: Some(State::Running), limit: 10, before: None };
+    assert!(store.jobs(TENANT_DEFAULT, &running).await.unwrap().is_empty());
+    assert!(
+        store
+            .jobs("somebody-else", &Filter { state: None, limit: 9, before: None })
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_start_together_open_one_store() {
+    let fixture = Arc::new(Fixture::new());
+    let mut opening = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let fixture = Arc::clone(&fixture);
+        opening.spawn(async move {
+            let store = fixture.open().await;
+            (store.id().to_owned(), store.signing_key().to_vec())
+        });
+    }
+    let seen: HashSet<_> = opening.join_all().await.into_iter().collect();
+    assert_eq!(seen.len(), 1);
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_opened_says_why() {
+    for (url, says) in [
+        ("postgres://localhost/x", "must be sqlite:PATH"),
+        ("sqlite:", "must be sqlite:PATH"),
+        ("sqlite:/proc/nowhere/jobs.db", "cannot create"),
+    ] {
+        let error = Sqlite::open(url, 3).await.unwrap_err().to_string();
+        assert!(error.contains(says), "{url}: {error}");
+    }
+}

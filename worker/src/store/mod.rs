@@ -1,0 +1,340 @@
+//! The job store: the one place that decides what is true about a job.
+//!
+//! At-least-once execution, exactly-once effect: workers may do work twice, but a job is acknowledged only after
+//! [`Store::accept`] committed it, and its outputs become visible only through [`Store::publish`]. Everything a
+//! worker writes carries the epoch of its claim; after somebody else claimed, it changes nothing.
+//!
+//! There is no clock in this interface on purpose: times are the database's own. Rejected: LISTEN/NOTIFY, advisory
+//! locks and SKIP LOCKED, because stores that speak the same SQL elsewhere lack them; a queue service beside the
+//! database, because then two systems would have to agree on what was accepted.
+
+#[cfg(test)]
+mod conformance;
+mod sqlite;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use millrace_wire::job::{FailureCode, Outputs, Phase, Progress, State};
+use millrace_wire::spec::Priority;
+use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
+use serde::{Deserialize, Serialize};
+
+pub use sqlite::Sqlite;
+
+/// Whose jobs they are. One tenant until clients authenticate.
+pub const TENANT_DEFAULT: &str = "default";
+
+/// What the store could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database did not answer, is locked for too long, or its disk is full: try again later.
+    #[error("the job store does not answer: {0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// A row does not hold what this version expects.
+    #[error("the job store holds something unreadable: {0}")]
+    Corrupt(String),
+    /// The store cannot be opened as configured.
+    #[error("cannot open the job store {url}: {message}")]
+    Open {
+        /// As configured.
+        url: String,
+        /// What is wrong and what would be right.
+        message: String,
+    },
+}
+
+impl Error {
+    /// A metric label.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "unavailable",
+            Self::Corrupt(_) => "corrupt",
+            Self::Open { .. } => "open",
+        }
+    }
+}
+
+/// A submit that passed validation.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// Whose.
+    pub tenant: String,
+    /// Its public name.
+    pub job_id: JobId,
+    /// What was asked.
+    pub spec: JobSpec,
+    /// Reference-seconds it will cost, as far as anybody knows before the probe.
+    pub work_seconds: f64,
+}
+
+/// How full the accepting worker may get.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Jobs it runs at once.
+    pub slots: u32,
+    /// Jobs that may wait beyond those.
+    pub queue_max: u32,
+}
+
+/// What became of a submit.
+#[derive(Debug, Clone)]
+pub enum Accepted {
+    /// Committed now.
+    Created(JobRow),
+    /// The same id and the same spec were committed before.
+    Existing(JobRow),
+    /// The same id with another spec.
+    Conflict,
+    /// No room for its class; nothing was written.
+    Full,
+}
+
+/// A worker as it registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name.
+    pub worker: WorkerId,
+    /// Its pool.
+    pub pool: PoolId,
+    /// Which life of it this is.
+    pub incarnation: u64,
+}
+
+/// Proof of a claim: writes go through only while this is the task's latest.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Lease {
+    /// The task.
+    pub task_uid: String,
+    /// Its job.
+    pub job_uid: String,
+    /// The claim's number; also the attempt's.
+    pub epoch: u64,
+}
+
+/// A claimed task with all that is needed to do it.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The proof.
+    pub lease: Lease,
+    /// The job's public name, for logs.
+    pub job_id: JobId,
+    /// What was asked.
+    pub spec: JobSpec,
+    /// Bucket of the outputs.
+    pub bucket: PoolId,
+    /// Estimate before the probe.
+    pub work_seconds: f64,
+    /// How long it waited since acceptance or its last release.
+    pub waited: Duration,
+}
+
+/// One running task's sign of life.
+#[derive(Debug, Clone)]
+pub struct Beat {
+    /// The proof.
+    pub lease: Lease,
+    /// How far it is.
+    pub progress: Progress,
+}
+
+/// What the store says to a sign of life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The lease runs on from now.
+    Renewed,
+    /// A client wants it stopped.
+    CancelRequested,
+    /// Somebody else claimed it, or it ended.
+    Lost,
+}
+
+/// The answer to a batched heartbeat.
+#[derive(Debug, Clone)]
+pub struct Heartbeat {
+    /// One per beat, in order.
+    pub verdicts: Vec<Verdict>,
+    /// A later process registered under this worker's name.
+    pub superseded: bool,
+}
+
+/// How an attempt ended without publishing.
+#[derive(Debug, Clone)]
+pub enum AttemptEnd {
+    /// It failed. The store decides between `failed`, `retry_wait` and `dead`.
+    Failed {
+        /// Why.
+        code: FailureCode,
+        /// What the client reads.
+        detail: String,
+        /// Before another attempt.
+        retry_after: Duration,
+    },
+    /// Given back untouched: the worker stops. Claimable at once, and counts towards nothing.
+    Released,
+    /// Stopped because a client asked.
+    Cancelled,
+}
+
+/// What a publish came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// The job succeeded with this manifest, now or in an earlier try whose answer was lost.
+    Yes,
+    /// Cancelled first, or the lease is somebody else's.
+    No,
+}
+
+/// What a cancel came to.
+#[derive(Debug, Clone)]
+pub enum Cancelled {
+    /// It was waiting and is now cancelled, or already was.
+    Done(JobRow),
+    /// It runs; its worker will see the request.
+    Requested(JobRow),
+    /// It had already ended.
+    TooLate(JobRow),
+    /// No such job.
+    NotFound,
+}
+
+/// Where the outputs of a finished job lie. The whole truth for readers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Bucket.
+    pub bucket: PoolId,
+    /// Key prefix of every file, without a trailing slash.
+    pub prefix: String,
+    /// Number of files below it.
+    pub files: usize,
+    /// What clients see, with file names for URLs.
+    pub outputs: Outputs,
+    /// What was odd, but not fatal.
+    pub warnings: Vec<String>,
+}
+
+/// A job as stored.
+#[derive(Debug, Clone)]
+pub struct JobRow {
+    /// Internal name, used in paths.
+    pub uid: String,
+    /// Public name.
+    pub job_id: JobId,
+    /// What was asked.
+    pub spec: JobSpec,
+    /// Hash of the asking.
+    pub spec_hash: String,
+    /// Class.
+    pub priority: Priority,
+    /// State.
+    pub state: State,
+    /// What it is at.
+    pub phase: Option<Phase>,
+    /// Pool.
+    pub pool: PoolId,
+    /// Who runs it or ran it last.
+    pub worker: Option<WorkerId>,
+    /// Tries so far.
+    pub attempt: u32,
+    /// How far.
+    pub progress: Progress,
+    /// Outputs.
+    pub manifest: Option<Manifest>,
+    /// Why the last attempt failed.
+    pub error: Option<(FailureCode, String)>,
+    /// A client wants it stopped.
+    pub cancel_requested: bool,
+    /// Milliseconds since 1970.
+    pub created_at_ms: i64,
+    /// Milliseconds since 1970.
+    pub started_at_ms: Option<i64>,
+    /// Milliseconds since 1970.
+    pub finished_at_ms: Option<i64>,
+}
+
+/// Which jobs to list: the newest first.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// Only these.
+    pub state: Option<State>,
+    /// At most so many.
+    pub limit: u32,
+    /// Older than this job's uid.
+    pub before: Option<String>,
+}
+
+/// What waits.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Backlog {
+    /// Jobs that one worker accepted and nobody claimed.
+    pub accepted_here: u32,
+    /// Their reference-seconds.
+    pub accepted_here_work: f64,
+    /// Jobs that wait in the pool, whoever accepted them.
+    pub pool: u32,
+    /// Their reference-seconds.
+    pub pool_work: f64,
+}
+
+/// Something that happened to a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Its place in the order of all events.
+    pub seq: i64,
+    /// `accepted`, `claimed`, `phase`, `succeeded`, `failed`, `retry_wait`, `released`, `cancelled`, `dead`, …
+    pub kind: String,
+    /// JSON.
+    pub body: String,
+}
+
+/// The job store. Every method is one transaction; nothing but the database is awaited inside one.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// The deployment's store, by a name given at its creation: equal ids are the same jobs.
+    fn id(&self) -> &str;
+
+    /// Secret that signs upload URLs, shared by every worker of this store.
+    fn signing_key(&self) -> &[u8];
+
+    /// Enters a worker and gives it the next incarnation. Leases of its earlier lives end now.
+    async fn register(&self, worker: &WorkerId, pool: &PoolId) -> Result<Identity, Error>;
+
+    /// Commits a job if there is room for its class. Only after this may a client be told so.
+    async fn accept(&self, new: &NewJob, by: &Identity, room: Room) -> Result<Accepted, Error>;
+
+    /// One job.
+    async fn job(&self, tenant: &str, job_id: &JobId) -> Result<Option<JobRow>, Error>;
+
+    /// A page of jobs, the newest first.
+    async fn jobs(&self, tenant: &str, filter: &Filter) -> Result<Vec<JobRow>, Error>;
+
+    /// Ends a waiting job, or asks the worker of a running one to stop.
+    async fn cancel(&self, tenant: &str, job_id: &JobId) -> Result<Cancelled, Error>;
+
+    /// Claims an expired task of any pool, else the oldest waiting task of the highest class in the worker's own.
+    async fn claim(&self, by: &Identity, lease: Duration) -> Result<Option<Claim>, Error>;
+
+    /// Renews every lease of a worker at once.
+    async fn heartbeat(&self, by: &Identity, beats: &[Beat], lease: Duration) -> Result<Heartbeat, Error>;
+
+    /// Which of this worker's running tasks a client wants stopped.
+    async fn cancellations(&self, by: &Identity) -> Result<Vec<Lease>, Error>;
+
+    /// Enters a phase; with a better estimate of the work where one is known. `false`: the lease is lost.
+    async fn enter(&self, lease: &Lease, phase: Phase, work_seconds: Option<f64>) -> Result<bool, Error>;
+
+    /// Makes outputs visible: the commit of a job. Safe to repeat when the answer was lost.
+    async fn publish(&self, lease: &Lease, manifest: &Manifest) -> Result<Published, Error>;
+
+    /// Ends an attempt that did not publish. A lost lease changes nothing.
+    async fn end(&self, lease: &Lease, end: &AttemptEnd) -> Result<(), Error>;
+
+    /// What waits, at this worker and in its pool.
+    async fn backlog(&self, of: &Identity) -> Result<Backlog, Error>;
+
+    /// What happened to a job after event `after`, in order.
+    async fn events(&self, job_uid: &str, after: i64, limit: u32) -> Result<Vec<Event>, Error>;
+
+    /// Whether the database answers.
+    async fn ping(&self) -> Result<(), Error>;
+}

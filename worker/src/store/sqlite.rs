@@ -1,0 +1,836 @@
+//! The embedded store: one SQLite file, shared by the workers of one host.
+//!
+//! WAL with full sync, so that a commit survives the machine; `BEGIN IMMEDIATE`, so that a transaction that will
+//! write waits for its turn at the start and never fails in the middle. SQLite has one writer at a time, which makes
+//! claims serial: unlike on a server database there is nothing to gain from picking at random among the head of the
+//! queue, so the oldest is taken and the order is strict. It survives a process, not its disk.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use millrace_wire::job::{FailureCode, Phase, State};
+use millrace_wire::spec::Priority;
+use millrace_wire::{JobId, PoolId, WorkerId};
+use serde_json::json;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
+};
+use sqlx::{Connection as _, Row, Sqlite as Db, Transaction};
+
+use super::{
+    Accepted, AttemptEnd, Backlog, Beat, Cancelled, Claim, Error, Event, Filter, Heartbeat, Identity, JobRow,
+    Lease, Manifest, NewJob, Published, Room, Store, Verdict,
+};
+
+/// How long a transaction waits for its turn before the store counts as unavailable.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long work that lost its worker is left to its own pool before another pool takes it, in milliseconds: an idle
+/// neighbour beside the input comes first, and looks every second.
+macro_rules! head_start_ms {
+    () => {
+        "2000"
+    };
+}
+/// Connections that read; one writes.
+const READERS_MAX: u32 = 4;
+
+/// Milliseconds since 1970 by the database's clock.
+macro_rules! now {
+    () => {
+        "CAST(unixepoch('subsec') * 1000 AS INTEGER)"
+    };
+}
+
+/// [`Store`] on one SQLite file.
+#[derive(Debug)]
+pub struct Sqlite {
+    writer: SqlitePool,
+    readers: SqlitePool,
+    id: String,
+    signing_key: Vec<u8>,
+    failures_max: u32,
+}
+
+impl Sqlite {
+    /// Opens `sqlite:PATH`, creates the file and its folder where missing, and brings the schema up to date.
+    ///
+    /// `failures_max` is how many counted failures make a job `dead`.
+    ///
+    /// # Errors
+    /// [`Error::Open`] when the path cannot be used or the schema is from a later version.
+    pub async fn open(url: &str, failures_max: u32) -> Result<Self, Error> {
+        let refuse = |message: String| Error::Open { url: url.to_owned(), message };
+        let path = url.strip_prefix("sqlite:").map(|p| p.strip_prefix("//").unwrap_or(p)).unwrap_or_default();
+        if path.is_empty() || path.contains([':', '?']) {
+            return Err(refuse("it must be sqlite:PATH, a file on a local disk".to_owned()));
+        }
+        let path = PathBuf::from(path);
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder)
+            .map_err(|e| refuse(format!("cannot create {}: {e}", folder.display())))?;
+
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(BUSY_TIMEOUT);
+
+        // Workers of one host start together; switching to WAL and migrating are for one of them at a time.
+        let guard =
+            lock_beside(&path).await.map_err(|e| refuse(format!("cannot lock it for opening: {e}")))?;
+        // A full disk makes SQLite roll back by itself; sqlx's own rollback then fails and leaves the connection
+        // counting a transaction that is gone. Such a connection would refuse every later one: drop it.
+        let pool = |connections: u32| {
+            SqlitePoolOptions::new().max_connections(connections).acquire_timeout(BUSY_TIMEOUT).after_release(
+                |connection, _| {
+                    let settled = !connection.is_in_transaction();
+                    Box::pin(async move { Ok(settled) })
+                },
+            )
+        };
+        let writer = pool(1).connect_with(options.clone()).await.map_err(|e| refuse(e.to_string()))?;
+        sqlx::migrate!("./migrations/sqlite").run(&writer).await.map_err(|e| refuse(e.to_string()))?;
+        let id = meta(&writer, "store_id", || uuid::Uuid::now_v7().to_string()).await?;
+        let key = meta(&writer, "signing_key", || hex::encode(rand::random::<[u8; 32]>())).await?;
+        drop(guard);
+
+        let readers = pool(READERS_MAX).connect_with(options).await.map_err(|e| refuse(e.to_string()))?;
+        let signing_key = hex::decode(key).map_err(|e| Error::Corrupt(format!("signing_key: {e}")))?;
+        Ok(Self { writer, readers, id, signing_key, failures_max })
+    }
+
+    async fn begin(&self) -> Result<Transaction<'static, Db>, Error> {
+        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => {
+                Self::Corrupt(error.to_string())
+            }
+            other => Self::Unavailable(other),
+        }
+    }
+}
+
+/// Holds `PATH.lock` until dropped.
+async fn lock_beside(path: &Path) -> std::io::Result<std::fs::File> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    tokio::task::spawn_blocking(move || {
+        let file = std::fs::File::options().create(true).truncate(false).write(true).open(name)?;
+        file.lock()?;
+        Ok(file)
+    })
+    .await
+    .expect("locking does not panic")
+}
+
+async fn meta(pool: &SqlitePool, key: &str, make: impl FnOnce() -> String) -> Result<String, Error> {
+    sqlx::query("INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT DO NOTHING")
+        .bind(key)
+        .bind(make())
+        .execute(pool)
+        .await?;
+    Ok(sqlx::query_scalar("SELECT value FROM meta WHERE key = ?").bind(key).fetch_one(pool).await?)
+}
+
+fn corrupt(what: &str, got: &str) -> Error {
+    Error::Corrupt(format!("{what} {got:?}"))
+}
+
+fn class_of(priority: Priority) -> i64 {
+    match priority {
+        Priority::Live => 0,
+        Priority::Normal => 1,
+        Priority::Batch => 2,
+    }
+}
+
+fn failure_code(name: &str) -> Result<FailureCode, Error> {
+    FailureCode::ALL.iter().copied().find(|c| c.as_str() == name).ok_or_else(|| corrupt("error_code", name))
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+/// Reads `SELECT * FROM job`.
+fn job_row(row: &SqliteRow) -> Result<JobRow, Error> {
+    let text = |column: &str| row.try_get::<String, _>(column);
+    let maybe = |column: &str| row.try_get::<Option<String>, _>(column);
+    let json = |column: &str, value: &str| Error::Corrupt(format!("{column} is {value:?}"));
+    let (state, spec, job_id, pool, progress) =
+        (text("state")?, text("spec")?, text("job_id")?, text("pool")?, text("progress")?);
+    let phase = maybe("phase")?;
+    let manifest = maybe("manifest")?;
+    let error = match maybe("error_code")? {
+        Some(code) => Some((failure_code(&code)?, maybe("error_detail")?.unwrap_or_default())),
+        None => None,
+    };
+    let class: i64 = row.try_get("class")?;
+    Ok(JobRow {
+        uid: text("uid")?,
+        job_id: job_id.parse().map_err(|_| corrupt("job_id", &job_id))?,
+        spec: serde_json::from_str(&spec).map_err(|_| json("spec", &spec))?,
+        spec_hash: text("spec_hash")?,
+        priority: Priority::ALL[usize::try_from(class).unwrap_or(1).min(2)],
+        state: State::parse(&state).ok_or_else(|| corrupt("state", &state))?,
+        phase: phase.map(|p| Phase::parse(&p).ok_or_else(|| corrupt("phase", &p))).transpose()?,
+        pool: PoolId::from_str(&pool).map_err(|_| corrupt("pool", &pool))?,
+        worker: maybe("worker")?
+            .map(|w| WorkerId::from_str(&w).map_err(|_| corrupt("worker", &w)))
+            .transpose()?,
+        attempt: u32::try_from(row.try_get::<i64, _>("attempt")?).unwrap_or(u32::MAX),
+        progress: serde_json::from_str(&progress).map_err(|_| json("progress", &progress))?,
+        manifest: manifest.map(|m| serde_json::from_str(&m).map_err(|_| json("manifest", &m))).transpose()?,
+        error,
+        cancel_requested: row.try_get::<Option<i64>, _>("cancel_requested_at")?.is_some(),
+        created_at_ms: row.try_get("created_at")?,
+        started_at_ms: row.try_get("started_at")?,
+        finished_at_ms: row.try_get("finished_at")?,
+    })
+}
+
+async fn find(on: &mut SqliteConnection, tenant: &str, job_id: &JobId) -> Result<Option<JobRow>, Error> {
+    let row = sqlx::query("SELECT * FROM job WHERE tenant = ? AND job_id = ?")
+        .bind(tenant)
+        .bind(job_id.as_str())
+        .fetch_optional(on)
+        .await?;
+    row.as_ref().map(job_row).transpose()
+}
+
+async fn record(
+    on: &mut SqliteConnection,
+    job_uid: &str,
+    kind: &str,
+    body: serde_json::Value,
+) -> Result<(), Error> {
+    sqlx::query(concat!("INSERT INTO event (job_uid, at, kind, body) VALUES (?, ", now!(), ", ?, ?)"))
+        .bind(job_uid)
+        .bind(kind)
+        .bind(body.to_string())
+        .execute(on)
+        .await?;
+    Ok(())
+}
+
+/// Ends the attempt row of a claim.
+async fn close_attempt(
+    on: &mut SqliteConnection,
+    lease: &Lease,
+    outcome: &str,
+    error: Option<(&str, &str)>,
+) -> Result<(), Error> {
+    sqlx::query(concat!(
+        "UPDATE attempt SET ended_at = ",
+        now!(),
+        ", outcome = ?, code = ?, detail = ? ",
+        "WHERE task_uid = ? AND number = ? AND ended_at IS NULL"
+    ))
+    .bind(outcome)
+    .bind(error.map(|(code, _)| code))
+    .bind(error.map(|(_, detail)| detail))
+    .bind(&lease.task_uid)
+    .bind(lease.epoch as i64)
+    .execute(on)
+    .await?;
+    Ok(())
+}
+
+/// Takes a task out of `running`, if the lease still is the latest. The first write of whatever ends an attempt.
+async fn leave(on: &mut SqliteConnection, lease: &Lease, state: &str) -> Result<bool, Error> {
+    let left = sqlx::query(
+        "UPDATE task SET state = ?, owner = NULL, owner_incarnation = NULL, lease_expires_at = NULL \
+         WHERE uid = ? AND epoch = ? AND state = 'running'",
+    )
+    .bind(state)
+    .bind(&lease.task_uid)
+    .bind(lease.epoch as i64)
+    .execute(on)
+    .await?;
+    Ok(left.rows_affected() == 1)
+}
+
+async fn finish_job(
+    on: &mut SqliteConnection,
+    job_uid: &str,
+    state: State,
+    error: Option<(&str, &str)>,
+) -> Result<(), Error> {
+    sqlx::query(concat!(
+        "UPDATE job SET state = ?, phase = NULL, error_code = ?, error_detail = ?, finished_at = ",
+        now!(),
+        " WHERE uid = ?"
+    ))
+    .bind(state.as_str())
+    .bind(error.map(|(code, _)| code))
+    .bind(error.map(|(_, detail)| detail))
+    .bind(job_uid)
+    .execute(&mut *on)
+    .await?;
+    record(on, job_uid, state.as_str(), error.map_or(json!({}), |(code, _)| json!({ "code": code }))).await
+}
+
+/// Counts a failure and decides what it means: another try later, or the end.
+async fn count_failure(
+    on: &mut SqliteConnection,
+    lease: &Lease,
+    (code, detail): (FailureCode, &str),
+    retry_after: Duration,
+    failures_max: u32,
+) -> Result<(), Error> {
+    let error = Some((code.as_str(), detail));
+    if code.is_permanent() {
+        sqlx::query("UPDATE task SET state = 'failed' WHERE uid = ?")
+            .bind(&lease.task_uid)
+            .execute(&mut *on)
+            .await?;
+        return finish_job(on, &lease.job_uid, State::Failed, error).await;
+    }
+    let failures: i64 = sqlx::query_scalar(concat!(
+        "UPDATE task SET failures = failures + 1, not_before = ",
+        now!(),
+        " + ? WHERE uid = ? RETURNING failures"
+    ))
+    .bind(millis(retry_after))
+    .bind(&lease.task_uid)
+    .fetch_one(&mut *on)
+    .await?;
+    if failures >= i64::from(failures_max) {
+        sqlx::query("UPDATE task SET state = 'failed' WHERE uid = ?")
+            .bind(&lease.task_uid)
+            .execute(&mut *on)
+            .await?;
+        return finish_job(on, &lease.job_uid, State::Dead, error).await;
+    }
+    sqlx::query(
+        "UPDATE job SET state = 'retry_wait', phase = NULL, error_code = ?, error_detail = ? WHERE uid = ?",
+    )
+    .bind(code.as_str())
+    .bind(detail)
+    .bind(&lease.job_uid)
+    .execute(&mut *on)
+    .await?;
+    let body = json!({ "code": code.as_str(), "failures": failures, "retry_after_ms": millis(retry_after) });
+    record(on, &lease.job_uid, "retry_wait", body).await
+}
+
+/// Ends leases that ran out: back to the queue, or over where a client asked or the tries are used up.
+async fn reap(on: &mut SqliteConnection, failures_max: u32) -> Result<(), Error> {
+    let expired = sqlx::query(concat!(
+        "SELECT task.uid, task.job_uid, task.epoch, job.cancel_requested_at IS NOT NULL AS cancelled ",
+        "FROM task JOIN job ON job.uid = task.job_uid ",
+        "WHERE task.state = 'running' AND task.lease_expires_at <= ",
+        now!(),
+        " LIMIT 32"
+    ))
+    .fetch_all(&mut *on)
+    .await?;
+    for row in expired {
+        let lease = Lease {
+            task_uid: row.try_get(0)?,
+            job_uid: row.try_get(1)?,
+            epoch: row.try_get::<i64, _>(2)? as u64,
+        };
+        let cancelled: bool = row.try_get(3)?;
+        leave(on, &lease, if cancelled { "cancelled" } else { "waiting" }).await?;
+        let detail = "the worker that ran it stopped answering";
+        close_attempt(on, &lease, "lease_lost", Some((FailureCode::LeaseLost.as_str(), detail))).await?;
+        if cancelled {
+            finish_job(on, &lease.job_uid, State::Cancelled, None).await?;
+        } else {
+            // No back-off: the work is sound as far as anybody knows, and its client has already waited a lease.
+            count_failure(on, &lease, (FailureCode::LeaseLost, detail), Duration::ZERO, failures_max).await?;
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn signing_key(&self) -> &[u8] {
+        &self.signing_key
+    }
+
+    async fn register(&self, worker: &WorkerId, pool: &PoolId) -> Result<Identity, Error> {
+        let mut tx = self.begin().await?;
+        let incarnation: i64 = sqlx::query_scalar(concat!(
+            "INSERT INTO worker (name, pool, incarnation, registered_at, seen_at) VALUES (?, ?, 1, ",
+            now!(),
+            ", ",
+            now!(),
+            ") ON CONFLICT (name) DO UPDATE SET pool = excluded.pool, incarnation = incarnation + 1, ",
+            "registered_at = excluded.registered_at, seen_at = excluded.seen_at RETURNING incarnation"
+        ))
+        .bind(worker.as_str())
+        .bind(pool.as_str())
+        .fetch_one(&mut *tx)
+        .await?;
+        sqlx::query(concat!(
+            "UPDATE task SET lease_expires_at = ",
+            now!(),
+            " WHERE owner = ? AND state = 'running'"
+        ))
+        .bind(worker.as_str())
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(Identity { worker: worker.clone(), pool: pool.clone(), incarnation: incarnation as u64 })
+    }
+
+    async fn accept(&self, new: &NewJob, by: &Identity, room: Room) -> Result<Accepted, Error> {
+        let hash = new.spec.hash();
+        let mut tx = self.begin().await?;
+        if let Some(existing) = find(&mut tx, &new.tenant, &new.job_id).await? {
+            return Ok(if existing.spec_hash == hash {
+                Accepted::Existing(existing)
+            } else {
+                Accepted::Conflict
+            });
+        }
+        let held: i64 = sqlx::query_scalar(
+            "SELECT (SELECT count(*) FROM task WHERE state = 'waiting' AND accepted_by = ?1) \
+                  + (SELECT count(*) FROM task WHERE state = 'running' AND owner = ?1)",
+        )
+        .bind(by.worker.as_str())
+        .fetch_one(&mut *tx)
+        .await?;
+        let priority = new.spec.priority();
+        let queue = (f64::from(room.queue_max) * priority.queue_share()).floor() as i64;
+        if held >= i64::from(room.slots) + queue {
+            return Ok(Accepted::Full);
+        }
+        let uid = uuid::Uuid::now_v7().to_string();
+        let spec = serde_json::to_string(&new.spec).expect("a spec is plain data");
+        let row = sqlx::query(concat!(
+            "INSERT INTO job (uid, tenant, job_id, spec, spec_hash, class, state, pool, bucket, created_at) ",
+            "VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?, ",
+            now!(),
+            ") RETURNING *"
+        ))
+        .bind(&uid)
+        .bind(&new.tenant)
+        .bind(new.job_id.as_str())
+        .bind(spec)
+        .bind(&hash)
+        .bind(class_of(priority))
+        .bind(by.pool.as_str())
+        .bind(by.pool.as_str())
+        .fetch_one(&mut *tx)
+        .await?;
+        let job = job_row(&row)?;
+        sqlx::query(concat!(
+            "INSERT INTO task (uid, job_uid, kind, state, pool, class, accepted_by, work_seconds, not_before, created_at) ",
+            "VALUES (?, ?, 'video', 'waiting', ?, ?, ?, ?, ", now!(), ", ", now!(), ")"
+        ))
+        .bind(uuid::Uuid::now_v7().to_string())
+        .bind(&uid)
+        .bind(by.pool.as_str())
+        .bind(class_of(priority))
+        .bind(by.worker.as_str())
+        .bind(new.work_seconds)
+        .execute(&mut *tx)
+        .await?;
+        record(&mut tx, &uid, "accepted", json!({ "pool": by.pool, "worker": by.worker })).await?;
+        tx.commit().await?;
+        Ok(Accepted::Created(job))
+    }
+
+    async fn job(&self, tenant: &str, job_id: &JobId) -> Result<Option<JobRow>, Error> {
+        let mut connection = self.readers.acquire().await?;
+        find(&mut connection, tenant, job_id).await
+    }
+
+    async fn jobs(&self, tenant: &str, filter: &Filter) -> Result<Vec<JobRow>, Error> {
+        let before = filter.before.as_deref().unwrap_or("~"); // sorts after every UUID
+        let query = match filter.state {
+            Some(state) => sqlx::query(
+                "SELECT * FROM job WHERE tenant = ? AND state = ? AND uid < ? ORDER BY uid DESC LIMIT ?",
+            )
+            .bind(tenant)
+            .bind(state.as_str()),
+            None => sqlx::query("SELECT * FROM job WHERE tenant = ? AND uid < ? ORDER BY uid DESC LIMIT ?")
+                .bind(tenant),
+        };
+        let rows = query.bind(before).bind(filter.limit).fetch_all(&self.readers).await?;
+        rows.iter().map(job_row).collect()
+    }
+
+    async fn cancel(&self, tenant: &str, job_id: &JobId) -> Result<Cancelled, Error> {
+        let mut tx = self.begin().await?;
+        let Some(job) = find(&mut tx, tenant, job_id).await? else { return Ok(Cancelled::NotFound) };
+        match job.state {
+            State::Cancelled => return Ok(Cancelled::Done(job)),
+            state if state.is_final() => return Ok(Cancelled::TooLate(job)),
+            State::Running => {
+                sqlx::query(concat!(
+                    "UPDATE job SET cancel_requested_at = COALESCE(cancel_requested_at, ",
+                    now!(),
+                    ") WHERE uid = ?"
+                ))
+                .bind(&job.uid)
+                .execute(&mut *tx)
+                .await?;
+                if !job.cancel_requested {
+                    record(&mut tx, &job.uid, "cancel_requested", json!({})).await?;
+                }
+            }
+            _ => {
+                sqlx::query("UPDATE task SET state = 'cancelled' WHERE job_uid = ? AND state = 'waiting'")
+                    .bind(&job.uid)
+                    .execute(&mut *tx)
+                    .await?;
+                finish_job(&mut tx, &job.uid, State::Cancelled, None).await?;
+            }
+        }
+        let job = find(&mut tx, tenant, job_id).await?.expect("the row was there in this transaction");
+        tx.commit().await?;
+        Ok(if job.state == State::Cancelled { Cancelled::Done(job) } else { Cancelled::Requested(job) })
+    }
+
+    async fn claim(&self, by: &Identity, lease: Duration) -> Result<Option<Claim>, Error> {
+        // An idle worker asks every second: look without the write lock first.
+        let work: bool = sqlx::query_scalar(concat!(
+            "SELECT EXISTS (SELECT 1 FROM task WHERE state = 'running' AND lease_expires_at <= ",
+            now!(),
+            ") OR EXISTS (SELECT 1 FROM task WHERE state = 'waiting' AND not_before <= ",
+            now!(),
+            " AND (pool = ?1 OR (epoch > 0 AND not_before + ",
+            head_start_ms!(),
+            " <= ",
+            now!(),
+            ")))"
+        ))
+        .bind(by.pool.as_str())
+        .fetch_one(&self.readers)
+        .await?;
+        if !work {
+            return Ok(None);
+        }
+        let mut tx = self.begin().await?;
+        reap(&mut tx, self.failures_max).await?;
+        // The own pool's queue, and what lost its worker in any pool.
+        let head = sqlx::query(concat!(
+            "SELECT uid, job_uid, epoch FROM task WHERE state = 'waiting' AND not_before <= ",
+            now!(),
+            " AND (pool = ?1 OR (epoch > 0 AND not_before + ",
+            head_start_ms!(),
+            " <= ",
+            now!(),
+            ")) ORDER BY class, pool <> ?1, created_at, uid LIMIT 1"
+        ))
+        .bind(by.pool.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(head) = head else {
+            tx.commit().await?;
+            return Ok(None);
+        };
+        let (task_uid, job_uid, epoch): (String, String, i64) =
+            (head.try_get(0)?, head.try_get(1)?, head.try_get(2)?);
+        let task = sqlx::query(concat!(
+            "UPDATE task SET state = 'running', epoch = epoch + 1, owner = ?, owner_incarnation = ?, pool = ?, ",
+            "lease_expires_at = ", now!(), " + ? WHERE uid = ? AND epoch = ? AND state = 'waiting' ",
+            "RETURNING epoch, work_seconds, max(0, ", now!(), " - not_before)"
+        ))
+        .bind(by.worker.as_str())
+        .bind(by.incarnation as i64)
+        .bind(by.pool.as_str())
+        .bind(millis(lease))
+        .bind(&task_uid)
+        .bind(epoch)
+        .fetch_one(&mut *tx)
+        .await?;
+        let epoch: i64 = task.try_get(0)?;
+        let row = sqlx::query(concat!(
+            "UPDATE job SET state = 'running', phase = 'source', worker = ?, pool = ?, attempt = attempt + 1, epoch = ?, ",
+            "progress = '{\"percent\":0.0}', started_at = COALESCE(started_at, ", now!(), ") WHERE uid = ? ",
+            "RETURNING job_id, spec, bucket, attempt"
+        ))
+        .bind(by.worker.as_str())
+        .bind(by.pool.as_str())
+        .bind(epoch)
+        .bind(&job_uid)
+        .fetch_one(&mut *tx)
+        .await?;
+        sqlx::query(concat!(
+            "INSERT INTO attempt (task_uid, number, worker, pool, started_at) VALUES (?, ?, ?, ?, ",
+            now!(),
+            ")"
+        ))
+        .bind(&task_uid)
+        .bind(epoch)
+        .bind(by.worker.as_str())
+        .bind(by.pool.as_str())
+        .execute(&mut *tx)
+        .await?;
+        let body = json!({ "pool": by.pool, "worker": by.worker, "attempt": row.try_get::<i64, _>(3)? });
+        record(&mut tx, &job_uid, "claimed", body).await?;
+        let (job_id, spec, bucket): (String, String, String) =
+            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let claim = Claim {
+            lease: Lease { task_uid, job_uid, epoch: epoch as u64 },
+            job_id: job_id.parse().map_err(|_| corrupt("job_id", &job_id))?,
+            spec: serde_json::from_str(&spec).map_err(|_| corrupt("spec", &spec))?,
+            bucket: bucket.parse().map_err(|_| corrupt("bucket", &bucket))?,
+            work_seconds: task.try_get(1)?,
+            waited: Duration::from_millis(task.try_get::<i64, _>(2)? as u64),
+        };
+        tx.commit().await?;
+        Ok(Some(claim))
+    }
+
+    async fn heartbeat(&self, by: &Identity, beats: &[Beat], lease: Duration) -> Result<Heartbeat, Error> {
+        let mut tx = self.begin().await?;
+        let current = sqlx::query(concat!(
+            "UPDATE worker SET seen_at = ",
+            now!(),
+            " WHERE name = ? AND incarnation = ?"
+        ))
+        .bind(by.worker.as_str())
+        .bind(by.incarnation as i64)
+        .execute(&mut *tx)
+        .await?;
+        let mut verdicts = Vec::with_capacity(beats.len());
+        for beat in beats {
+            let renewed = sqlx::query(concat!(
+                "UPDATE task SET lease_expires_at = ",
+                now!(),
+                " + ? ",
+                "WHERE uid = ? AND epoch = ? AND state = 'running' AND owner = ? AND owner_incarnation = ?"
+            ))
+            .bind(millis(lease))
+            .bind(&beat.lease.task_uid)
+            .bind(beat.lease.epoch as i64)
+            .bind(by.worker.as_str())
+            .bind(by.incarnation as i64)
+            .execute(&mut *tx)
+            .await?;
+            if renewed.rows_affected() == 0 {
+                verdicts.push(Verdict::Lost);
+                continue;
+            }
+            let cancelled: bool = sqlx::query_scalar(
+                "UPDATE job SET progress = ? WHERE uid = ? RETURNING cancel_requested_at IS NOT NULL",
+            )
+            .bind(serde_json::to_string(&beat.progress).expect("progress is plain data"))
+            .bind(&beat.lease.job_uid)
+            .fetch_one(&mut *tx)
+            .await?;
+            verdicts.push(if cancelled { Verdict::CancelRequested } else { Verdict::Renewed });
+        }
+        tx.commit().await?;
+        Ok(Heartbeat { verdicts, superseded: current.rows_affected() == 0 })
+    }
+
+    async fn cancellations(&self, by: &Identity) -> Result<Vec<Lease>, Error> {
+        let rows = sqlx::query(
+            "SELECT task.uid, task.job_uid, task.epoch FROM task JOIN job ON job.uid = task.job_uid \
+             WHERE task.state = 'running' AND task.owner = ? AND job.cancel_requested_at IS NOT NULL",
+        )
+        .bind(by.worker.as_str())
+        .fetch_all(&self.readers)
+        .await?;
+        let lease = |row: SqliteRow| {
+            let epoch: i64 = row.try_get(2)?;
+            Ok(Lease { task_uid: row.try_get(0)?, job_uid: row.try_get(1)?, epoch: epoch as u64 })
+        };
+        rows.into_iter().map(lease).collect()
+    }
+
+    async fn enter(&self, lease: &Lease, phase: Phase, work_seconds: Option<f64>) -> Result<bool, Error> {
+        let mut tx = self.begin().await?;
+        let mine = sqlx::query(
+            "UPDATE task SET work_seconds = COALESCE(?, work_seconds) WHERE uid = ? AND epoch = ? AND state = 'running'",
+        )
+        .bind(work_seconds)
+        .bind(&lease.task_uid)
+        .bind(lease.epoch as i64)
+        .execute(&mut *tx)
+        .await?;
+        if mine.rows_affected() == 0 {
+            return Ok(false);
+        }
+        sqlx::query("UPDATE job SET phase = ? WHERE uid = ?")
+            .bind(phase.as_str())
+            .bind(&lease.job_uid)
+            .execute(&mut *tx)
+            .await?;
+        record(&mut tx, &lease.job_uid, "phase", json!({ "phase": phase })).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    async fn publish(&self, lease: &Lease, manifest: &Manifest) -> Result<Published, Error> {
+        let text = serde_json::to_string(manifest).expect("a manifest is plain data");
+        let mut tx = self.begin().await?;
+        let committed = sqlx::query(concat!(
+            "UPDATE job SET state = 'succeeded', phase = NULL, manifest = ?, progress = '{\"percent\":100.0}', ",
+            "error_code = NULL, error_detail = NULL, finished_at = ", now!(),
+            " WHERE uid = ? AND state = 'running' AND phase = 'publishing' AND epoch = ? AND cancel_requested_at IS NULL"
+        ))
+        .bind(&text)
+        .bind(&lease.job_uid)
+        .bind(lease.epoch as i64)
+        .execute(&mut *tx)
+        .await?;
+        if committed.rows_affected() == 0 {
+            // The answer to an earlier try may have been lost: succeeded with my manifest is success.
+            let stored: Option<Option<String>> = sqlx::query_scalar("SELECT manifest FROM job WHERE uid = ?")
+                .bind(&lease.job_uid)
+                .fetch_optional(&mut *tx)
+                .await?;
+            return Ok(if stored.flatten().as_deref() == Some(&text) {
+                Published::Yes
+            } else {
+                Published::No
+            });
+        }
+        leave(&mut tx, lease, "done").await?;
+        close_attempt(&mut tx, lease, "succeeded", None).await?;
+        record(&mut tx, &lease.job_uid, "succeeded", json!({ "bytes": manifest.outputs.bytes })).await?;
+        tx.commit().await?;
+        Ok(Published::Yes)
+    }
+
+    async fn end(&self, lease: &Lease, end: &AttemptEnd) -> Result<(), Error> {
+        let mut tx = self.begin().await?;
+        let to = if matches!(end, AttemptEnd::Cancelled) { "cancelled" } else { "waiting" };
+        if !leave(&mut tx, lease, to).await? {
+            return Ok(());
+        }
+        // A client's cancel that came while the attempt was ending wins over another try.
+        let cancelled: bool =
+            sqlx::query_scalar("SELECT cancel_requested_at IS NOT NULL FROM job WHERE uid = ?")
+                .bind(&lease.job_uid)
+                .fetch_one(&mut *tx)
+                .await?;
+        match end {
+            _ if cancelled => {
+                sqlx::query("UPDATE task SET state = 'cancelled' WHERE uid = ?")
+                    .bind(&lease.task_uid)
+                    .execute(&mut *tx)
+                    .await?;
+                close_attempt(&mut tx, lease, "cancelled", None).await?;
+                finish_job(&mut tx, &lease.job_uid, State::Cancelled, None).await?;
+            }
+            AttemptEnd::Cancelled => {
+                close_attempt(&mut tx, lease, "cancelled", None).await?;
+                finish_job(&mut tx, &lease.job_uid, State::Cancelled, None).await?;
+            }
+            AttemptEnd::Released => {
+                close_attempt(&mut tx, lease, "released", None).await?;
+                sqlx::query("UPDATE job SET state = 'queued', phase = NULL WHERE uid = ?")
+                    .bind(&lease.job_uid)
+                    .execute(&mut *tx)
+                    .await?;
+                sqlx::query(concat!("UPDATE task SET not_before = ", now!(), " WHERE uid = ?"))
+                    .bind(&lease.task_uid)
+                    .execute(&mut *tx)
+                    .await?;
+                record(&mut tx, &lease.job_uid, "released", json!({})).await?;
+            }
+            AttemptEnd::Failed { code, detail, retry_after } => {
+                close_attempt(&mut tx, lease, "failed", Some((code.as_str(), detail))).await?;
+                count_failure(&mut tx, lease, (*code, detail), *retry_after, self.failures_max).await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn backlog(&self, of: &Identity) -> Result<Backlog, Error> {
+        let row = sqlx::query(
+            "SELECT count(*) FILTER (WHERE accepted_by = ?1), \
+                    total(work_seconds) FILTER (WHERE accepted_by = ?1), \
+                    count(*) FILTER (WHERE pool = ?2), total(work_seconds) FILTER (WHERE pool = ?2) \
+             FROM task WHERE state = 'waiting' AND (accepted_by = ?1 OR pool = ?2)",
+        )
+        .bind(of.worker.as_str())
+        .bind(of.pool.as_str())
+        .fetch_one(&self.readers)
+        .await?;
+        let count = |n: i64| u32::try_from(n).unwrap_or(u32::MAX);
+        Ok(Backlog {
+            accepted_here: count(row.try_get(0)?),
+            accepted_here_work: row.try_get(1)?,
+            pool: count(row.try_get(2)?),
+            pool_work: row.try_get(3)?,
+        })
+    }
+
+    async fn events(&self, job_uid: &str, after: i64, limit: u32) -> Result<Vec<Event>, Error> {
+        let rows = sqlx::query(
+            "SELECT seq, kind, body FROM event WHERE job_uid = ? AND seq > ? ORDER BY seq LIMIT ?",
+        )
+        .bind(job_uid)
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await?;
+        let event =
+            |row: SqliteRow| Ok(Event { seq: row.try_get(0)?, kind: row.try_get(1)?, body: row.try_get(2)? });
+        rows.into_iter().map(event).collect()
+    }
+
+    async fn ping(&self) -> Result<(), Error> {
+        sqlx::query("SELECT 1").execute(&self.readers).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::conformance::{ROOM, new_job};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_and_heals_when_there_is_room_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store =
+            Sqlite::open(&format!("sqlite:{}", folder.path().join("jobs.db").display()), 3).await.unwrap();
+        let worker = store.register(&"w1".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
+        // Where in a transaction the disk fills up decides who rolls back, so fill it in many places.
+        let (mut accepted, mut refused) = (0, 0);
+        for round in 0..30 {
+            // SQLite answers as on a full disk: the limit becomes the size that the file has now, plus a little.
+            let pages: i64 = sqlx::query_scalar("SELECT page_count + ? FROM pragma_page_count")
+                .bind(round % 4)
+                .fetch_one(&store.writer)
+                .await
+                .unwrap();
+            let limit =
+                |pages: i64| sqlx::query(sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}")));
+            limit(pages).execute(&store.writer).await.unwrap();
+            for _ in 0..20 {
+                match store
+                    .accept(&new_job(&format!("j{accepted}"), ""), &worker, Room { slots: 10_000, ..ROOM })
+                    .await
+                {
+                    Ok(_) => accepted += 1,
+                    Err(Error::Unavailable(_)) => refused += 1,
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            limit(1 << 30).execute(&store.writer).await.unwrap();
+            let after = store
+                .accept(&new_job(&format!("after-{round}"), ""), &worker, Room { slots: 10_000, ..ROOM })
+                .await;
+            assert!(matches!(after.unwrap(), Accepted::Created(_)));
+        }
+        assert!(refused >= 30, "the disk was never full: {accepted} accepted, {refused} refused");
+    }
+}
