@@ -90,7 +90,10 @@ pub async fn serve(
     let (close, closed) = watch::channel(false);
     let mut tasks: JoinSet<(&'static str, Result<(), String>)> = JoinSet::new();
     let listening = listen(edge, http, bound.http, closed);
-    tasks.spawn(async move { ("http listener", Ok(listening.await)) });
+    tasks.spawn(async move {
+        listening.await;
+        ("http listener", Ok(()))
+    });
     let app = Admin {
         fleet: fleet.clone(),
         drain: drain.clone(),

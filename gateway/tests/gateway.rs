@@ -1,6 +1,9 @@
 //! The real gateway binary against small fake workers whose answers are scripted.
 
+// `cfg(test)` always holds here; it tells clippy that these helpers may unwrap, too.
+#[cfg(test)]
 mod fake;
+#[cfg(test)]
 mod harness;
 
 use std::time::{Duration, Instant};
@@ -209,10 +212,12 @@ async fn an_unknown_outcome_is_not_repeated_in_another_store() {
 async fn a_worker_that_keeps_failing_is_ejected_and_its_errors_name_the_job() {
     let (bad, good) = (Fake::start("aws", "bad").await, Fake::start("aws", "good").await);
     bad.behave(Behaviour::Status(500));
+    // The good one has work, so that the bad one stays attractive in spite of its failures.
+    good.load(|load| (load.running, load.work_seconds, load.queue_max) = (2, 600.0, 1000));
     let gateway = Gateway::start(&pools(&[("aws", 1.0, &[&bad, &good])])).await;
     gateway.healthy(2).await;
     let mut failures = 0;
-    for n in 0..200 {
+    for n in 0..20 {
         let response = gateway.submit(&format!("{{\"job_id\":\"j{n}\"}}")).await;
         if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
             failures += 1;
@@ -375,8 +380,10 @@ async fn slow_clients_are_cut_off() {
 async fn reloads_under_load_fail_no_request_and_leave_nothing_behind() {
     let (one, two, three) =
         (Fake::start("aws", "w1").await, Fake::start("gcp", "w2").await, Fake::start("gcp", "w3").await);
-    let small = pools(&[("aws", 1.0, &[&one]), ("gcp", 1.0, &[&two])]);
-    let large = pools(&[("aws", 3.0, &[&one]), ("gcp", 1.0, &[&two, &three])]);
+    // Unused connections end soon, so that the test need not wait for them.
+    let timeouts = |file: &str| format!("{file}[timeouts]\nidle = \"1s\"\n");
+    let small = timeouts(&pools(&[("aws", 1.0, &[&one]), ("gcp", 1.0, &[&two])]));
+    let large = timeouts(&pools(&[("aws", 3.0, &[&one]), ("gcp", 1.0, &[&two, &three])]));
     let gateway = Gateway::start(&small).await;
     gateway.healthy(2).await;
 

@@ -359,7 +359,7 @@ impl State {
                         compensation: known.compensation.clone(),
                         ejected_until: known.outlier.ejected_until(),
                         on_trial: known.outlier.on_trial(),
-                        failing: known.outlier.failing(),
+                        failing_until: known.outlier.failing_until(),
                         round_trip: known.round_trip.unwrap_or_default(),
                         read_latency_s: known.read_latency_s,
                         reads: known.reads,

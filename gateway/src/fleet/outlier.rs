@@ -13,10 +13,15 @@ pub const EJECTION: Duration = Duration::from_secs(30);
 /// The longest ejection, and how long a worker must behave until its past is forgotten.
 pub const EJECTION_MAX: Duration = Duration::from_secs(300);
 
+/// How long a failure counts against a worker. Without an end, one that failed once would never be chosen again while
+/// others have room, and so could never show that it is well.
+pub const FAILING: Duration = Duration::from_secs(10);
+
 /// One worker's record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Outlier {
     failures: u32,
+    failing_until: Option<Duration>,
     ejections: u32,
     ejected_until: Option<Duration>,
     on_trial: bool,
@@ -26,6 +31,7 @@ impl Outlier {
     /// A request failed. Answers whether the worker is ejected for it; `spare` says whether its pool can do without.
     pub fn failed(&mut self, now: Duration, spare: bool) -> bool {
         self.failures = self.failures.saturating_add(1);
+        self.failing_until = Some(now + FAILING);
         let done = !self.on_trial && self.failures < FAILURES_MAX;
         if done || !spare || self.ejected(now) {
             return false;
@@ -42,6 +48,7 @@ impl Outlier {
     /// A request was answered.
     pub fn answered(&mut self, now: Duration) {
         self.failures = 0;
+        self.failing_until = None;
         if !self.ejected(now) {
             self.on_trial = false;
         }
@@ -62,9 +69,9 @@ impl Outlier {
         self.on_trial
     }
 
-    /// Whether its last answer was a failure.
-    pub fn failing(&self) -> bool {
-        self.failures > 0
+    /// Until when its last answer, a failure, counts against it.
+    pub fn failing_until(&self) -> Option<Duration> {
+        self.failing_until
     }
 }
 
@@ -97,7 +104,7 @@ mod tests {
             now += s(wants);
         }
         outlier.answered(now);
-        assert!(!outlier.on_trial() && !outlier.failing());
+        assert!(!outlier.on_trial() && outlier.failing_until().is_none());
         now += s(301);
         assert!((0..5).any(|_| outlier.failed(now, true)));
         assert_eq!(outlier.ejected_until(), Some(now + s(30)), "the past is forgotten");
@@ -107,6 +114,6 @@ mod tests {
     fn a_pool_that_cannot_spare_it_keeps_it() {
         let mut outlier = Outlier::default();
         assert!((0..9).all(|_| !outlier.failed(s(1), false)));
-        assert!(!outlier.ejected(s(1)) && outlier.failing());
+        assert!(!outlier.ejected(s(1)) && outlier.failing_until() == Some(s(11)));
     }
 }

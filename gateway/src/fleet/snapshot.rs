@@ -50,8 +50,8 @@ pub struct Worker {
     pub ejected_until: Option<Duration>,
     /// Its ejection has passed, and it has yet to answer one request well.
     pub on_trial: bool,
-    /// Its last answer was a failure.
-    pub failing: bool,
+    /// Its last answer was a failure, which counts until then.
+    pub failing_until: Option<Duration>,
     /// Round trip of its probes, smoothed.
     pub round_trip: Duration,
     /// Peak-EWMA latency of reads, in seconds.

@@ -39,7 +39,7 @@ fn worker(port: u16, load: LoadReport) -> Worker {
         compensation: Compensation::default(),
         ejected_until: None,
         on_trial: false,
-        failing: false,
+        failing_until: None,
         round_trip: Duration::from_millis(1),
         read_latency_s: 0.0,
         reads: 0,
@@ -307,7 +307,7 @@ fn any_worker() -> impl Strategy<Value = Worker> {
             compensation: Compensation { jobs, work_s, timed_out: vec![(NOW, work_s)] },
             ejected_until: ejected.map(Duration::from_secs),
             on_trial,
-            failing,
+            failing_until: failing.then_some(NOW + Duration::from_secs(1)),
             round_trip: Duration::from_millis(rtt),
             ..worker(0, load())
         },

@@ -127,7 +127,7 @@ fn terms(worker: &Worker, report: &Report, age: Duration, job: &Job, egress_s: f
         job_s: job.work_s / load.speed,
         round_trip_s: worker.round_trip.as_secs_f64(),
         egress_s,
-        failing_s: if worker.failing { FAILING_S } else { 0.0 },
+        failing_s: if worker.failing_until.is_some_and(|until| until > now) { FAILING_S } else { 0.0 },
     }
 }
 

@@ -233,7 +233,7 @@ impl Connection {
     }
 
     async fn more(&mut self) -> bool {
-        let mut piece = [0; 65536];
+        let mut piece = vec![0; 65536];
         match self.stream.read(&mut piece).await {
             Ok(0) | Err(_) => false,
             Ok(n) => {
