@@ -16,9 +16,11 @@ use crate::table::{self, Row};
 use crate::{Client, System, media};
 
 /// Seconds of the clip that the small jobs get.
-const SHORT_SECONDS: u32 = 5;
+const SHORT_SECONDS: u32 = 2;
 /// Small jobs in each of the two batches.
 const BATCH: usize = 8;
+/// Between two small jobs: a burst would fill every slot, and then it is the queues that decide, not the weights.
+const PACE: Duration = Duration::from_millis(1200);
 /// What the weight of `aws` is changed to between the batches, from 1.
 const WEIGHT_AFTER: f64 = 0.1;
 /// Longest time for all jobs together.
@@ -152,6 +154,7 @@ async fn batch(
         let job = submit(client, progress, &spec).await?;
         progress.show(&job);
         jobs.push(job);
+        tokio::time::sleep(PACE).await;
     }
     Ok(jobs)
 }
