@@ -29,7 +29,7 @@ use crate::request::{self, Route};
 use crate::route::explain::{Reason, Refusal, Why};
 use crate::route::{self, Draining, Exclude, Job};
 
-/// Largest error body of a worker that is completed with a job id; a larger one is replaced.
+/// Largest problem of a worker that is completed with a job id; a larger one is replaced.
 const PATCH_BYTES_MAX: usize = 64 * 1024;
 /// Reason of the internal error by which a refusing answer is turned into another try.
 const TRY_AGAIN: ErrorType = ErrorType::Custom("TryAgain");
@@ -333,7 +333,6 @@ impl ProxyHttp for Proxy {
     fn new_ctx(&self) -> Ctx {
         edge::header_arrived();
         let in_flight = self.drain.enter();
-        self.metrics.in_flight.inc();
         Ctx {
             started: Instant::now(),
             _in_flight: in_flight,
@@ -495,10 +494,13 @@ impl ProxyHttp for Proxy {
             sign(header, &trying.target)?;
         }
         if submit && ctx.job_id.is_some() && status >= 500 {
-            ctx.patch = Some(Vec::new());
             ctx.patch_status = status;
+            if !forward::is_problem(header) {
+                ctx.answer = Some(Box::new(ctx.name(unexplained(status))));
+                return Err(Error::new_up(OWN_ANSWER));
+            }
+            ctx.patch = Some(Vec::new());
             header.remove_header(&http::header::CONTENT_LENGTH);
-            header.insert_header(http::header::CONTENT_TYPE, problem::CONTENT_TYPE)?;
         }
         if self.drain.draining() {
             session.set_keepalive(None);
@@ -582,9 +584,13 @@ impl ProxyHttp for Proxy {
             }
             None => self.failed(ctx),
         };
-        let reuse = session.is_body_done();
-        let told = tell(session, ctx, &problem, None).await;
-        FailToProxy { error_code: problem.status, can_reuse_downstream: reuse && told.is_ok() }
+        // Pingora drops the client's connection after any failed try; a client that was not told would send its next
+        // request into the reset.
+        session.set_keepalive(None);
+        if let Err(error) = tell(session, ctx, &problem, None).await {
+            debug!(%error, "the client did not wait for its problem");
+        }
+        FailToProxy { error_code: problem.status, can_reuse_downstream: false }
     }
 
     fn suppress_error_log(&self, _session: &Session, ctx: &Ctx, error: &Error) -> bool {
@@ -607,7 +613,6 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
-        self.metrics.in_flight.dec();
         let status = session.response_written().map_or(ctx.status, |header| header.status.as_u16());
         let route = ctx.route.as_ref().map_or("none", Route::as_str);
         let class = match status {
@@ -653,14 +658,15 @@ fn sign(header: &mut ResponseHeader, target: &Target) -> Result<()> {
 /// A worker's error body with the job's id in it.
 fn completed(ctx: &Ctx) -> String {
     let read = ctx.patch.as_deref().and_then(|body| serde_json::from_slice::<Problem>(body).ok());
-    let problem = read.unwrap_or_else(|| {
-        let code = match ctx.patch_status {
-            502 => Code::UpstreamFailed,
-            503 => Code::NoHealthyWorker,
-            504 => Code::UpstreamTimeout,
-            _ => Code::Internal,
-        };
-        Problem { status: ctx.patch_status, ..Problem::new(code, "the worker failed and did not say why") }
-    });
-    ctx.name(problem).to_json()
+    ctx.name(read.unwrap_or_else(|| unexplained(ctx.patch_status))).to_json()
+}
+
+fn unexplained(status: u16) -> Problem {
+    let code = match status {
+        502 => Code::UpstreamFailed,
+        503 => Code::NoHealthyWorker,
+        504 => Code::UpstreamTimeout,
+        _ => Code::Internal,
+    };
+    Problem { status, ..Problem::new(code, "the worker failed and did not say why") }
 }

@@ -105,15 +105,24 @@ pub async fn serve(
     tasks.spawn(async move { ("admin listener", admin.await.map_err(|error| error.to_string())) });
     let reload = reload::run(reloader, stop.clone());
     tasks.spawn(async move { ("reloader", reload.await.map_err(|error| error.to_string())) });
+    let probed = fleet.clone();
     let probes = probe::run(fleet, probe::client()?, metrics, stop.clone());
     tasks.spawn(async move { ("prober", probes.await) });
-    ready(bound);
-
+    // Said when a submit would find a worker, if there is one: who starts a gateway and waits for this line goes on at once.
+    let announce = async {
+        while drain.unready(&probed).is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        ready(bound);
+    };
+    tokio::pin!(announce);
+    let mut announced = false;
     let draining = drain::run(drain.clone(), shutdown, close, options.lame_duck, options.drain_timeout);
     tokio::pin!(draining);
     let result = loop {
         tokio::select! {
             () = &mut draining => break Ok(()),
+            () = &mut announce, if !announced => announced = true,
             Some(ended) = tasks.join_next() => match ended {
                 // It ends first when it is closed.
                 Ok(("http listener", Ok(()))) if drain.draining() => {}
