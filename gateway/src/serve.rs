@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::config::Config;
+use crate::dispatch::Dispatch;
 use crate::drain::{self, Drain};
 use crate::edge::Edge;
 use crate::error::Error;
@@ -83,7 +84,8 @@ pub async fn serve(
     let path = options.config.clone();
     let reloader = Arc::new(Reloader::new(path, file.text().to_owned(), fleet.clone(), metrics.clone()));
     let budget = Arc::new(Budget::default());
-    let proxy = Proxy { fleet: fleet.clone(), drain: drain.clone(), metrics: metrics.clone(), budget };
+    let dispatch = Dispatch { fleet: fleet.clone(), drain: drain.clone(), metrics: metrics.clone(), budget };
+    let proxy = Proxy { dispatch };
     let edge = Edge::new(http_proxy(&Arc::new(server_conf()), proxy), fleet.clone(), metrics.clone());
 
     let stop = CancellationToken::new();
