@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::HeaderValue;
-use millrace_wire::{JobId, headers};
+use millrace_wire::{JobId, headers, problem};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorSource, ErrorType};
@@ -185,6 +185,13 @@ pub fn take_report(header: &mut ResponseHeader) -> Option<(String, String)> {
     let orca = text(header.remove_header(headers::LOAD));
     let store = text(header.remove_header(headers::STORE));
     orca.zip(store)
+}
+
+/// Whether a worker's error explains itself: a problem with a body.
+pub fn is_problem(header: &ResponseHeader) -> bool {
+    let kind = header.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let empty = header.headers.get(http::header::CONTENT_LENGTH).is_some_and(|length| length == "0");
+    kind.is_some_and(|kind| kind.starts_with(problem::CONTENT_TYPE)) && !empty
 }
 
 /// `Retry-After` in seconds, when a worker gave one.

@@ -1,17 +1,18 @@
 //! The gateway: one endpoint in front of transcode workers that run in several clouds.
 //!
 //! A request meets the modules in this order: [`edge`] takes the connection, [`proxy`] translates Pingora's phases,
-//! [`request`] says what is asked for, [`admission`] reads a submit and settles its id, [`route`] chooses a pool and
-//! a worker from [`fleet`]'s snapshot, [`forward`] talks to the worker and decides about another try. Beside that
-//! path: [`config`] is the routing file, [`reload`] swaps it, [`admin`] shows and steers, [`drain`] ends the process
+//! [`request`] says what is asked for, [`admission`] reads a submit and settles its id, [`dispatch`] leads it through
+//! the workers, [`route`] chooses a pool and a worker from [`fleet`]'s snapshot, [`forward`] talks to the worker.
+//! Beside that path: [`config`] is the routing file, [`reload`] swaps it, [`admin`] shows and steers, [`drain`] ends the process
 //! without dropping a request, [`metrics`] counts, [`status`] is the operator's view from the command line.
 //!
-//! Invariants: `route` does no I/O and reads no clock; only `edge`, `proxy`, `forward`, `drain` and this file name
-//! Pingora; nothing downstream of `config` sees raw input.
+//! Invariants: `route` does no I/O and reads no clock; only `edge`, `proxy`, `forward` and `serve` name Pingora;
+//! nothing downstream of `config` sees raw input.
 
 pub mod admin;
 pub mod admission;
 pub mod config;
+pub mod dispatch;
 pub mod drain;
 pub mod edge;
 pub mod error;

@@ -62,7 +62,7 @@ struct Run {
         long,
         value_name = "FILTER",
         env = "MILLRACE_LOG",
-        default_value = "info,pingora_core=warn,pingora_proxy=warn"
+        default_value = "info,pingora_core=error,pingora_proxy=error"
     )]
     log: String,
     /// After SIGTERM, still accept for this long, so that load balancers see /readyz fail first.

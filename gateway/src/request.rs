@@ -60,6 +60,14 @@ pub enum Refused {
 }
 
 impl Refused {
+    /// The value of `Allow`, if there is one.
+    pub fn allow(&self) -> Option<&'static str> {
+        match self {
+            Self::NotFound => None,
+            Self::Method { allow } => Some(allow),
+        }
+    }
+
     /// What the client reads.
     pub fn problem(&self, method: &Method, path: &str) -> Problem {
         let path: String = path.chars().take(200).collect();

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
 use crate::config::Config;
+use crate::dispatch::Dispatch;
 use crate::drain::{self, Drain};
 use crate::edge::Edge;
 use crate::error::Error;
@@ -83,7 +84,8 @@ pub async fn serve(
     let path = options.config.clone();
     let reloader = Arc::new(Reloader::new(path, file.text().to_owned(), fleet.clone(), metrics.clone()));
     let budget = Arc::new(Budget::default());
-    let proxy = Proxy { fleet: fleet.clone(), drain: drain.clone(), metrics: metrics.clone(), budget };
+    let dispatch = Dispatch { fleet: fleet.clone(), drain: drain.clone(), metrics: metrics.clone(), budget };
+    let proxy = Proxy { dispatch };
     let edge = Edge::new(http_proxy(&Arc::new(server_conf()), proxy), fleet.clone(), metrics.clone());
 
     let stop = CancellationToken::new();
@@ -105,15 +107,24 @@ pub async fn serve(
     tasks.spawn(async move { ("admin listener", admin.await.map_err(|error| error.to_string())) });
     let reload = reload::run(reloader, stop.clone());
     tasks.spawn(async move { ("reloader", reload.await.map_err(|error| error.to_string())) });
+    let probed = fleet.clone();
     let probes = probe::run(fleet, probe::client()?, metrics, stop.clone());
     tasks.spawn(async move { ("prober", probes.await) });
-    ready(bound);
-
+    // Said when a submit would find a worker, if there is one: who starts a gateway and waits for this line goes on at once.
+    let announce = async {
+        while drain.unready(&probed).is_some() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        ready(bound);
+    };
+    tokio::pin!(announce);
+    let mut announced = false;
     let draining = drain::run(drain.clone(), shutdown, close, options.lame_duck, options.drain_timeout);
     tokio::pin!(draining);
     let result = loop {
         tokio::select! {
             () = &mut draining => break Ok(()),
+            () = &mut announce, if !announced => announced = true,
             Some(ended) = tasks.join_next() => match ended {
                 // It ends first when it is closed.
                 Ok(("http listener", Ok(()))) if drain.draining() => {}

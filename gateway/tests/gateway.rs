@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use fake::{Behaviour, Fake};
 use futures::StreamExt;
-use harness::{Gateway, check, eventually, open, pools, submit_body};
+use harness::{Gateway, check, eventually, http2, open, pools, problem, submit_body};
 use reqwest::StatusCode;
 use serde_json::Value;
 
@@ -22,14 +22,6 @@ async fn preferred(behaviour: Behaviour) -> (Gateway, Fake, Fake) {
     let gateway = Gateway::start(&format!("{file}\n[timeouts]\nsubmit = \"300ms\"\n")).await;
     gateway.healthy(2).await;
     (gateway, first, second)
-}
-
-async fn problem(response: reqwest::Response) -> Value {
-    assert_eq!(response.headers()["content-type"], "application/problem+json");
-    let status = response.status().as_u16();
-    let problem: Value = response.json().await.unwrap();
-    assert_eq!(problem["status"], status);
-    problem
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,6 +224,26 @@ async fn a_worker_that_keeps_failing_is_ejected_and_its_errors_name_the_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_workers_own_problem_goes_through_with_the_jobs_id() {
+    let worker = Fake::start("aws", "w1").await;
+    worker.behave(Behaviour::StoreUnavailable);
+    let gateway = Gateway::start(&pools(&[("aws", 1.0, &[&worker])])).await;
+    gateway.healthy(1).await;
+    for client in [&gateway.client, &http2()] {
+        let submit = client.post(gateway.url("/jobs")).body("{\"job_id\":\"j1\"}").send().await.unwrap();
+        assert_eq!(
+            (submit.status().as_u16(), &submit.headers()["millrace-worker"]),
+            (503, &"w1".parse().unwrap())
+        );
+        let told = problem(submit).await;
+        assert_eq!((&told["code"], &told["job_id"]), (&"store_unavailable".into(), &"j1".into()));
+        assert_eq!(told["detail"], "the disk is full");
+        let read = client.get(gateway.url("/jobs/j1")).send().await.unwrap();
+        assert_eq!(problem(read).await["code"], "store_unavailable");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn headers_are_set_replaced_and_stripped() {
     let worker = Fake::start("aws", "w1").await;
     let gateway = Gateway::start(&pools(&[("aws", 1.0, &[&worker])])).await;
@@ -322,7 +334,7 @@ async fn an_empty_last_data_frame_does_not_desync_the_worker() {
     let worker = Fake::start("aws", "w1").await;
     let gateway = Gateway::start(&pools(&[("aws", 1.0, &[&worker])])).await;
     gateway.healthy(1).await;
-    let h2 = reqwest::Client::builder().no_proxy().http2_prior_knowledge().build().unwrap();
+    let h2 = http2();
     for n in 0..10 {
         // A streamed body of unknown length ends with an empty DATA frame.
         let pieces = [Ok::<_, std::io::Error>("piece-1;"), Ok("piece-2")];

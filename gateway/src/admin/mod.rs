@@ -77,6 +77,7 @@ async fn show(State(admin): State<Admin>) -> Json<Status> {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
+    admin.metrics.in_flight.set(i64::try_from(admin.drain.live()).unwrap_or(i64::MAX));
     admin.metrics.show(&Status::of(&admin.fleet, admin.reloader.state().generation));
     let mut text = Vec::new();
     match TextEncoder::new().encode(&admin.registry.gather(), &mut text) {

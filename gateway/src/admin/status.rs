@@ -52,9 +52,9 @@ pub struct Pool {
 pub struct Worker {
     /// Its address.
     pub address: SocketAddr,
-    /// Whether it answers and is not ejected.
+    /// Whether it answers (probes, too) and is not ejected.
     pub healthy: bool,
-    /// `up`, `unknown`, or why it is down.
+    /// `up`, `unknown`, `silent` when its probes time out, or why it is down.
     pub health: String,
     /// The operator drains it.
     pub drain: bool,
@@ -85,8 +85,9 @@ impl Status {
         let pools = snapshot.pools.iter().zip(considered).map(|(pool, considered)| {
             let workers = pool.workers.iter().zip(&considered.workers).map(|(worker, seen)| Worker {
                 address: worker.address,
-                healthy: worker.answers(now),
+                healthy: worker.answers(now) && worker.heard_within(route::worker::STALE, now),
                 health: match &worker.health {
+                    Health::Up if !worker.heard_within(route::worker::STALE, now) => "silent".to_owned(),
                     Health::Up => "up".to_owned(),
                     Health::Unknown => "unknown".to_owned(),
                     Health::Down { reason } => reason.clone(),

@@ -120,6 +120,11 @@ impl Worker {
         self.health == Health::Up && !self.ejected(now)
     }
 
+    /// Whether its last report is at most that old.
+    pub fn heard_within(&self, age: Duration, now: Duration) -> bool {
+        self.report.as_ref().is_some_and(|report| now.saturating_sub(report.at) <= age)
+    }
+
     /// Whether it takes no new jobs, by its own word or the operator's.
     pub fn drains(&self) -> bool {
         self.drain || self.report.as_ref().is_some_and(|report| report.load.draining)

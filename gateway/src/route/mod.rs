@@ -159,6 +159,10 @@ pub fn read(
         .filter(|worker| !exclude.tried.contains(&worker.address))
         .collect();
     let healthy: Vec<&Worker> = all.iter().copied().filter(|worker| worker.answers(now)).collect();
+    // One that has stopped without closing its connections would hold a read for its whole timeout.
+    let heard: Vec<&Worker> =
+        healthy.iter().copied().filter(|worker| worker.heard_within(worker::FRESH, now)).collect();
+    let healthy = if heard.is_empty() { healthy } else { heard };
     let taking: Vec<&Worker> = healthy.iter().copied().filter(|worker| !worker.drains()).collect();
     let among = match draining {
         Draining::LastResort if !taking.is_empty() => taking,

@@ -244,6 +244,9 @@ fn reads_go_to_healthy_workers_and_fail_open() {
     assert_eq!(go(&one, &tried), Some(down), "better a last try than none");
     one.pools[0].workers[1].drain = true;
     assert_eq!(go(&one, &Exclude::default()), Some(up), "a draining worker reads on");
+    one.pools[0].workers[0].health = Health::Up;
+    one.pools[0].workers[1].report = Some(Report { at: NOW - Duration::from_secs(4), load: load() });
+    assert_eq!(go(&one, &Exclude::default()), Some(down), "one that is silent may hang");
     let gcp = "gcp".parse().unwrap();
     assert_eq!(read(&one, Some(&gcp), Draining::LastResort, &Exclude::default(), NOW, &mut rng()), None);
 }

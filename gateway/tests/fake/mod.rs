@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use millrace_wire::LoadReport;
+use millrace_wire::{Code, LoadReport, Problem};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,8 @@ pub(crate) enum Behaviour {
     Full(u64),
     /// That status, with a body that is no problem.
     Status(u16),
+    /// 503 with a problem of its own.
+    StoreUnavailable,
     /// The connection closes instead of an answer.
     Reset,
     /// The connection closes in the middle of the answer's header.
@@ -207,6 +209,11 @@ async fn serve(mut connection: Connection, shared: &Shared) {
                 connection.answer(429, &format!("{headers}retry-after: {after}\r\n"), "{}").await;
             }
             Behaviour::Status(status) => connection.answer(status, &headers, "it hurts").await,
+            Behaviour::StoreUnavailable => {
+                let problem = Problem::new(Code::StoreUnavailable, "the disk is full").to_json();
+                let headers = format!("{headers}content-type: application/problem+json\r\n");
+                connection.answer(503, &headers, &problem).await;
+            }
             Behaviour::Reset => return,
             Behaviour::PartialHeader => {
                 connection.stream.write_all(b"HTTP/1.1 202 Acc").await.unwrap();

@@ -50,6 +50,20 @@ pub(crate) fn check(arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
+/// A client of HTTP/2 without TLS.
+pub(crate) fn http2() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().timeout(PATIENCE).http2_prior_knowledge().build().unwrap()
+}
+
+/// A problem, checked to be one.
+pub(crate) async fn problem(response: reqwest::Response) -> Value {
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    let status = response.status().as_u16();
+    let problem: Value = response.json().await.unwrap();
+    assert_eq!(problem["status"], status);
+    problem
+}
+
 /// A gauge's value in Prometheus text.
 pub(crate) fn gauge(metrics: &str, name: &str) -> f64 {
     let line = metrics.lines().find(|line| line.split(' ').next() == Some(name));

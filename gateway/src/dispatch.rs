@@ -1,0 +1,316 @@
+//! A request's way through the workers: the first choice, what a failed try means, whether there is another one, and
+//! what the client is told when there is none.
+//!
+//! Knows nothing of Pingora: `proxy` tells it what happened and does what it says.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use millrace_wire::{Code, JobId, PoolId, Problem};
+use tracing::debug;
+
+use crate::drain::Drain;
+use crate::fleet::{Fleet, Reading, Submitting, Verdict};
+use crate::forward::{Budget, Failure, TRIES_MAX, Ticket};
+use crate::metrics::Metrics;
+use crate::request::Route;
+use crate::route::explain::{Reason, Refusal, Why};
+use crate::route::{self, Draining, Exclude, Job};
+
+/// Chooses workers for requests.
+#[derive(Debug)]
+pub struct Dispatch {
+    /// What is known of the workers.
+    pub fleet: Arc<Fleet>,
+    /// What is in flight.
+    pub drain: Arc<Drain>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// How many retries may be under way.
+    pub budget: Arc<Budget>,
+}
+
+/// A request and what has become of it so far.
+#[derive(Debug)]
+pub struct Request {
+    /// What it asks for.
+    pub route: Route,
+    /// What routing knows of its job.
+    pub job: Job,
+    /// Its job's id, for a submit.
+    pub job_id: Option<JobId>,
+    /// How often it was sent to a worker.
+    pub tries: u32,
+    /// Where the next try goes.
+    pub target: Option<Target>,
+    /// The try under way.
+    pub trying: Option<Try>,
+    /// How the last try failed.
+    pub last: Option<Failure>,
+    /// What the client is told instead of a worker's answer.
+    pub answer: Option<Box<Problem>>,
+    exclude: Exclude,
+    ticket: Option<Ticket>,
+    retry_after_min: Option<Duration>,
+}
+
+/// A worker that was chosen.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Its pool.
+    pub pool: PoolId,
+    /// Its address.
+    pub address: SocketAddr,
+    /// Its own name, once it has told.
+    pub worker: Option<String>,
+    /// Why it was chosen, for a submit.
+    pub reason: Option<Reason>,
+}
+
+/// A try under way; counts at its worker until it is dropped.
+#[derive(Debug)]
+pub struct Try {
+    /// Where.
+    pub target: Target,
+    /// Since when.
+    pub since: Instant,
+    submitting: Option<Submitting>,
+    _reading: Option<Reading>,
+}
+
+/// What must hold of a connection for a request to be sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repeatable {
+    /// Nothing of an answer went to the client.
+    pub unanswered: bool,
+    /// The body is here as a whole, or none of it was read.
+    pub whole: bool,
+}
+
+impl Request {
+    /// A request that has not been anywhere.
+    pub fn new(route: Route) -> Self {
+        Self {
+            route,
+            job: Job::default(),
+            job_id: None,
+            tries: 0,
+            target: None,
+            trying: None,
+            last: None,
+            answer: None,
+            exclude: Exclude::default(),
+            ticket: None,
+            retry_after_min: None,
+        }
+    }
+
+    /// Puts the job's id into a problem.
+    pub fn name(&self, problem: Problem) -> Problem {
+        match &self.job_id {
+            Some(job_id) => problem.job(job_id),
+            None => problem,
+        }
+    }
+
+    /// A worker answered 429 with this `Retry-After`.
+    pub fn refused_for(&mut self, after: Option<Duration>) {
+        let after = after.unwrap_or(Duration::from_secs(1));
+        self.retry_after_min = Some(self.retry_after_min.map_or(after, |least| least.min(after)));
+    }
+
+    /// The client left: whether the worker has the job is its own secret for now.
+    pub fn abandoned(&mut self) {
+        if let Some(submitting) = self.trying.take().and_then(|trying| trying.submitting) {
+            submitting.timed_out();
+        }
+    }
+
+    /// What the client reads after the last try failed.
+    pub fn failed(&self) -> Problem {
+        self.name(match self.last {
+            Some(Failure::Refused) => {
+                let (least, most) = (1.0 - route::RETRY_AFTER_JITTER, 1.0 + route::RETRY_AFTER_JITTER);
+                let jitter = rand::Rng::random_range(&mut rand::rng(), least..=most);
+                let wait_s = self.retry_after_min.map_or(1.0, |after| after.as_secs_f64());
+                let detail =
+                    "every worker that could take the job refused it; post again later with the same job_id";
+                Problem::new(Code::Saturated, detail).retry_after(route::retry_after_s(wait_s, jitter))
+            }
+            Some(Failure::Connect) => Problem::new(Code::NoHealthyWorker, "no worker could be reached"),
+            Some(Failure::Timeout) => {
+                Problem::new(Code::UpstreamTimeout, "the worker did not answer in time")
+            }
+            Some(Failure::Broke | Failure::BrokeReused | Failure::Status(_)) => {
+                Problem::new(Code::UpstreamFailed, "the worker broke off before its answer was complete")
+            }
+            None => Problem::new(Code::Internal, "the request failed inside the gateway"),
+        })
+    }
+}
+
+impl Dispatch {
+    /// Chooses where the request goes next.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub fn choose(&self, request: &Request) -> Result<Target, Box<Problem>> {
+        match &request.route {
+            Route::Submit | Route::UploadRequest => self.choose_for_job(request),
+            Route::Upload { pool } => {
+                if self.fleet.snapshot().pool(pool).is_none() {
+                    let detail = format!("there is no pool {pool}; ask for a new upload URL");
+                    return Err(Box::new(Problem::new(Code::NotFound, detail)));
+                }
+                self.choose_for_read(request, Some(pool), Draining::LastResort)
+            }
+            _ => self.choose_for_read(request, None, Draining::Welcome),
+        }
+    }
+
+    fn choose_for_job(&self, request: &Request) -> Result<Target, Box<Problem>> {
+        let (snapshot, now) = (self.fleet.snapshot(), self.fleet.now());
+        match route::submit(&snapshot, &request.job, &request.exclude, now, &mut rand::rng()) {
+            Ok(decision) => {
+                let labels = [decision.pool.as_str(), decision.reason.as_str()];
+                self.metrics.decisions.with_label_values(&labels).inc();
+                Ok(Target {
+                    pool: decision.pool,
+                    address: decision.address,
+                    worker: decision.worker.map(String::from),
+                    reason: Some(decision.reason),
+                })
+            }
+            Err(refusal) => Err(Box::new(self.refused(request, &refusal))),
+        }
+    }
+
+    fn choose_for_read(
+        &self,
+        request: &Request,
+        pool: Option<&PoolId>,
+        draining: Draining,
+    ) -> Result<Target, Box<Problem>> {
+        let (snapshot, now) = (self.fleet.snapshot(), self.fleet.now());
+        let address = route::read(&snapshot, pool, draining, &request.exclude, now, &mut rand::rng());
+        let Some((pool, worker)) = address.and_then(|address| snapshot.find(address)) else {
+            let detail = "no worker is left that could answer";
+            return Err(Box::new(Problem::new(Code::NoHealthyWorker, detail)));
+        };
+        let name = worker.id().map(|id| id.as_str().to_owned());
+        Ok(Target { pool: pool.id.clone(), address: worker.address, worker: name, reason: None })
+    }
+
+    fn refused(&self, request: &Request, refusal: &Refusal) -> Problem {
+        self.metrics.refusals.with_label_values(&[refusal.why.as_str()]).inc();
+        request.name(match refusal.why {
+            // A job that may have been accepted somewhere was not simply refused.
+            _ if request.last.is_some_and(Failure::outcome_unknown) => return request.failed(),
+            Why::Exhausted if request.last.is_some() => return request.failed(),
+            Why::Saturated => {
+                let after = refusal.retry_after_s.unwrap_or(1);
+                let detail = "every worker's slots and queue are full; post again later with the same job_id";
+                Problem::new(Code::Saturated, detail).retry_after(after)
+            }
+            Why::Exhausted | Why::Unhealthy => {
+                let detail =
+                    "no pool has a healthy worker; nothing was accepted, post again with the same job_id";
+                Problem::new(Code::NoHealthyWorker, detail)
+            }
+            Why::Draining => {
+                let detail = "every healthy worker is being drained; post again with the same job_id";
+                Problem::new(Code::Draining, detail)
+            }
+        })
+    }
+
+    /// The next try begins: answers where. `None` when nothing was chosen.
+    pub fn begin(&self, request: &mut Request) -> Option<SocketAddr> {
+        let target = request.target.take()?;
+        let address = target.address;
+        request.tries += 1;
+        request.exclude.tried.push(address);
+        let submitting =
+            (request.route == Route::Submit).then(|| self.fleet.submitting(address, request.job.work_s));
+        let reading = submitting.is_none().then(|| self.fleet.reading(address));
+        request.trying = Some(Try { target, since: Instant::now(), submitting, _reading: reading });
+        Some(address)
+    }
+
+    /// The worker has answered, and the answer goes to the client.
+    pub fn answered(&self, request: &mut Request, status: u16) {
+        let Some(trying) = &mut request.trying else { return };
+        let failed = matches!(status, 500 | 502 | 503 | 504);
+        let verdict = if failed { Verdict::Failed } else { Verdict::Answered };
+        let latency = (!request.route.reads_body()).then(|| trying.since.elapsed());
+        // From here on the job is in the worker's own report.
+        trying.submitting = None;
+        let target = trying.target.clone();
+        self.judge(&target, verdict, latency);
+    }
+
+    fn judge(&self, target: &Target, verdict: Verdict, latency: Option<Duration>) {
+        if self.fleet.judge(target.address, verdict, latency) {
+            self.metrics.ejections.with_label_values(&[target.pool.as_str()]).inc();
+        }
+    }
+
+    /// The try failed: settles it and, if another one is allowed and has somewhere to go, chooses where.
+    pub fn again(&self, request: &mut Request, failure: Failure, repeatable: Repeatable) -> bool {
+        self.settle(request, failure);
+        if !(repeatable.unanswered && repeatable.whole && failure.retryable(&request.route))
+            || request.tries >= TRIES_MAX
+        {
+            return false;
+        }
+        if request.ticket.is_none() {
+            request.ticket = self.budget.take(self.drain.live());
+        }
+        if request.ticket.is_none() {
+            self.metrics.retries_denied.inc();
+            return false;
+        }
+        match self.choose(request) {
+            Ok(target) => {
+                self.metrics.retries.with_label_values(&[failure.as_str()]).inc();
+                request.target = Some(target);
+                true
+            }
+            Err(problem) => {
+                request.answer = Some(problem);
+                false
+            }
+        }
+    }
+
+    fn settle(&self, request: &mut Request, failure: Failure) {
+        // A later refusal must not hide that the job may have been accepted somewhere.
+        request.last = match request.last {
+            Some(known) if known.outcome_unknown() && !failure.outcome_unknown() => Some(known),
+            _ => Some(failure),
+        };
+        let Some(tried) = request.trying.take() else { return };
+        let address = tried.target.address;
+        debug!(%address, failure = failure.as_str(), tries = request.tries, "try failed");
+        match failure {
+            // Closed while unused: the worker itself was not tried.
+            Failure::BrokeReused => request.exclude.tried.retain(|known| *known != address),
+            Failure::Refused => self.judge(&tried.target, Verdict::Answered, None),
+            _ => self.judge(&tried.target, Verdict::Failed, None),
+        }
+        if !failure.outcome_unknown() {
+            return;
+        }
+        if request.route.reads_body() && request.exclude.store.is_none() {
+            // Without a report there is no store to match, and no worker's store is "".
+            let snapshot = self.fleet.snapshot();
+            let report = snapshot.find(address).and_then(|(_, worker)| worker.report.as_ref());
+            let store = report.map(|report| report.load.store_id.clone());
+            request.exclude.store = Some(store.unwrap_or_default());
+        }
+        if let Some(submitting) = tried.submitting {
+            submitting.timed_out();
+        }
+    }
+}
