@@ -280,6 +280,22 @@ impl System {
         Ok(())
     }
 
+    /// SIGSTOP to a worker, as a host that hangs: its sockets stay open and nothing of it answers.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn freeze_worker(&mut self, name: &str) -> Result<()> {
+        self.worker_process(name)?.signal(Signal::STOP)
+    }
+
+    /// SIGCONT to a worker that was frozen.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn thaw_worker(&mut self, name: &str) -> Result<()> {
+        self.worker_process(name)?.signal(Signal::CONT)
+    }
+
     /// SIGTERM to a worker; returns how long its end took.
     ///
     /// # Errors

@@ -61,8 +61,12 @@ pub struct Timeouts {
     pub connect: Duration,
     /// A worker's answer to a submit, between two of its bytes.
     pub submit: Duration,
-    /// A worker's answer to anything else, between two of its bytes; event streams beat every 10 s.
+    /// A worker's answer about jobs; then another worker is asked.
+    pub query: Duration,
+    /// A worker's media, and a client's upload, between two of their bytes; event streams beat every 10 s.
     pub read: Duration,
+    /// A worker's word that an upload is stored, after its last byte.
+    pub upload: Duration,
     /// How long an unused connection to a worker stays open.
     pub idle: Duration,
     /// A client's whole job spec.
@@ -76,7 +80,9 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(1),
             submit: Duration::from_secs(10),
-            read: Duration::from_secs(60),
+            query: Duration::from_secs(3),
+            read: Duration::from_secs(20),
+            upload: Duration::from_secs(300),
             idle: Duration::from_secs(10),
             body: Duration::from_secs(10),
             header: Duration::from_secs(10),
@@ -161,7 +167,9 @@ struct RawRouting {
 struct RawTimeouts {
     connect: Option<Spanned<String>>,
     submit: Option<Spanned<String>>,
+    query: Option<Spanned<String>>,
     read: Option<Spanned<String>>,
+    upload: Option<Spanned<String>>,
     idle: Option<Spanned<String>>,
     body: Option<Spanned<String>>,
     header: Option<Spanned<String>>,
@@ -264,7 +272,9 @@ impl RawTimeouts {
         Ok(Timeouts {
             connect: read(self.connect, "timeouts.connect", or.connect, 10 * ms, minute)?,
             submit: read(self.submit, "timeouts.submit", or.submit, 50 * ms, 10 * minute)?,
+            query: read(self.query, "timeouts.query", or.query, 50 * ms, minute)?,
             read: read(self.read, "timeouts.read", or.read, 50 * ms, hour)?,
+            upload: read(self.upload, "timeouts.upload", or.upload, second, hour)?,
             idle: read(self.idle, "timeouts.idle", or.idle, second, hour)?,
             body: read(self.body, "timeouts.body", or.body, 50 * ms, 10 * minute)?,
             header: read(self.header, "timeouts.header", or.header, 50 * ms, 10 * minute)?,

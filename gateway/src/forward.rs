@@ -127,7 +127,12 @@ impl Drop for Ticket {
 /// How to reach a worker: every timeout set.
 pub fn peer(address: SocketAddr, route: &Route, timeouts: &Timeouts) -> HttpPeer {
     let mut peer = HttpPeer::new(address, false, String::new());
-    let answer = if route.reads_body() { timeouts.submit } else { timeouts.read };
+    let answer = match route {
+        Route::Submit | Route::UploadRequest | Route::Cancel => timeouts.submit,
+        Route::Read => timeouts.query,
+        Route::Upload { .. } => timeouts.upload,
+        Route::Media | Route::Livez | Route::Readyz => timeouts.read,
+    };
     peer.options.connection_timeout = Some(timeouts.connect);
     peer.options.total_connection_timeout = Some(timeouts.connect);
     peer.options.read_timeout = Some(answer);

@@ -17,7 +17,7 @@ pub enum Route {
     },
     /// Something about jobs that any worker of the store can say.
     Read,
-    /// Bytes of a finished job.
+    /// Bytes of a finished job, or events of a running one: an answer that may be long.
     Media,
     /// The end of a job: `DELETE /jobs/ID`.
     Cancel,
@@ -103,7 +103,7 @@ pub fn classify(method: &Method, path: &str) -> Result<Route, Refused> {
             let [get, head] = reading(Route::Read);
             take("GET, HEAD, DELETE", &[get, head, (Method::DELETE, Route::Cancel)])
         }
-        ["jobs", id, "events"] if !id.is_empty() => take("GET, HEAD", &reading(Route::Read)),
+        ["jobs", id, "events"] if !id.is_empty() => take("GET, HEAD", &reading(Route::Media)),
         ["download", id] if !id.is_empty() => take("GET, HEAD", &reading(Route::Media)),
         ["media", id, _, ..] if !id.is_empty() => take("GET, HEAD", &reading(Route::Media)),
         ["upload", "request"] => take("POST", &[(Method::POST, Route::UploadRequest)]),
@@ -130,7 +130,7 @@ mod tests {
             (Method::GET, "/jobs", Route::Read),
             (Method::HEAD, "/jobs/a", Route::Read),
             (Method::DELETE, "/jobs/a", Route::Cancel),
-            (Method::GET, "/jobs/a/events", Route::Read),
+            (Method::GET, "/jobs/a/events", Route::Media),
             (Method::GET, "/download/a", Route::Media),
             (Method::GET, "/media/a/720p/seg-1.m4s", Route::Media),
             (Method::POST, "/upload/request", Route::UploadRequest),

@@ -130,46 +130,54 @@ pub async fn serve(
         public_url: config.public_url,
     };
 
-    // Reads go on while running work finishes; the server and the heartbeat end last.
+    // Reads go on while running work finishes; the server and the heartbeat end last. None of the three may end before
+    // it was asked to: without any of them this is no worker, and whoever started the process shall start it again.
     let done = CancellationToken::new();
-    let server = tokio::spawn({
+    let mut server = tokio::spawn({
         let done = done.clone();
         let serving = axum::serve(listener, http::router(Arc::new(app)));
         async move { serving.with_graceful_shutdown(done.cancelled_owned()).await }
     });
-    let heartbeat = tokio::spawn({
+    let mut heartbeat = tokio::spawn({
         let (leases, store, identity, metrics) =
             (Arc::clone(&leases), Arc::clone(&store), identity.clone(), Arc::clone(&metrics));
-        let (every, done, graceful) = (config.heartbeat, done.clone(), shutdown.clone());
-        async move {
-            let superseded = leases.keep(&*store, &identity, every, &metrics, &done).await;
-            if superseded {
-                leases.stop_all(lease::Stop::LeaseLost);
-                graceful.graceful.cancel();
-                graceful.immediate.cancel();
-            }
-            superseded
-        }
+        let (every, done) = (config.heartbeat, done.clone());
+        async move { leases.keep(&*store, &identity, every, &metrics, &done).await }
     });
-    let work = tokio::spawn({
+    let mut work = tokio::spawn({
         let (graceful, immediate) = (shutdown.graceful.clone(), shutdown.immediate.clone());
         queue.run(graceful, immediate, config.grace)
     });
     ready(address);
 
-    shutdown.graceful.cancelled().await;
+    let taken = "another process registered under this worker's name: give each worker its own --name";
+    tokio::select! {
+        () = shutdown.graceful.cancelled() => {}
+        ended = &mut heartbeat => {
+            leases.stop_all(lease::Stop::LeaseLost);
+            let superseded = ended.context("the heartbeat died")?;
+            anyhow::ensure!(!superseded, taken);
+            anyhow::bail!("the heartbeat ended by itself");
+        }
+        ended = &mut server => {
+            ended.context("the server died")?.context("the server failed")?;
+            anyhow::bail!("the server ended by itself");
+        }
+        ended = &mut work => {
+            ended.context("the claim loop died")?;
+            anyhow::ensure!(shutdown.graceful.is_cancelled(), "the claim loop ended by itself");
+        }
+    }
     load.drain();
     info!(running = leases.all().len(), grace_s = config.grace.as_secs_f64(), "draining");
-    work.await.context("the claim loop died")?;
+    if !work.is_finished() {
+        work.await.context("the claim loop died")?;
+    }
     done.cancel();
     let superseded = heartbeat.await.context("the heartbeat died")?;
     // Connections that never end must not keep a finished worker.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), server).await;
-    anyhow::ensure!(
-        !superseded,
-        "another process registered as {}: give each worker its own --name",
-        identity.worker
-    );
+    anyhow::ensure!(!superseded, taken);
     info!("worker ends");
     Ok(())
 }

@@ -54,6 +54,27 @@ async fn a_job_whose_worker_is_killed_finishes_once_on_another_and_leaves_no_ffm
 }
 
 #[tokio::test]
+async fn a_worker_that_was_frozen_wakes_up_to_a_lost_lease_and_changes_nothing() {
+    let builder = one_thread_each().worker_arg("--lease", "2s").worker_arg("--heartbeat", "500ms");
+    let mut stage = Stage::start(builder).await;
+    let (_, frozen) = stage.encoding("heavy").await;
+    stage.system.freeze_worker(&frozen).unwrap();
+    let taken_over = |job: &Job| job.attempt == 2;
+    stage.client.wait_for("heavy", "taken over", PATIENCE, taken_over).await.unwrap();
+    stage.system.thaw_worker(&frozen).unwrap();
+    wait_until("the end of the woken worker's ffmpeg", || {
+        stage.system.ffmpegs_of(&frozen).unwrap().is_empty()
+    })
+    .await;
+    let done = stage.succeeded("heavy").await;
+    assert_eq!(done.attempt, 2);
+    assert_ne!(done.worker.unwrap().as_str(), frozen);
+    let metrics = stage.system.worker_client(&frozen).unwrap().get("/metrics").await.unwrap().text();
+    assert!(metrics.contains("millrace_worker_leases_lost_total 1"), "{metrics}");
+    stage.end().await;
+}
+
+#[tokio::test]
 async fn a_worker_asked_to_stop_gives_its_job_back_at_once() {
     let builder = one_thread_each().worker_arg("--grace", "300ms").worker_arg("--lease", "60s");
     let mut stage = Stage::start(builder.worker_arg("--heartbeat", "1s")).await;
