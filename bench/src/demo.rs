@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use millrace_wire::job::{Job, State};
+use millrace_wire::job::{Job, Phase, State};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
@@ -17,12 +17,14 @@ use crate::{Client, System, media};
 
 /// Seconds of the clip that the small jobs get.
 const SHORT_SECONDS: u32 = 2;
-/// Small jobs in each of the two batches.
-const BATCH: usize = 8;
+/// Small jobs in each of the two batches: enough for a share to be more than luck.
+const BATCH: usize = 12;
 /// Between two small jobs: a burst would fill every slot, and then it is the queues that decide, not the weights.
-const PACE: Duration = Duration::from_millis(1200);
-/// What the weight of `aws` is changed to between the batches, from 1.
+const PACE: Duration = Duration::from_secs(1);
+/// What a pool's weight is changed to between the batches, from 1.
 const WEIGHT_AFTER: f64 = 0.1;
+/// A share that falls by less than this part of a batch is called luck and not an effect.
+const FALL_MIN: f64 = 0.25;
 /// Longest time for all jobs together.
 const JOBS_PATIENCE: Duration = Duration::from_secs(600);
 /// Longest time for a reload; the gateway looks about once a second.
@@ -84,13 +86,21 @@ async fn drive(system: &mut System, clip: &Clip, directory: &Path) -> Result<()>
     let main = json!({ "job_id": "main", "input_path": main_input, "duration_hint_s": seconds, "size_hint_bytes": bytes });
     let main = submit(&client, &progress, &main).await?;
     progress.show(&main);
+    // A job that was accepted this very moment still counts as waiting in what the gateway last heard, and its whole pool
+    // as that busy: what is counted then is that moment, and not the weights.
+    let encodes = |job: &Job| job.phase == Some(Phase::Encoding) || job.state.is_final();
+    let main = client.wait_for("main", "encoding", JOBS_PATIENCE, encodes).await?;
+    progress.show(&main);
     let before = batch(&client, &mut progress, "first", (&short_input, short_bytes)).await?;
 
+    // The pool without the main job: most small jobs go there, so that its share has room to fall. Chosen before anything
+    // is counted: choosing the pool that got most would show a fall by chance alone.
+    let lowered = if main.pool.as_str() == "aws" { "gcp" } else { "aws" };
     let generation = system.generation().await?;
-    system.rewrite_routing(|routing| routing.pool("aws").weight = WEIGHT_AFTER)?;
+    system.rewrite_routing(|routing| routing.pool(lowered).weight = WEIGHT_AFTER)?;
     let generation = system.wait_reloaded(generation, RELOAD_PATIENCE).await?;
     progress.say(&format!(
-        "5/7   While they run: aws's weight in the routing file went from 1 to {WEIGHT_AFTER} (generation {generation} \
+        "5/7   While they run: {lowered}'s weight in the routing file went from 1 to {WEIGHT_AFTER} (generation {generation} \
          is in force); {BATCH} more small jobs …"
     ));
     let after = batch(&client, &mut progress, "second", (&short_input, short_bytes)).await?;
@@ -101,7 +111,7 @@ async fn drive(system: &mut System, clip: &Clip, directory: &Path) -> Result<()>
     progress.clear();
     let rows = jobs.iter().map(Row::of).collect::<Result<Vec<_>>>()?;
     println!("{}", table::render(&rows));
-    println!("      {}", shares(&before, &after));
+    println!("      {}", shares(lowered, &before, &after));
 
     println!("6/7   Checking the main job's stream with ffprobe, through the gateway …");
     let frames = media::packets(&clip.path).await.context("look at the clip")?;
@@ -188,19 +198,21 @@ async fn finish(client: &Client, progress: &mut Progress, ids: &[String]) -> Res
     Ok(jobs)
 }
 
-/// Where the gateway sent the batches, as counted from its answers.
-fn shares(before: &[Job], after: &[Job]) -> String {
-    let to_aws = |jobs: &[Job]| jobs.iter().filter(|job| job.pool.as_str() == "aws").count();
-    let (was, is) = (to_aws(before), to_aws(after));
-    let verdict = if is * before.len() < was * after.len() {
+/// Where the gateway sent the batches, as counted from its answers, and whether that is more than luck.
+fn shares(pool: &str, before: &[Job], after: &[Job]) -> String {
+    let count = |jobs: &[Job]| jobs.iter().filter(|job| job.pool.as_str() == pool).count();
+    let share = |jobs: &[Job]| count(jobs) as f64 / jobs.len().max(1) as f64;
+    let verdict = if share(before) - share(after) >= FALL_MIN {
         "its share followed the weight"
     } else {
-        "its share did NOT fall this time"
+        "its share did NOT clearly fall this time"
     };
     format!(
-        "shares: of the first batch {was} of {} went to aws (weight 1), of the second {is} of {} (weight \
-         {WEIGHT_AFTER}): {verdict}",
+        "shares: of the first batch {} of {} went to {pool} (weight 1), of the second {} of {} (weight {WEIGHT_AFTER}): \
+         {verdict}",
+        count(before),
         before.len(),
+        count(after),
         after.len()
     )
 }
@@ -278,13 +290,13 @@ mod tests {
 
     #[test]
     fn the_shares_are_counted_and_not_flattered() {
-        let followed = shares(&placed(&["aws", "gcp", "aws", "gcp"]), &placed(&["gcp", "gcp", "aws", "gcp"]));
-        assert!(
-            followed.contains("2 of 4") && followed.contains("1 of 4") && followed.contains("followed"),
-            "{followed}"
-        );
-        let did_not = shares(&placed(&["aws", "gcp"]), &placed(&["aws", "gcp"]));
-        assert!(did_not.contains("did NOT fall"), "{did_not}");
+        let said = |before: &[&str], after: &[&str]| shares("aws", &placed(before), &placed(after));
+        let followed = said(&["aws", "gcp", "aws", "gcp"], &["gcp", "gcp", "aws", "gcp"]);
+        assert!(followed.contains("2 of 4") && followed.contains("1 of 4"), "{followed}");
+        assert!(followed.contains("followed"), "{followed}");
+        assert!(said(&["aws", "gcp"], &["aws", "gcp"]).contains("did NOT"));
+        let luck = said(&["aws", "aws", "gcp", "gcp", "gcp"], &["aws", "gcp", "gcp", "gcp", "gcp"]);
+        assert!(luck.contains("did NOT"), "one job of five is luck: {luck}");
     }
 
     #[test]
