@@ -164,9 +164,22 @@ async fn batch(
         let job = submit(client, progress, &spec).await?;
         progress.show(&job);
         jobs.push(job);
-        tokio::time::sleep(PACE).await;
+        let next = Instant::now() + PACE;
+        while Instant::now() < next {
+            look(client, progress).await?;
+            tokio::time::sleep(PACE / 5).await;
+        }
     }
     Ok(jobs)
+}
+
+/// Shows how every job that has not ended stands now.
+async fn look(client: &Client, progress: &mut Progress) -> Result<()> {
+    for id in progress.open() {
+        progress.show(&client.job(&id).await?);
+    }
+    progress.tick();
+    Ok(())
 }
 
 /// Waits until all have ended, and refuses any end but success.

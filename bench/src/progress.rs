@@ -74,6 +74,12 @@ impl Progress {
         self.jobs.insert(id, (bar, job.clone()));
     }
 
+    /// The jobs that were shown and have not ended.
+    pub fn open(&self) -> Vec<String> {
+        let open = self.jobs.iter().filter(|(_, (_, job))| !job.state.is_final());
+        open.map(|(id, _)| id.clone()).collect()
+    }
+
     /// Prints where all jobs stand, where there are no bars and the last such line is a while ago.
     pub fn tick(&mut self) {
         let due = self.printed.is_none_or(|printed| printed.elapsed() >= LINE_INTERVAL);
