@@ -37,18 +37,22 @@ pub fn master(renditions: &[Rendition], channels: Option<u32>) -> String {
     text
 }
 
+/// Seconds of `EXT-X-TARGETDURATION`: every EXTINF, rounded to the nearest second, is at most that (RFC 8216, 4.3.3.1).
+pub fn target_duration(track: &Track) -> u64 {
+    let rounded = track.segments.iter().map(|segment| track.seconds(segment.duration).round() as u64);
+    rounded.max().unwrap_or(1).max(1)
+}
+
 /// The media playlist of one track.
 pub fn media(track: &Track) -> String {
-    let lengths: Vec<f64> = track.segments.iter().map(|segment| track.seconds(segment.duration)).collect();
-    // Every EXTINF, rounded to the nearest second, must be at most the target (RFC 8216, 4.3.3.1).
-    let target = lengths.iter().fold(1.0_f64, |longest, length| longest.max(length.round()));
+    let target = target_duration(track);
     let mut text = format!(
-        "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:{target:.0}\n#EXT-X-MEDIA-SEQUENCE:1\n\
+        "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:{target}\n#EXT-X-MEDIA-SEQUENCE:1\n\
          #EXT-X-PLAYLIST-TYPE:VOD\n#EXT-X-INDEPENDENT-SEGMENTS\n#EXT-X-MAP:URI=\"{}\"\n",
         track.init
     );
-    for (segment, length) in track.segments.iter().zip(lengths) {
-        let _ = write!(text, "#EXTINF:{length:.6},\n{}\n", segment.name);
+    for segment in &track.segments {
+        let _ = write!(text, "#EXTINF:{:.6},\n{}\n", track.seconds(segment.duration), segment.name);
     }
     text.push_str("#EXT-X-ENDLIST\n");
     text
