@@ -90,8 +90,12 @@ impl Sqlite {
         let pool = |connections: u32| {
             SqlitePoolOptions::new().max_connections(connections).acquire_timeout(BUSY_TIMEOUT).after_release(
                 |connection, _| {
-                    let settled = !connection.is_in_transaction();
-                    Box::pin(async move { Ok(settled) })
+                    Box::pin(async move {
+                        // A transaction that was dropped is rolled back on the connection's own thread; a question
+                        // that is asked behind it is answered after it.
+                        connection.ping().await?;
+                        Ok(!connection.is_in_transaction())
+                    })
                 },
             )
         };
@@ -855,6 +859,19 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(state, "queued");
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_write_keeps_the_writers_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, worker) = open(folder.path()).await;
+        sqlx::query("CREATE TEMP TABLE mark (n)").execute(&store.writer).await.unwrap();
+        store.accept(&new_job("j", ""), &worker, ROOM).await.unwrap();
+        for _ in 0..50 {
+            store.accept(&new_job("j", ""), &worker, ROOM).await.unwrap();
+        }
+        let marked = sqlx::query("SELECT * FROM mark").fetch_all(&store.writer).await;
+        assert!(marked.is_ok(), "it was closed and opened again: {marked:?}");
     }
 
     #[tokio::test]
