@@ -177,6 +177,13 @@ impl Leases {
         self.all().iter().filter(|r| r.stopped().is_none()).map(|r| r.deadline()).min()
     }
 
+    /// How long a question to the store may take: past the next deadline its answer would come too late.
+    fn patience(&self, every: Duration) -> Duration {
+        let left =
+            self.earliest_deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        left.map_or(every, |left| left.min(every))
+    }
+
     /// Renews leases until `end`. Returns `true` when another process took this worker's name: the caller must end.
     pub async fn keep(
         &self,
@@ -197,15 +204,18 @@ impl Leases {
                     None => std::future::pending().await,
                 }
             };
+            // In this order, and with no patience past a deadline: what waits for a store that hangs must not keep an
+            // attempt from stopping itself in time.
             tokio::select! {
+                biased;
                 () = end.cancelled() => return false,
                 () = overdue => self.stop_overdue(),
-                _ = look.tick() => self.look_for_cancellations(store, identity, every).await,
                 _ = heartbeat.tick() => {
-                    if self.beat(store, identity, every, metrics).await {
+                    if self.beat(store, identity, self.patience(every), metrics).await {
                         return true;
                     }
                 }
+                _ = look.tick() => self.look_for_cancellations(store, identity, self.patience(every)).await,
             }
         }
     }
@@ -306,6 +316,9 @@ mod tests {
             Ok(Heartbeat { verdicts: vec![self.verdict; beats.len()], superseded: self.superseded })
         }
         async fn cancellations(&self, _: &Identity) -> Result<Vec<Lease>, Error> {
+            if self.answers.load(Ordering::SeqCst) == 0 {
+                std::future::pending::<()>().await;
+            }
             Ok(Vec::new())
         }
         fn id(&self) -> &str {
@@ -359,6 +372,10 @@ mod tests {
 
     /// Runs one attempt under `store` until it is told to stop; returns why and after how many seconds.
     async fn stopped_after(store: Fading) -> (Option<Stop>, f64, bool) {
+        stopped_after_beating(store, EVERY).await
+    }
+
+    async fn stopped_after_beating(store: Fading, every: Duration) -> (Option<Stop>, f64, bool) {
         let identity =
             Identity { worker: "w1".parse().unwrap(), pool: "aws".parse().unwrap(), incarnation: 1 };
         let lease = Lease { task_uid: "t".to_owned(), job_uid: "j".to_owned(), epoch: 1 };
@@ -366,7 +383,7 @@ mod tests {
         let (began, end) = (Instant::now(), CancellationToken::new());
         let running = leases.enter(&lease, &"j".parse().unwrap(), 1.0, began);
         let metrics = Metrics::new().unwrap();
-        let keep = leases.keep(&store, &identity, EVERY, &metrics, &end);
+        let keep = leases.keep(&store, &identity, every, &metrics, &end);
         let superseded = tokio::select! {
             superseded = keep => superseded,
             () = running.stop.cancelled() => false,
@@ -380,6 +397,16 @@ mod tests {
         let (why, after, _) = stopped_after(store).await;
         assert_eq!(why, Some(Stop::LeaseLost));
         assert!((25.0..26.0).contains(&after), "{after}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_hangs_does_not_keep_it_from_stopping_in_time() {
+        for every in [3, 4, 7, 9, 10] {
+            let store = Fading { answers: AtomicU32::new(0), verdict: Verdict::Renewed, superseded: false };
+            let (why, after, _) = stopped_after_beating(store, Duration::from_secs(every)).await;
+            assert_eq!(why, Some(Stop::LeaseLost));
+            assert!((25.0..25.5).contains(&after), "with a heartbeat every {every} s: {after}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

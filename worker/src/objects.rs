@@ -67,8 +67,18 @@ fn unavailable(verb: &'static str) -> impl FnOnce(object_store::Error) -> Error 
         object_store::Error::NotFound { .. } => Error::NotFound,
         object_store::Error::AlreadyExists { .. } => Error::Exists,
         object_store::Error::NotModified { .. } => Error::NotModified,
+        source if cannot_exist(&source) => Error::NotFound,
         source => Error::Unavailable { verb, source },
     }
+}
+
+/// Whether a key names what no object of a directory can be: longer than a file's name, or below another object.
+/// Clients choose keys, and a store that only refuses such a one is not away.
+fn cannot_exist(error: &object_store::Error) -> bool {
+    use std::io::ErrorKind;
+    std::iter::successors(std::error::Error::source(error), |cause| cause.source())
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| matches!(cause.kind(), ErrorKind::InvalidFilename | ErrorKind::NotADirectory))
 }
 
 fn local(verb: &'static str) -> impl FnOnce(std::io::Error) -> Error {
@@ -327,6 +337,18 @@ mod tests {
         assert!(matches!(again, Err(Error::NotModified)));
         objects.delete_below(&bucket, "uploads/k").await.unwrap();
         assert!(matches!(text(&objects, Span::All).await, Err(Error::NotFound)));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_cannot_be_is_not_there_and_no_reason_to_doubt_the_store() {
+        let root = tempfile::tempdir().unwrap();
+        let (objects, bucket) = (Objects::open(root.path()).unwrap(), "aws".parse().unwrap());
+        objects.create(&bucket, "uploads/k/v.mp4", parts(&["x"]), 100).await.unwrap();
+        let long = format!("uploads/k/{}", "a".repeat(300));
+        for key in [long.as_str(), "uploads/k/v.mp4/below", "uploads/k"] {
+            let head = objects.head(&bucket, key).await;
+            assert!(matches!(head, Err(Error::NotFound)), "{key}: {head:?}");
+        }
     }
 
     #[tokio::test]

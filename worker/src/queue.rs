@@ -54,7 +54,9 @@ impl Queue {
             while let Some(ended) = attempts.try_join_next() {
                 report_panic(ended);
             }
+            // In this order: with a free slot both are ready, and a worker that drains must not toss a coin.
             let permit = tokio::select! {
+                biased;
                 () = drain.cancelled() => break,
                 permit = Arc::clone(&slots).acquire_owned() => permit.expect("the semaphore is never closed"),
             };

@@ -285,10 +285,7 @@ impl Runner {
             self.tell_store(running, &end).await;
         }
         if label != "succeeded" {
-            let prefix = keys::attempt_prefix(&claim.lease);
-            if let Err(error) = self.objects.delete_below(&claim.bucket, &prefix).await {
-                warn!(%error, prefix, "cannot remove what the attempt wrote; the sweep will");
-            }
+            forget(&*self.store, &self.objects, claim).await;
         }
     }
 
@@ -304,6 +301,29 @@ impl Runner {
             }
             tokio::time::sleep(STORE_RETRY).await;
         }
+    }
+}
+
+/// Removes what an attempt wrote, unless it was published after all: the answer to a publish can be lost and the attempt
+/// stopped before it could ask again. Whoever cannot tell leaves it: too many bytes are better than too few.
+async fn forget(store: &dyn Store, objects: &Objects, claim: &Claim) {
+    let prefix = keys::attempt_prefix(&claim.lease);
+    match store.job(store::TENANT_DEFAULT, &claim.job_id).await {
+        Ok(row) => {
+            let published =
+                row.and_then(|row| row.manifest).is_some_and(|manifest| manifest.prefix == prefix);
+            if published {
+                info!(prefix, "published, though the store's answer was lost");
+                return;
+            }
+        }
+        Err(error) => {
+            warn!(%error, prefix, "cannot ask whether the attempt was published, so what it wrote stays");
+            return;
+        }
+    }
+    if let Err(error) = objects.delete_below(&claim.bucket, &prefix).await {
+        warn!(%error, prefix, "cannot remove what the attempt wrote");
     }
 }
 
@@ -348,6 +368,49 @@ fn retry_after(attempt: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Accepted, NewJob, Room, Sqlite};
+
+    #[tokio::test]
+    async fn what_was_published_stays_although_its_attempt_was_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let store =
+            Sqlite::open(&format!("sqlite:{}", folder.path().join("jobs.db").display()), 3).await.unwrap();
+        let objects = Objects::open(&folder.path().join("objects")).unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        let by = store.register(&"w1".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
+        for (id, publishes) in [("published", true), ("stopped", false)] {
+            let (spec, _) = millrace_wire::JobSpec::parse(br#"{"input_url":"http://h/v"}"#).unwrap();
+            let new = NewJob {
+                tenant: store::TENANT_DEFAULT.to_owned(),
+                job_id: id.parse().unwrap(),
+                spec,
+                work_seconds: 1.0,
+            };
+            let room = Room { slots: 9, queue_max: 9 };
+            assert!(matches!(store.accept(&new, &by, room).await.unwrap(), Accepted::Created(_)));
+            let claim = store.claim(&by, Duration::from_secs(60)).await.unwrap().unwrap();
+            let prefix = keys::attempt_prefix(&claim.lease);
+            let key = format!("{prefix}/master.m3u8");
+            objects.put_file(&claim.bucket, &key, &file).await.unwrap();
+            if publishes {
+                let outputs = Outputs {
+                    hls: "master.m3u8".to_owned(),
+                    duration_s: 1.0,
+                    bytes: 1,
+                    renditions: Vec::new(),
+                };
+                let (bucket, warnings) = (claim.bucket.clone(), Vec::new());
+                let manifest = Manifest { bucket, prefix, files: 1, outputs, warnings };
+                assert!(store.enter(&claim.lease, Phase::Publishing, None).await.unwrap());
+                assert_eq!(store.publish(&claim.lease, &manifest).await.unwrap(), Published::Yes);
+            }
+            // What a worker says that lost the answer: nothing is changed by it.
+            store.end(&claim.lease, &AttemptEnd::Released).await.unwrap();
+            forget(&store, &objects, &claim).await;
+            assert_eq!(objects.head(&claim.bucket, &key).await.is_ok(), publishes, "{id}");
+        }
+    }
 
     #[test]
     fn the_wait_before_another_try_doubles_up_to_its_limit() {

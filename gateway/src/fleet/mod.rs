@@ -122,7 +122,12 @@ impl Endpoint {
 
     /// Takes a report in, unless a later one is there already.
     fn learn(&mut self, load: LoadReport, now: Duration) {
-        let outdated = |known: &Report| !load.supersedes(&known.load) && known.load.worker == load.worker;
+        // Incarnations are counted by a store: another store's begin anew, and say nothing about which is later.
+        let outdated = |known: &Report| {
+            !load.supersedes(&known.load)
+                && known.load.worker == load.worker
+                && known.load.store_id == load.store_id
+        };
         match &mut self.report {
             // The same report again says that the worker still stands by it.
             Some(known) if known.load == load => known.at = now,

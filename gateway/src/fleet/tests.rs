@@ -52,6 +52,15 @@ fn a_later_report_wins_and_an_earlier_one_changes_nothing() {
 }
 
 #[test]
+fn a_worker_that_comes_back_on_a_new_store_is_believed_although_it_counts_from_one() {
+    let fleet = fleet();
+    fleet.probed(at(1), LoadReport { incarnation: 7, ..report("aws", 900) }, Duration::from_millis(1));
+    let anew = LoadReport { store_id: "new".to_owned(), running: 1, ..report("aws", 1) };
+    fleet.probed(at(1), anew.clone(), Duration::from_millis(1));
+    assert_eq!(worker(&fleet, 1).report.unwrap().load, anew);
+}
+
+#[test]
 fn a_worker_of_another_pool_is_unusable_and_says_why() {
     let fleet = fleet();
     fleet.probed(at(1), report("gcp", 1), Duration::from_millis(1));

@@ -139,10 +139,17 @@ async fn report(State(app): Shared, request: Request, next: Next) -> Response {
         .map_or_else(|| "none".to_owned(), |m| m.as_str().to_owned());
     let began = Instant::now();
     let mut response = next.run(request).await;
-    if response.status() == StatusCode::METHOD_NOT_ALLOWED && !response.headers().contains_key(CONTENT_TYPE) {
+    let told = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == problem::CONTENT_TYPE);
+    if response.status().is_client_error() && !told {
+        // The router's own refusals: a method that the path does not take, a path or query that is no text.
         let allow = response.headers_mut().remove(ALLOW);
-        response =
-            Refusal(Problem::new(Code::MethodNotAllowed, "this path takes other methods")).into_response();
+        let problem = match response.status() {
+            StatusCode::METHOD_NOT_ALLOWED => {
+                Problem::new(Code::MethodNotAllowed, "this path takes other methods")
+            }
+            _ => Problem::new(Code::BadRequest, "the path or the query cannot be read"),
+        };
+        response = Refusal(problem).into_response();
         if let Some(allow) = allow {
             response.headers_mut().insert(ALLOW, allow);
         }
@@ -158,4 +165,69 @@ async fn report(State(app): Shared, request: Request, next: Next) -> Response {
         }
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A worker's HTTP side on a store of its own, without a claim loop behind it.
+    async fn serve(folder: &std::path::Path) -> String {
+        let url = format!("sqlite:{}", folder.join("jobs.db").display());
+        let store: Arc<dyn Store> = Arc::new(store::Sqlite::open(&url, 3).await.unwrap());
+        let identity = store.register(&"w1".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
+        let room = Room { slots: 1, queue_max: 2 };
+        let leases = Arc::new(Leases::new(Duration::from_secs(30)));
+        let cost = Arc::new(CostModel::default());
+        let load =
+            Load::new(identity.clone(), room, Arc::clone(&store), Arc::clone(&leases), Arc::clone(&cost));
+        let app = App {
+            store,
+            identity,
+            objects: Objects::open(&folder.join("objects")).unwrap(),
+            load: Arc::new(load),
+            leases,
+            cost,
+            metrics: Arc::new(Metrics::new().unwrap()),
+            nudge: Arc::default(),
+            room,
+            upload_bytes_max: 1000,
+            upload_expiry: Duration::from_secs(60),
+            public_url: None,
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router(Arc::new(app))).await });
+        url
+    }
+
+    #[tokio::test]
+    async fn every_error_is_a_problem_and_no_client_can_make_a_worker_look_ill() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let folder = tempfile::tempdir().unwrap();
+        let url = serve(folder.path()).await;
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let long = format!(r#"{{"input_path":"aws/uploads/{}"}}"#, "a".repeat(300));
+        for (method, path, body, status, code) in [
+            ("GET", "/jobs/%ff", "", 400, Code::BadRequest),
+            ("DELETE", "/jobs/%ff", "", 400, Code::BadRequest),
+            ("GET", "/media/j/%ff", "", 400, Code::BadRequest),
+            ("GET", "/jobs?limit=0", "", 400, Code::BadQuery),
+            ("GET", "/jobs?colour=red", "", 400, Code::BadQuery),
+            ("GET", "/jobs/%20", "", 422, Code::BadJobId),
+            ("GET", "/jobs/none", "", 404, Code::JobNotFound),
+            ("PATCH", "/jobs/j", "", 405, Code::MethodNotAllowed),
+            ("GET", "/nothing", "", 404, Code::NotFound),
+            ("PUT", "/upload/aws/uploads/k/v.mp4", "", 403, Code::BadSignature),
+            ("POST", "/jobs", "{", 400, Code::BadJson),
+            ("POST", "/jobs", long.as_str(), 422, Code::BadInputPath),
+        ] {
+            let request = client.request(method.parse().unwrap(), format!("{url}{path}"));
+            let answer = request.body(body.to_owned()).send().await.unwrap();
+            assert_eq!(answer.status(), status, "{method} {path}");
+            assert_eq!(answer.headers()[CONTENT_TYPE], problem::CONTENT_TYPE, "{method} {path}");
+            let read: Problem = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+            assert_eq!(read.code, code, "{method} {path}");
+        }
+    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use millrace_wire::job::{FailureCode, Phase, State};
 use millrace_wire::spec::Priority;
-use millrace_wire::{JobId, PoolId, WorkerId};
+use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
 use serde_json::json;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
@@ -34,6 +34,8 @@ macro_rules! head_start_ms {
         "2000"
     };
 }
+/// How far down the queue a claim looks for a job that it can read.
+const HEAD_MAX: u32 = 32;
 /// Connections that read; one writes.
 const READERS_MAX: u32 = 4;
 
@@ -88,8 +90,12 @@ impl Sqlite {
         let pool = |connections: u32| {
             SqlitePoolOptions::new().max_connections(connections).acquire_timeout(BUSY_TIMEOUT).after_release(
                 |connection, _| {
-                    let settled = !connection.is_in_transaction();
-                    Box::pin(async move { Ok(settled) })
+                    Box::pin(async move {
+                        // A transaction that was dropped is rolled back on the connection's own thread; a question
+                        // that is asked behind it is answered after it.
+                        connection.ping().await?;
+                        Ok(!connection.is_in_transaction())
+                    })
                 },
             )
         };
@@ -197,6 +203,31 @@ fn job_row(row: &SqliteRow) -> Result<JobRow, Error> {
         started_at_ms: row.try_get("started_at")?,
         finished_at_ms: row.try_get("finished_at")?,
     })
+}
+
+/// A waiting task and what its job needs to be readable for.
+struct Head {
+    task_uid: String,
+    job_uid: String,
+    epoch: i64,
+    job_id: JobId,
+    spec: JobSpec,
+    bucket: PoolId,
+}
+
+impl Head {
+    fn read(row: &SqliteRow) -> Result<Self, Error> {
+        let (job_id, spec, bucket): (String, String, String) =
+            (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
+        Ok(Self {
+            task_uid: row.try_get(0)?,
+            job_uid: row.try_get(1)?,
+            epoch: row.try_get(2)?,
+            spec: serde_json::from_str(&spec).map_err(|_| corrupt("spec", &spec))?,
+            bucket: bucket.parse().map_err(|_| corrupt("bucket", &bucket))?,
+            job_id: job_id.parse().map_err(|_| corrupt("job_id", &job_id))?,
+        })
+    }
 }
 
 async fn find(on: &mut SqliteConnection, tenant: &str, job_id: &JobId) -> Result<Option<JobRow>, Error> {
@@ -524,23 +555,27 @@ impl Store for Sqlite {
         reap(&mut tx, self.failures_max).await?;
         // The own pool's queue, and what lost its worker in any pool.
         let head = sqlx::query(concat!(
-            "SELECT uid, job_uid, epoch FROM task WHERE state = 'waiting' AND not_before <= ",
+            "SELECT task.uid, task.job_uid, task.epoch, job.job_id, job.spec, job.bucket ",
+            "FROM task JOIN job ON job.uid = task.job_uid ",
+            "WHERE task.state = 'waiting' AND task.not_before <= ",
             now!(),
-            " AND (pool = ?1 OR (epoch > 0 AND not_before + ",
+            " AND (task.pool = ?1 OR (task.epoch > 0 AND task.not_before + ",
             head_start_ms!(),
             " <= ",
             now!(),
-            ")) ORDER BY class, pool <> ?1, created_at, uid LIMIT 1"
+            ")) ORDER BY task.class, task.pool <> ?1, task.created_at, task.uid LIMIT ?2"
         ))
         .bind(by.pool.as_str())
-        .fetch_optional(&mut *tx)
+        .bind(HEAD_MAX)
+        .fetch_all(&mut *tx)
         .await?;
-        let Some(head) = head else {
+        // A job that this version cannot read (a later one accepted it) must not stop those behind it.
+        let mut unreadable = None;
+        let head = head.iter().find_map(|row| Head::read(row).map_err(|error| unreadable = Some(error)).ok());
+        let Some(Head { task_uid, job_uid, epoch, job_id, spec, bucket }) = head else {
             tx.commit().await?;
-            return Ok(None);
+            return unreadable.map_or(Ok(None), Err);
         };
-        let (task_uid, job_uid, epoch): (String, String, i64) =
-            (head.try_get(0)?, head.try_get(1)?, head.try_get(2)?);
         let task = sqlx::query(concat!(
             "UPDATE task SET state = 'running', epoch = epoch + 1, owner = ?, owner_incarnation = ?, pool = ?, ",
             "lease_expires_at = ", now!(), " + ? WHERE uid = ? AND epoch = ? AND state = 'waiting' ",
@@ -558,7 +593,7 @@ impl Store for Sqlite {
         let row = sqlx::query(concat!(
             "UPDATE job SET state = 'running', phase = 'source', worker = ?, pool = ?, attempt = attempt + 1, epoch = ?, ",
             "progress = '{\"percent\":0.0}', started_at = COALESCE(started_at, ", now!(), ") WHERE uid = ? ",
-            "RETURNING job_id, spec, bucket, attempt"
+            "RETURNING attempt"
         ))
         .bind(by.worker.as_str())
         .bind(by.pool.as_str())
@@ -577,15 +612,13 @@ impl Store for Sqlite {
         .bind(by.pool.as_str())
         .execute(&mut *tx)
         .await?;
-        let body = json!({ "pool": by.pool, "worker": by.worker, "attempt": row.try_get::<i64, _>(3)? });
+        let body = json!({ "pool": by.pool, "worker": by.worker, "attempt": row.try_get::<i64, _>(0)? });
         record(&mut tx, &job_uid, "claimed", body).await?;
-        let (job_id, spec, bucket): (String, String, String) =
-            (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         let claim = Claim {
             lease: Lease { task_uid, job_uid, epoch: epoch as u64 },
-            job_id: job_id.parse().map_err(|_| corrupt("job_id", &job_id))?,
-            spec: serde_json::from_str(&spec).map_err(|_| corrupt("spec", &spec))?,
-            bucket: bucket.parse().map_err(|_| corrupt("bucket", &bucket))?,
+            job_id,
+            spec,
+            bucket,
             work_seconds: task.try_get(1)?,
             accepted_by: task.try_get(3)?,
             waited: Duration::from_millis(task.try_get::<i64, _>(2)? as u64),
@@ -797,6 +830,49 @@ impl Store for Sqlite {
 mod tests {
     use super::super::conformance::{ROOM, new_job};
     use super::*;
+
+    async fn open(folder: &Path) -> (Sqlite, Identity) {
+        let store = Sqlite::open(&format!("sqlite:{}", folder.join("jobs.db").display()), 3).await.unwrap();
+        let worker = store.register(&"w1".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
+        (store, worker)
+    }
+
+    #[tokio::test]
+    async fn a_job_of_a_later_version_waits_and_does_not_stop_those_behind_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, worker) = open(folder.path()).await;
+        for job in ["later", "plain"] {
+            store.accept(&new_job(job, ""), &worker, ROOM).await.unwrap();
+        }
+        sqlx::query(
+            "UPDATE job SET spec = '{\"input_url\":\"http://h/v\",\"novel\":1}' WHERE job_id = 'later'",
+        )
+        .execute(&store.writer)
+        .await
+        .unwrap();
+        let claim = store.claim(&worker, Duration::from_secs(60)).await.unwrap().unwrap();
+        assert_eq!(claim.job_id.as_str(), "plain");
+        let alone = store.claim(&worker, Duration::from_secs(60)).await;
+        assert!(matches!(alone, Err(Error::Corrupt(_))), "{alone:?}");
+        let state: String = sqlx::query_scalar("SELECT state FROM job WHERE job_id = 'later'")
+            .fetch_one(&store.readers)
+            .await
+            .unwrap();
+        assert_eq!(state, "queued");
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_a_write_keeps_the_writers_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, worker) = open(folder.path()).await;
+        sqlx::query("CREATE TEMP TABLE mark (n)").execute(&store.writer).await.unwrap();
+        store.accept(&new_job("j", ""), &worker, ROOM).await.unwrap();
+        for _ in 0..50 {
+            store.accept(&new_job("j", ""), &worker, ROOM).await.unwrap();
+        }
+        let marked = sqlx::query("SELECT * FROM mark").fetch_all(&store.writer).await;
+        assert!(marked.is_ok(), "it was closed and opened again: {marked:?}");
+    }
 
     #[tokio::test]
     async fn a_full_disk_refuses_and_heals_when_there_is_room_again() {
