@@ -180,17 +180,26 @@ impl Running {
         (&mut self.exit).await.map_err(|_| std::io::Error::other("the process could not be waited for"))
     }
 
+    /// Waits for the end of one that has closed its outputs, and kills it after `grace`: only a process that somebody
+    /// took over stays without them, and it would hold its slot for ever.
+    ///
+    /// # Errors
+    /// When the system lost track of it.
+    pub async fn end(&mut self, grace: Duration) -> std::io::Result<Exit> {
+        if let Ok(exit) = tokio::time::timeout(grace, self.exit()).await {
+            return exit;
+        }
+        self.group.signal(Signal::KILL);
+        self.exit().await
+    }
+
     /// Asks it to end, kills it after `grace`, and returns when it is reaped.
     ///
     /// # Errors
     /// When the system lost track of it.
     pub async fn stop(&mut self, grace: Duration) -> std::io::Result<Exit> {
         self.group.signal(Signal::TERM);
-        if let Ok(exit) = tokio::time::timeout(grace, self.exit()).await {
-            return exit;
-        }
-        self.group.signal(Signal::KILL);
-        self.exit().await
+        self.end(grace).await
     }
 }
 
@@ -247,6 +256,18 @@ mod tests {
         let pid = running.group.lock().unwrap();
         assert!(group_exists(pid));
         drop(running);
+        gone(pid).await;
+    }
+
+    #[tokio::test]
+    async fn one_that_stays_without_its_outputs_is_killed_after_the_grace() {
+        let spawner = Spawner::start().unwrap();
+        let mut running = spawner.spawn(shell("exec >&- 2>&-; exec sleep 600")).await.unwrap();
+        let mut lines = crate::ffmpeg::lines::Lines::new(running.stdout().unwrap());
+        assert_eq!(lines.next().await.unwrap(), None);
+        let pid = running.group.lock().unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(5), running.end(Duration::from_millis(100)));
+        assert_eq!(ended.await.expect("it ends").unwrap().status.signal(), Some(9));
         gone(pid).await;
     }
 

@@ -75,7 +75,7 @@ impl Ffmpeg {
             }
         };
         let exit = match stopped {
-            None => running.exit().await.map_err(pipe)?,
+            None => running.end(inner.settings.kill_grace).await.map_err(pipe)?,
             Some(_) => running.stop(inner.settings.kill_grace).await.map_err(pipe)?,
         };
         match stopped {

@@ -268,7 +268,7 @@ impl Inner {
                 },
             }
         }
-        let exit = running.exit().await.map_err(pipe)?;
+        let exit = running.end(self.settings.kill_grace).await.map_err(pipe)?;
         Ok(Probed { exit, complaints })
     }
 }
