@@ -34,6 +34,8 @@ macro_rules! head_start_ms {
         "2000"
     };
 }
+/// How long a job waits for each class that it rises: strict classes alone would let the lowest wait for ever.
+const CLASS_AGES_EVERY: Duration = Duration::from_secs(600);
 /// How far down the queue a claim looks for a job that it can read.
 const HEAD_MAX: u32 = 32;
 /// Connections that read; one writes.
@@ -563,10 +565,13 @@ impl Store for Sqlite {
             head_start_ms!(),
             " <= ",
             now!(),
-            ")) ORDER BY task.class, task.pool <> ?1, task.created_at, task.uid LIMIT ?2"
+            ")) ORDER BY max(0, task.class - (",
+            now!(),
+            " - task.created_at) / ?3), task.pool <> ?1, task.created_at, task.uid LIMIT ?2"
         ))
         .bind(by.pool.as_str())
         .bind(HEAD_MAX)
+        .bind(millis(CLASS_AGES_EVERY))
         .fetch_all(&mut *tx)
         .await?;
         // A job that this version cannot read (a later one accepted it) must not stop those behind it.
@@ -859,6 +864,31 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(state, "queued");
+    }
+
+    #[tokio::test]
+    async fn a_job_rises_a_class_in_ten_minutes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, worker) = open(folder.path()).await;
+        let waits =
+            [("live", "live", 0), ("normal", "normal", 0), ("aged", "batch", 11), ("old", "batch", 21)];
+        for (job, class, minutes) in waits.into_iter().chain([("young", "batch", 9)]) {
+            store.accept(&new_job(job, &format!(r#","priority":"{class}""#)), &worker, ROOM).await.unwrap();
+            sqlx::query(
+                "UPDATE task SET created_at = created_at - ? \
+                 WHERE job_uid = (SELECT uid FROM job WHERE job_id = ?)",
+            )
+            .bind(minutes * 60_000)
+            .bind(job)
+            .execute(&store.writer)
+            .await
+            .unwrap();
+        }
+        let mut order = Vec::new();
+        while let Some(claim) = store.claim(&worker, Duration::from_secs(60)).await.unwrap() {
+            order.push(claim.job_id.to_string());
+        }
+        assert_eq!(order, ["old", "live", "aged", "normal", "young"]);
     }
 
     #[tokio::test]
