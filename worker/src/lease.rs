@@ -58,15 +58,25 @@ impl Running {
         self.state.lock().expect("nothing panics while holding an attempt's state")
     }
 
-    /// Tells it to stop; the first reason stays.
-    pub fn stop(&self, why: Stop) {
+    /// Tells it to stop; the first reason stays. Answers whether this is the first.
+    pub fn stop(&self, why: Stop) -> bool {
         let mut state = self.state();
-        if state.stopped.is_none() {
+        let first = state.stopped.is_none();
+        if first {
             state.stopped = Some(why);
             info!(job_id = %self.job_id, attempt = self.lease.epoch, ?why, "stopping an attempt");
         }
         drop(state);
         self.stop.cancel();
+        first
+    }
+
+    /// Stops it because its lease is gone, and counts that once: its deadline, the heartbeat and a refused write may
+    /// all say so.
+    pub fn lose(&self, metrics: &Metrics) {
+        if self.stop(Stop::LeaseLost) {
+            metrics.leases_lost.inc();
+        }
     }
 
     /// Why it was told to stop, if it was.
@@ -152,23 +162,26 @@ impl Leases {
 
     /// Stops everything.
     pub fn stop_all(&self, why: Stop) {
-        self.all().iter().for_each(|running| running.stop(why));
+        for running in self.all() {
+            running.stop(why);
+        }
     }
 
     /// Stops one, if it runs here.
     pub fn stop_one(&self, job_uid: &str, why: Stop) {
-        self.all()
-            .iter()
-            .filter(|running| running.lease.job_uid == job_uid)
-            .for_each(|running| running.stop(why));
+        for running in self.all() {
+            if running.lease.job_uid == job_uid {
+                running.stop(why);
+            }
+        }
     }
 
-    fn stop_overdue(&self) {
+    fn stop_overdue(&self, metrics: &Metrics) {
         let now = Instant::now();
         for running in self.all() {
             if running.deadline() <= now && running.stopped().is_none() {
                 warn!(job_id = %running.job_id, "no renewed lease before its deadline");
-                running.stop(Stop::LeaseLost);
+                running.lose(metrics);
             }
         }
     }
@@ -209,7 +222,7 @@ impl Leases {
             tokio::select! {
                 biased;
                 () = end.cancelled() => return false,
-                () = overdue => self.stop_overdue(),
+                () = overdue => self.stop_overdue(metrics),
                 _ = heartbeat.tick() => {
                     if self.beat(store, identity, self.patience(every), metrics).await {
                         return true;
@@ -251,13 +264,13 @@ impl Leases {
             Ok(Err(error)) => {
                 metrics.store_errors.with_label_values(&[error.kind()]).inc();
                 warn!(%error, "heartbeat failed");
-                self.stop_overdue();
+                self.stop_overdue(metrics);
                 return false;
             }
             Err(_) => {
                 metrics.store_errors.with_label_values(&["timeout"]).inc();
                 warn!(patience_s = patience.as_secs_f64(), "heartbeat timed out");
-                self.stop_overdue();
+                self.stop_overdue(metrics);
                 return false;
             }
         };
@@ -270,10 +283,7 @@ impl Leases {
                 }
                 // An attempt that just ended is no longer here, and its lease is rightly gone.
                 Verdict::Lost if !self.map().contains_key(&running.lease) => {}
-                Verdict::Lost => {
-                    metrics.leases_lost.inc();
-                    running.stop(Stop::LeaseLost);
-                }
+                Verdict::Lost => running.lose(metrics),
             }
         }
         if heartbeat.superseded {
@@ -425,6 +435,23 @@ mod tests {
             let (stopped, after, _) = stopped_after(store).await;
             assert_eq!(stopped, Some(why));
             assert!(after < 1.0, "{after}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_lease_is_counted_once_whoever_says_so_first() {
+        for (answers, verdict) in [(0, Verdict::Renewed), (9, Verdict::Lost)] {
+            let identity =
+                Identity { worker: "w1".parse().unwrap(), pool: "aws".parse().unwrap(), incarnation: 1 };
+            let lease = Lease { task_uid: "t".to_owned(), job_uid: "j".to_owned(), epoch: 1 };
+            let (leases, metrics, end) =
+                (Leases::new(LEASE), Metrics::new().unwrap(), CancellationToken::new());
+            let _running = leases.enter(&lease, &"j".parse().unwrap(), 1.0, Instant::now());
+            let store = Fading { answers: AtomicU32::new(answers), verdict, superseded: false };
+            let keep = leases.keep(&store, &identity, EVERY, &metrics, &end);
+            let kept = tokio::time::timeout(LEASE * 2, keep).await;
+            assert!(kept.is_err(), "it goes on");
+            assert_eq!(metrics.leases_lost.get(), 1, "{verdict:?}");
         }
     }
 

@@ -230,7 +230,7 @@ impl Runner {
     async fn enter(&self, running: &Running, phase: Phase, work_seconds: Option<f64>) -> Result<(), Outcome> {
         let mine = self.ask_store(running, || self.store.enter(&running.lease, phase, work_seconds)).await?;
         if !mine {
-            running.stop(Stop::LeaseLost);
+            running.lose(&self.metrics);
             return Err(Outcome::Stopped);
         }
         Ok(())
