@@ -21,6 +21,8 @@ const SHORT_SECONDS: u32 = 2;
 const BATCH: usize = 8;
 /// Between two small jobs: a burst would fill every slot, and then it is the queues that decide, not the weights.
 const PACE: Duration = Duration::from_millis(1200);
+/// How often the jobs are looked at.
+const LOOK: Duration = Duration::from_millis(500);
 /// What the weight of `aws` is changed to between the batches, from 1.
 const WEIGHT_AFTER: f64 = 0.1;
 /// Longest time for all jobs together.
@@ -154,9 +156,25 @@ async fn batch(
         let job = submit(client, progress, &spec).await?;
         progress.show(&job);
         jobs.push(job);
-        tokio::time::sleep(PACE).await;
+        watch(client, progress, PACE).await?;
     }
     Ok(jobs)
+}
+
+/// Lets time pass, and shows meanwhile how all jobs stand.
+async fn watch(client: &Client, progress: &mut Progress, time: Duration) -> Result<()> {
+    let end = Instant::now() + time;
+    loop {
+        for id in progress.unfinished() {
+            progress.show(&client.job(&id).await?);
+        }
+        progress.tick();
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        tokio::time::sleep(left.min(LOOK)).await;
+    }
 }
 
 /// Waits until all have ended, and refuses any end but success.
@@ -178,7 +196,7 @@ async fn finish(client: &Client, progress: &mut Progress, ids: &[String]) -> Res
         if Instant::now() > deadline {
             bail!("{} of {} jobs have not ended after {JOBS_PATIENCE:?}", ids.len() - ended.len(), ids.len());
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(LOOK).await;
     }
     let jobs: Vec<Job> = ids.iter().filter_map(|id| ended.remove(id.as_str())).collect();
     if let Some(job) = jobs.iter().find(|job| job.state != State::Succeeded) {

@@ -74,6 +74,11 @@ impl Progress {
         self.jobs.insert(id, (bar, job.clone()));
     }
 
+    /// The jobs that had not ended when they were last shown.
+    pub fn unfinished(&self) -> Vec<String> {
+        self.jobs.iter().filter(|(_, (_, job))| !job.state.is_final()).map(|(id, _)| id.clone()).collect()
+    }
+
     /// Prints where all jobs stand, where there are no bars and the last such line is a while ago.
     pub fn tick(&mut self) {
         let due = self.printed.is_none_or(|printed| printed.elapsed() >= LINE_INTERVAL);
