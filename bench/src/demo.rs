@@ -21,6 +21,8 @@ const SHORT_SECONDS: u32 = 2;
 const BATCH: usize = 12;
 /// Between two small jobs: a burst would fill every slot, and then it is the queues that decide, not the weights.
 const PACE: Duration = Duration::from_secs(1);
+/// How often the jobs are looked at.
+const LOOK: Duration = Duration::from_millis(500);
 /// What a pool's weight is changed to between the batches, from 1.
 const WEIGHT_AFTER: f64 = 0.1;
 /// A share that falls by less than this part of a batch is called luck and not an effect.
@@ -164,22 +166,25 @@ async fn batch(
         let job = submit(client, progress, &spec).await?;
         progress.show(&job);
         jobs.push(job);
-        let next = Instant::now() + PACE;
-        while Instant::now() < next {
-            look(client, progress).await?;
-            tokio::time::sleep(PACE / 5).await;
-        }
+        watch(client, progress, PACE).await?;
     }
     Ok(jobs)
 }
 
-/// Shows how every job that has not ended stands now.
-async fn look(client: &Client, progress: &mut Progress) -> Result<()> {
-    for id in progress.open() {
-        progress.show(&client.job(&id).await?);
+/// Lets time pass, and shows meanwhile how all jobs stand.
+async fn watch(client: &Client, progress: &mut Progress, time: Duration) -> Result<()> {
+    let end = Instant::now() + time;
+    loop {
+        for id in progress.unfinished() {
+            progress.show(&client.job(&id).await?);
+        }
+        progress.tick();
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        tokio::time::sleep(left.min(LOOK)).await;
     }
-    progress.tick();
-    Ok(())
 }
 
 /// Waits until all have ended, and refuses any end but success.
@@ -201,7 +206,7 @@ async fn finish(client: &Client, progress: &mut Progress, ids: &[String]) -> Res
         if Instant::now() > deadline {
             bail!("{} of {} jobs have not ended after {JOBS_PATIENCE:?}", ids.len() - ended.len(), ids.len());
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(LOOK).await;
     }
     let jobs: Vec<Job> = ids.iter().filter_map(|id| ended.remove(id.as_str())).collect();
     if let Some(job) = jobs.iter().find(|job| job.state != State::Succeeded) {

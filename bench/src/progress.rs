@@ -61,7 +61,7 @@ impl Progress {
             }
         } else if let Some(bars) = &self.bars {
             let bar = bar.get_or_insert_with(|| {
-                let style = ProgressStyle::with_template("      {prefix:12} {bar:32} {pos:>3} % {msg}");
+                let style = ProgressStyle::with_template("      {prefix:12} {bar:20} {pos:>3} % {wide_msg}");
                 bars.add(
                     ProgressBar::new(100)
                         .with_style(style.expect("a legal template"))
@@ -74,10 +74,9 @@ impl Progress {
         self.jobs.insert(id, (bar, job.clone()));
     }
 
-    /// The jobs that were shown and have not ended.
-    pub fn open(&self) -> Vec<String> {
-        let open = self.jobs.iter().filter(|(_, (_, job))| !job.state.is_final());
-        open.map(|(id, _)| id.clone()).collect()
+    /// The jobs that had not ended when they were last shown.
+    pub fn unfinished(&self) -> Vec<String> {
+        self.jobs.iter().filter(|(_, (_, job))| !job.state.is_final()).map(|(id, _)| id.clone()).collect()
     }
 
     /// Prints where all jobs stand, where there are no bars and the last such line is a while ago.
