@@ -60,7 +60,16 @@ pub struct Reloader {
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
     listen: Listen,
-    state: Mutex<(State, Seen)>,
+    state: Mutex<Followed>,
+}
+
+#[derive(Debug)]
+struct Followed {
+    state: State,
+    /// What was last put in force or refused.
+    settled: Seen,
+    /// What the last look saw beside that.
+    changing: Option<Seen>,
 }
 
 /// The content that was last looked at, in force or not; an unreadable file counts by its error.
@@ -74,12 +83,17 @@ impl Reloader {
         metrics.reload_generation.set(1);
         metrics.reload_success.set(1);
         metrics.reload_timestamp.set(unix_now_s());
-        Self { fleet, metrics, listen, state: Mutex::new((state, Ok(text))) }
+        Self {
+            fleet,
+            metrics,
+            listen,
+            state: Mutex::new(Followed { state, settled: Ok(text), changing: None }),
+        }
     }
 
     /// Where the file stands.
     pub fn state(&self) -> State {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).state.clone()
     }
 
     /// Reads the file and puts it in force.
@@ -88,19 +102,27 @@ impl Reloader {
     /// Why it stays out; what was in force stays.
     pub fn reload(&self, trigger: Trigger) -> Result<Reloaded, Error> {
         // Held to the end: two reloads at once must not put an older version over a newer one.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = File::read(&state.0.file);
+        let mut followed = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = File::read(&followed.state.file);
         let seen: Seen = read.as_ref().map(|file| file.text().to_owned()).map_err(ToString::to_string);
-        if trigger == Trigger::Change && seen == state.1 {
-            return Ok(Reloaded { generation: state.0.generation, diff: Diff::default() });
+        if trigger == Trigger::Change {
+            let settled = seen == followed.settled;
+            // An editor that truncates and writes can be caught between: half a file may be a valid one, with half of the
+            // pools. So a change counts when two looks have seen the same.
+            let still = followed.changing.replace(seen.clone()).as_ref() == Some(&seen);
+            if settled || !still {
+                return Ok(Reloaded { generation: followed.state.generation, diff: Diff::default() });
+            }
         }
-        state.1 = seen;
+        followed.settled = seen;
+        followed.changing = None;
+        let state = &mut followed.state;
         match read.and_then(|file| self.accept(&file)) {
             Ok(config) => {
                 let diff = self.fleet.apply(config);
-                state.0.generation += 1;
-                state.0.error = None;
-                let generation = state.0.generation;
+                state.generation += 1;
+                state.error = None;
+                let generation = state.generation;
                 self.metrics.reload_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
                 self.metrics.reload_success.set(1);
                 self.metrics.reload_timestamp.set(unix_now_s());
@@ -109,7 +131,7 @@ impl Reloader {
                 Ok(Reloaded { generation, diff })
             }
             Err(error) => {
-                state.0.error = Some(error.to_string());
+                state.error = Some(error.to_string());
                 self.metrics.reload_success.set(0);
                 error!(%error, ?trigger, "routing file not reloaded; the one in force stays");
                 Err(error)

@@ -340,6 +340,9 @@ mod tests {
         async fn register(&self, _: &WorkerId, _: &PoolId) -> Result<Identity, Error> {
             unreachable!("the heartbeat asks nothing else")
         }
+        async fn deregister(&self, _: &Identity) -> Result<(), Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
         async fn accept(&self, _: &NewJob, _: &Identity, _: Room) -> Result<Accepted, Error> {
             unreachable!("the heartbeat asks nothing else")
         }

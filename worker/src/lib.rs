@@ -152,7 +152,12 @@ pub async fn serve(
 
     let taken = "another process registered under this worker's name: give each worker its own --name";
     tokio::select! {
+        biased;
         () = shutdown.graceful.cancelled() => {}
+        ended = &mut work => {
+            ended.context("the claim loop died")?;
+            anyhow::bail!("the claim loop ended by itself");
+        }
         ended = &mut heartbeat => {
             leases.stop_all(lease::Stop::LeaseLost);
             let superseded = ended.context("the heartbeat died")?;
@@ -163,18 +168,26 @@ pub async fn serve(
             ended.context("the server died")?.context("the server failed")?;
             anyhow::bail!("the server ended by itself");
         }
-        ended = &mut work => {
-            ended.context("the claim loop died")?;
-            anyhow::ensure!(shutdown.graceful.is_cancelled(), "the claim loop ended by itself");
-        }
     }
     load.drain();
     info!(running = leases.all().len(), grace_s = config.grace.as_secs_f64(), "draining");
-    if !work.is_finished() {
-        work.await.context("the claim loop died")?;
-    }
+    // The name can be taken while it drains, too; then nobody renews the leases of what still runs here.
+    let superseded = tokio::select! {
+        ended = &mut heartbeat => {
+            leases.stop_all(lease::Stop::LeaseLost);
+            work.await.context("the claim loop died")?;
+            ended.context("the heartbeat died")?
+        }
+        ended = &mut work => {
+            ended.context("the claim loop died")?;
+            done.cancel();
+            heartbeat.await.context("the heartbeat died")?
+        }
+    };
     done.cancel();
-    let superseded = heartbeat.await.context("the heartbeat died")?;
+    if let Err(error) = store.deregister(&identity).await {
+        warn!(%error, "cannot say goodbye to the store; it will notice by the silence");
+    }
     // Connections that never end must not keep a finished worker.
     let _ = tokio::time::timeout(std::time::Duration::from_secs(2), server).await;
     anyhow::ensure!(!superseded, taken);

@@ -100,9 +100,13 @@ async fn a_worker_asked_to_stop_finishes_within_its_grace() {
     let runs = |job: &Job| job.worker.is_some();
     let job = stage.client.wait_for("held", "running", PATIENCE, runs).await.unwrap();
     let worker = job.worker.unwrap().to_string();
+    let direct = stage.system.worker_client(&worker).unwrap();
     let (system, web) = (&mut stage.system, &stage.web);
     let release = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // Its input comes only once it says that it leaves: so the job ends within the grace, or not at all.
+        while direct.get("/readyz").await.unwrap().status.is_success() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         web.release();
     };
     let (stopped, ()) = tokio::join!(system.stop_worker(&worker), release);

@@ -190,6 +190,29 @@ async fn an_expired_lease_goes_to_any_pool_and_its_zombie_can_do_nothing() {
 }
 
 #[tokio::test]
+async fn what_waits_in_a_pool_without_a_living_worker_is_anybodys() {
+    let store = Fixture::new();
+    let store = store.open().await;
+    let (dead, ending) = (worker(&*store, "w1", "aws").await, worker(&*store, "w2", "aws").await);
+    let heir = worker(&*store, "w3", "gcp").await;
+    for job in ["first", "second"] {
+        accept(&*store, job, &dead).await;
+    }
+    assert!(store.claim(&heir, LONG).await.unwrap().is_none(), "both were seen within a lease of 60 s");
+    store.deregister(&dead).await.unwrap();
+    assert!(store.claim(&heir, LONG).await.unwrap().is_none(), "one of them still lives");
+    store.deregister(&ending).await.unwrap();
+    let claimed = store.claim(&heir, LONG).await.unwrap().unwrap();
+    assert_eq!((claimed.job_id, claimed.lease.epoch), (id("first"), 1));
+
+    // A worker that dies says nothing; then its silence must do.
+    store.heartbeat(&dead, &[], LONG).await.unwrap();
+    assert!(store.claim(&heir, LONG).await.unwrap().is_none(), "it is back");
+    let claimed = claim(&*store, &heir, Duration::from_millis(300)).await;
+    assert_eq!(claimed.job_id, id("second"));
+}
+
+#[tokio::test]
 async fn a_heartbeat_keeps_a_lease_and_a_publish_may_be_repeated() {
     let store = Fixture::new();
     let store = store.open().await;

@@ -301,6 +301,9 @@ pub trait Store: Send + Sync + 'static {
     /// Enters a worker and gives it the next incarnation. Leases of its earlier lives end now.
     async fn register(&self, worker: &WorkerId, pool: &PoolId) -> Result<Identity, Error>;
 
+    /// Takes a worker out that ends: what waits in its pool is anybody's as soon as no other worker of the pool lives.
+    async fn deregister(&self, worker: &Identity) -> Result<(), Error>;
+
     /// Commits a job if there is room for its class. Only after this may a client be told so.
     async fn accept(&self, new: &NewJob, by: &Identity, room: Room) -> Result<Accepted, Error>;
 
@@ -313,7 +316,8 @@ pub trait Store: Send + Sync + 'static {
     /// Ends a waiting job, or asks the worker of a running one to stop.
     async fn cancel(&self, tenant: &str, job_id: &JobId) -> Result<Cancelled, Error>;
 
-    /// Claims an expired task of any pool, else the oldest waiting task of the highest class in the worker's own.
+    /// Claims the oldest waiting task of the highest class in the worker's own pool, or one that has lost its worker or
+    /// its whole pool: no heartbeat of any worker there for a lease.
     async fn claim(&self, by: &Identity, lease: Duration) -> Result<Option<Claim>, Error>;
 
     /// Renews every lease of a worker at once.

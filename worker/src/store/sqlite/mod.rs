@@ -5,14 +5,16 @@
 //! claims serial: unlike on a server database there is nothing to gain from picking at random among the head of the
 //! queue, so the oldest is taken and the order is strict. It survives a process, not its disk.
 
+mod claim;
+mod ending;
+mod row;
+
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use millrace_wire::job::{FailureCode, Phase, State};
-use millrace_wire::spec::Priority;
-use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
+use millrace_wire::job::{Phase, State};
+use millrace_wire::{JobId, PoolId, WorkerId};
 use serde_json::json;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
@@ -24,20 +26,11 @@ use super::{
     Accepted, AttemptEnd, Backlog, Beat, Cancelled, Claim, Error, Event, Filter, Heartbeat, Identity, JobRow,
     Lease, Manifest, NewJob, Published, Room, Store, Verdict,
 };
+use ending::{close_attempt, count_failure, finish_job, leave};
+use row::{class_of, job_row};
 
 /// How long a transaction waits for its turn before the store counts as unavailable.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long work that lost its worker is left to its own pool before another pool takes it, in milliseconds: an idle
-/// neighbour beside the input comes first, and looks every second.
-macro_rules! head_start_ms {
-    () => {
-        "2000"
-    };
-}
-/// How long a job waits for each class that it rises: strict classes alone would let the lowest wait for ever.
-const CLASS_AGES_EVERY: Duration = Duration::from_secs(600);
-/// How far down the queue a claim looks for a job that it can read.
-const HEAD_MAX: u32 = 32;
 /// Connections that read; one writes.
 const READERS_MAX: u32 = 4;
 
@@ -47,6 +40,7 @@ macro_rules! now {
         "CAST(unixepoch('subsec') * 1000 AS INTEGER)"
     };
 }
+use now;
 
 /// [`Store`] on one SQLite file.
 #[derive(Debug)]
@@ -150,86 +144,8 @@ async fn meta(pool: &SqlitePool, key: &str, make: impl FnOnce() -> String) -> Re
     Ok(sqlx::query_scalar("SELECT value FROM meta WHERE key = ?").bind(key).fetch_one(pool).await?)
 }
 
-fn corrupt(what: &str, got: &str) -> Error {
-    Error::Corrupt(format!("{what} {got:?}"))
-}
-
-fn class_of(priority: Priority) -> i64 {
-    match priority {
-        Priority::Live => 0,
-        Priority::Normal => 1,
-        Priority::Batch => 2,
-    }
-}
-
-fn failure_code(name: &str) -> Result<FailureCode, Error> {
-    FailureCode::ALL.iter().copied().find(|c| c.as_str() == name).ok_or_else(|| corrupt("error_code", name))
-}
-
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
-}
-
-/// Reads `SELECT * FROM job`.
-fn job_row(row: &SqliteRow) -> Result<JobRow, Error> {
-    let text = |column: &str| row.try_get::<String, _>(column);
-    let maybe = |column: &str| row.try_get::<Option<String>, _>(column);
-    let json = |column: &str, value: &str| Error::Corrupt(format!("{column} is {value:?}"));
-    let (state, spec, job_id, pool, progress) =
-        (text("state")?, text("spec")?, text("job_id")?, text("pool")?, text("progress")?);
-    let phase = maybe("phase")?;
-    let manifest = maybe("manifest")?;
-    let error = match maybe("error_code")? {
-        Some(code) => Some((failure_code(&code)?, maybe("error_detail")?.unwrap_or_default())),
-        None => None,
-    };
-    let class: i64 = row.try_get("class")?;
-    Ok(JobRow {
-        uid: text("uid")?,
-        job_id: job_id.parse().map_err(|_| corrupt("job_id", &job_id))?,
-        spec: serde_json::from_str(&spec).map_err(|_| json("spec", &spec))?,
-        spec_hash: text("spec_hash")?,
-        priority: Priority::ALL[usize::try_from(class).unwrap_or(1).min(2)],
-        state: State::parse(&state).ok_or_else(|| corrupt("state", &state))?,
-        phase: phase.map(|p| Phase::parse(&p).ok_or_else(|| corrupt("phase", &p))).transpose()?,
-        pool: PoolId::from_str(&pool).map_err(|_| corrupt("pool", &pool))?,
-        worker: maybe("worker")?
-            .map(|w| WorkerId::from_str(&w).map_err(|_| corrupt("worker", &w)))
-            .transpose()?,
-        attempt: u32::try_from(row.try_get::<i64, _>("attempt")?).unwrap_or(u32::MAX),
-        progress: serde_json::from_str(&progress).map_err(|_| json("progress", &progress))?,
-        manifest: manifest.map(|m| serde_json::from_str(&m).map_err(|_| json("manifest", &m))).transpose()?,
-        error,
-        cancel_requested: row.try_get::<Option<i64>, _>("cancel_requested_at")?.is_some(),
-        created_at_ms: row.try_get("created_at")?,
-        started_at_ms: row.try_get("started_at")?,
-        finished_at_ms: row.try_get("finished_at")?,
-    })
-}
-
-/// A waiting task and what its job needs to be readable for.
-struct Head {
-    task_uid: String,
-    job_uid: String,
-    epoch: i64,
-    job_id: JobId,
-    spec: JobSpec,
-    bucket: PoolId,
-}
-
-impl Head {
-    fn read(row: &SqliteRow) -> Result<Self, Error> {
-        let (job_id, spec, bucket): (String, String, String) =
-            (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
-        Ok(Self {
-            task_uid: row.try_get(0)?,
-            job_uid: row.try_get(1)?,
-            epoch: row.try_get(2)?,
-            spec: serde_json::from_str(&spec).map_err(|_| corrupt("spec", &spec))?,
-            bucket: bucket.parse().map_err(|_| corrupt("bucket", &bucket))?,
-            job_id: job_id.parse().map_err(|_| corrupt("job_id", &job_id))?,
-        })
-    }
 }
 
 async fn find(on: &mut SqliteConnection, tenant: &str, job_id: &JobId) -> Result<Option<JobRow>, Error> {
@@ -253,138 +169,6 @@ async fn record(
         .bind(body.to_string())
         .execute(on)
         .await?;
-    Ok(())
-}
-
-/// Ends the attempt row of a claim.
-async fn close_attempt(
-    on: &mut SqliteConnection,
-    lease: &Lease,
-    outcome: &str,
-    error: Option<(&str, &str)>,
-) -> Result<(), Error> {
-    sqlx::query(concat!(
-        "UPDATE attempt SET ended_at = ",
-        now!(),
-        ", outcome = ?, code = ?, detail = ? ",
-        "WHERE task_uid = ? AND number = ? AND ended_at IS NULL"
-    ))
-    .bind(outcome)
-    .bind(error.map(|(code, _)| code))
-    .bind(error.map(|(_, detail)| detail))
-    .bind(&lease.task_uid)
-    .bind(lease.epoch as i64)
-    .execute(on)
-    .await?;
-    Ok(())
-}
-
-/// Takes a task out of `running`, if the lease still is the latest. The first write of whatever ends an attempt.
-async fn leave(on: &mut SqliteConnection, lease: &Lease, state: &str) -> Result<bool, Error> {
-    let left = sqlx::query(
-        "UPDATE task SET state = ?, owner = NULL, owner_incarnation = NULL, lease_expires_at = NULL \
-         WHERE uid = ? AND epoch = ? AND state = 'running'",
-    )
-    .bind(state)
-    .bind(&lease.task_uid)
-    .bind(lease.epoch as i64)
-    .execute(on)
-    .await?;
-    Ok(left.rows_affected() == 1)
-}
-
-async fn finish_job(
-    on: &mut SqliteConnection,
-    job_uid: &str,
-    state: State,
-    error: Option<(&str, &str)>,
-) -> Result<(), Error> {
-    sqlx::query(concat!(
-        "UPDATE job SET state = ?, phase = NULL, error_code = ?, error_detail = ?, finished_at = ",
-        now!(),
-        " WHERE uid = ?"
-    ))
-    .bind(state.as_str())
-    .bind(error.map(|(code, _)| code))
-    .bind(error.map(|(_, detail)| detail))
-    .bind(job_uid)
-    .execute(&mut *on)
-    .await?;
-    record(on, job_uid, state.as_str(), error.map_or(json!({}), |(code, _)| json!({ "code": code }))).await
-}
-
-/// Counts a failure and decides what it means: another try later, or the end.
-async fn count_failure(
-    on: &mut SqliteConnection,
-    lease: &Lease,
-    (code, detail): (FailureCode, &str),
-    retry_after: Duration,
-    failures_max: u32,
-) -> Result<(), Error> {
-    let error = Some((code.as_str(), detail));
-    if code.is_permanent() {
-        sqlx::query("UPDATE task SET state = 'failed' WHERE uid = ?")
-            .bind(&lease.task_uid)
-            .execute(&mut *on)
-            .await?;
-        return finish_job(on, &lease.job_uid, State::Failed, error).await;
-    }
-    let failures: i64 = sqlx::query_scalar(concat!(
-        "UPDATE task SET failures = failures + 1, not_before = ",
-        now!(),
-        " + ? WHERE uid = ? RETURNING failures"
-    ))
-    .bind(millis(retry_after))
-    .bind(&lease.task_uid)
-    .fetch_one(&mut *on)
-    .await?;
-    if failures >= i64::from(failures_max) {
-        sqlx::query("UPDATE task SET state = 'failed' WHERE uid = ?")
-            .bind(&lease.task_uid)
-            .execute(&mut *on)
-            .await?;
-        return finish_job(on, &lease.job_uid, State::Dead, error).await;
-    }
-    sqlx::query(
-        "UPDATE job SET state = 'retry_wait', phase = NULL, error_code = ?, error_detail = ? WHERE uid = ?",
-    )
-    .bind(code.as_str())
-    .bind(detail)
-    .bind(&lease.job_uid)
-    .execute(&mut *on)
-    .await?;
-    let body = json!({ "code": code.as_str(), "failures": failures, "retry_after_ms": millis(retry_after) });
-    record(on, &lease.job_uid, "retry_wait", body).await
-}
-
-/// Ends leases that ran out: back to the queue, or over where a client asked or the tries are used up.
-async fn reap(on: &mut SqliteConnection, failures_max: u32) -> Result<(), Error> {
-    let expired = sqlx::query(concat!(
-        "SELECT task.uid, task.job_uid, task.epoch, job.cancel_requested_at IS NOT NULL AS cancelled ",
-        "FROM task JOIN job ON job.uid = task.job_uid ",
-        "WHERE task.state = 'running' AND task.lease_expires_at <= ",
-        now!(),
-        " LIMIT 32"
-    ))
-    .fetch_all(&mut *on)
-    .await?;
-    for row in expired {
-        let lease = Lease {
-            task_uid: row.try_get(0)?,
-            job_uid: row.try_get(1)?,
-            epoch: row.try_get::<i64, _>(2)? as u64,
-        };
-        let cancelled: bool = row.try_get(3)?;
-        leave(on, &lease, if cancelled { "cancelled" } else { "waiting" }).await?;
-        let detail = "the worker that ran it stopped answering";
-        close_attempt(on, &lease, "lease_lost", Some((FailureCode::LeaseLost.as_str(), detail))).await?;
-        if cancelled {
-            finish_job(on, &lease.job_uid, State::Cancelled, None).await?;
-        } else {
-            // No back-off: the work is sound as far as anybody knows, and its client has already waited a lease.
-            count_failure(on, &lease, (FailureCode::LeaseLost, detail), Duration::ZERO, failures_max).await?;
-        }
-    }
     Ok(())
 }
 
@@ -422,6 +206,15 @@ impl Store for Sqlite {
         .await?;
         tx.commit().await?;
         Ok(Identity { worker: worker.clone(), pool: pool.clone(), incarnation: incarnation as u64 })
+    }
+
+    async fn deregister(&self, worker: &Identity) -> Result<(), Error> {
+        sqlx::query("UPDATE worker SET seen_at = 0 WHERE name = ? AND incarnation = ?")
+            .bind(worker.worker.as_str())
+            .bind(worker.incarnation as i64)
+            .execute(&self.writer)
+            .await?;
+        Ok(())
     }
 
     async fn accept(&self, new: &NewJob, by: &Identity, room: Room) -> Result<Accepted, Error> {
@@ -535,101 +328,7 @@ impl Store for Sqlite {
     }
 
     async fn claim(&self, by: &Identity, lease: Duration) -> Result<Option<Claim>, Error> {
-        // An idle worker asks every second: look without the write lock first.
-        let work: bool = sqlx::query_scalar(concat!(
-            "SELECT EXISTS (SELECT 1 FROM task WHERE state = 'running' AND lease_expires_at <= ",
-            now!(),
-            ") OR EXISTS (SELECT 1 FROM task WHERE state = 'waiting' AND not_before <= ",
-            now!(),
-            " AND (pool = ?1 OR (epoch > 0 AND not_before + ",
-            head_start_ms!(),
-            " <= ",
-            now!(),
-            ")))"
-        ))
-        .bind(by.pool.as_str())
-        .fetch_one(&self.readers)
-        .await?;
-        if !work {
-            return Ok(None);
-        }
-        let mut tx = self.begin().await?;
-        reap(&mut tx, self.failures_max).await?;
-        // The own pool's queue, and what lost its worker in any pool.
-        let head = sqlx::query(concat!(
-            "SELECT task.uid, task.job_uid, task.epoch, job.job_id, job.spec, job.bucket ",
-            "FROM task JOIN job ON job.uid = task.job_uid ",
-            "WHERE task.state = 'waiting' AND task.not_before <= ",
-            now!(),
-            " AND (task.pool = ?1 OR (task.epoch > 0 AND task.not_before + ",
-            head_start_ms!(),
-            " <= ",
-            now!(),
-            ")) ORDER BY max(0, task.class - (",
-            now!(),
-            " - task.created_at) / ?3), task.pool <> ?1, task.created_at, task.uid LIMIT ?2"
-        ))
-        .bind(by.pool.as_str())
-        .bind(HEAD_MAX)
-        .bind(millis(CLASS_AGES_EVERY))
-        .fetch_all(&mut *tx)
-        .await?;
-        // A job that this version cannot read (a later one accepted it) must not stop those behind it.
-        let mut unreadable = None;
-        let head = head.iter().find_map(|row| Head::read(row).map_err(|error| unreadable = Some(error)).ok());
-        let Some(Head { task_uid, job_uid, epoch, job_id, spec, bucket }) = head else {
-            tx.commit().await?;
-            return unreadable.map_or(Ok(None), Err);
-        };
-        let task = sqlx::query(concat!(
-            "UPDATE task SET state = 'running', epoch = epoch + 1, owner = ?, owner_incarnation = ?, pool = ?, ",
-            "lease_expires_at = ", now!(), " + ? WHERE uid = ? AND epoch = ? AND state = 'waiting' ",
-            "RETURNING epoch, work_seconds, max(0, ", now!(), " - not_before), accepted_by"
-        ))
-        .bind(by.worker.as_str())
-        .bind(by.incarnation as i64)
-        .bind(by.pool.as_str())
-        .bind(millis(lease))
-        .bind(&task_uid)
-        .bind(epoch)
-        .fetch_one(&mut *tx)
-        .await?;
-        let epoch: i64 = task.try_get(0)?;
-        let row = sqlx::query(concat!(
-            "UPDATE job SET state = 'running', phase = 'source', worker = ?, pool = ?, attempt = attempt + 1, epoch = ?, ",
-            "progress = '{\"percent\":0.0}', started_at = COALESCE(started_at, ", now!(), ") WHERE uid = ? ",
-            "RETURNING attempt"
-        ))
-        .bind(by.worker.as_str())
-        .bind(by.pool.as_str())
-        .bind(epoch)
-        .bind(&job_uid)
-        .fetch_one(&mut *tx)
-        .await?;
-        sqlx::query(concat!(
-            "INSERT INTO attempt (task_uid, number, worker, pool, started_at) VALUES (?, ?, ?, ?, ",
-            now!(),
-            ")"
-        ))
-        .bind(&task_uid)
-        .bind(epoch)
-        .bind(by.worker.as_str())
-        .bind(by.pool.as_str())
-        .execute(&mut *tx)
-        .await?;
-        let body = json!({ "pool": by.pool, "worker": by.worker, "attempt": row.try_get::<i64, _>(0)? });
-        record(&mut tx, &job_uid, "claimed", body).await?;
-        let claim = Claim {
-            lease: Lease { task_uid, job_uid, epoch: epoch as u64 },
-            job_id,
-            spec,
-            bucket,
-            work_seconds: task.try_get(1)?,
-            accepted_by: task.try_get(3)?,
-            waited: Duration::from_millis(task.try_get::<i64, _>(2)? as u64),
-        };
-        tx.commit().await?;
-        Ok(Some(claim))
+        claim::claim(self, by, lease).await
     }
 
     async fn heartbeat(&self, by: &Identity, beats: &[Beat], lease: Duration) -> Result<Heartbeat, Error> {
