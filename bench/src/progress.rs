@@ -61,7 +61,7 @@ impl Progress {
             }
         } else if let Some(bars) = &self.bars {
             let bar = bar.get_or_insert_with(|| {
-                let style = ProgressStyle::with_template("      {prefix:12} {bar:32} {pos:>3} % {msg}");
+                let style = ProgressStyle::with_template("      {prefix:12} {bar:20} {pos:>3} % {wide_msg}");
                 bars.add(
                     ProgressBar::new(100)
                         .with_style(style.expect("a legal template"))
