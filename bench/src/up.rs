@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use millrace_runtime::shutdown::Shutdown;
+use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::System;
+use crate::{Client, System};
 
 /// How often the children are looked at.
 const WATCH: Duration = Duration::from_millis(500);
@@ -47,11 +48,12 @@ pub async fn run(options: &Options, shutdown: &Shutdown) -> Result<()> {
         system = builder.data(&options.data.join("up")).start() => system?,
         () = shutdown.graceful.cancelled() => bail!("asked to stop before it was ready"),
     };
+    eprintln!("routing file: {}; edit it while it runs", system.data().join("routing.toml").display());
     eprintln!("admin at http://127.0.0.1:{admin}; logs in {}; Ctrl-C stops", system.logs().display());
     println!("ready {}", system.gateway_url());
 
     serve(&mut system, shutdown).await?;
-    eprintln!("stopping: running jobs may finish; a second Ctrl-C ends them at once …");
+    eprintln!("stopping: running jobs get 30 s to finish; a second Ctrl-C ends them at once …");
     tokio::select! {
         stopped = system.stop() => stopped?,
         // Dropping the system kills what still runs; leases run out and the jobs go on at the next start.
@@ -73,6 +75,7 @@ fn free(port: u16) -> Result<()> {
 /// Watches the children: a dead worker is started again after a while, a dead gateway is the end.
 async fn serve(system: &mut System, shutdown: &Shutdown) -> Result<()> {
     let mut restarts: BTreeMap<String, Restart> = BTreeMap::new();
+    let mut edits = Edits { admin: system.admin()?, seen: Value::Null };
     loop {
         tokio::select! {
             () = shutdown.graceful.cancelled() => return Ok(()),
@@ -80,6 +83,9 @@ async fn serve(system: &mut System, shutdown: &Shutdown) -> Result<()> {
         }
         if let Some(end) = system.gateway_exited() {
             bail!("{end}");
+        }
+        if let Some(news) = edits.news().await {
+            eprintln!("{news}");
         }
         let now = Instant::now();
         for (name, end) in system.bury_dead_workers() {
@@ -106,6 +112,33 @@ async fn serve(system: &mut System, shutdown: &Shutdown) -> Result<()> {
     }
 }
 
+/// What becomes of edits of the routing file: said where the system was started, not in a log only.
+struct Edits {
+    admin: Client,
+    /// What the gateway last said of its file.
+    seen: Value,
+}
+
+impl Edits {
+    /// What is new since the last call, if anything.
+    async fn news(&mut self) -> Option<String> {
+        let answer = tokio::time::timeout(WATCH, self.admin.get("/readyz")).await.ok()?.ok()?;
+        let config = serde_json::from_str::<Value>(&answer.text()).ok()?.get("config")?.clone();
+        self.compare(config)
+    }
+
+    fn compare(&mut self, config: Value) -> Option<String> {
+        let before = std::mem::replace(&mut self.seen, config);
+        if before.is_null() || before == self.seen {
+            return None;
+        }
+        Some(match self.seen["error"].as_str() {
+            Some(error) => format!("routing file not taken, the one in force stays: {error}"),
+            None => format!("routing file taken: generation {} is in force", self.seen["generation"]),
+        })
+    }
+}
+
 /// When a worker is to be started again.
 #[derive(Debug, Default)]
 struct Restart {
@@ -126,6 +159,8 @@ impl Restart {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -141,6 +176,21 @@ mod tests {
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
         assert_eq!(restart.died(now + HEALTHY_AFTER), BACK_OFF_MIN);
+    }
+
+    #[tokio::test]
+    async fn an_edit_is_told_once() {
+        let mut edits = Edits { admin: Client::new("http://127.0.0.1:1").unwrap(), seen: Value::Null };
+        let config =
+            |generation: u64, error: Option<&str>| json!({ "generation": generation, "error": error });
+        assert_eq!(edits.compare(config(1, None)), None, "the file it began with is no edit");
+        assert_eq!(edits.compare(config(1, None)), None);
+        assert!(
+            edits.compare(config(1, Some("routing.toml:8:1: …"))).unwrap().ends_with("routing.toml:8:1: …")
+        );
+        assert_eq!(edits.compare(config(1, Some("routing.toml:8:1: …"))), None);
+        assert!(edits.compare(config(2, None)).unwrap().contains("generation 2"));
+        assert_eq!(edits.news().await, None, "nobody answers");
     }
 
     #[tokio::test]
