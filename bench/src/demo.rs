@@ -105,7 +105,7 @@ async fn drive(system: &mut System, clip: &Clip, directory: &Path) -> Result<()>
         "5/7   While they run: {lowered}'s weight in the routing file went from 1 to {WEIGHT_AFTER} (generation {generation} \
          is in force); {BATCH} more small jobs …"
     ));
-    let after = batch(&client, &mut progress, "second", (&short_input, short_bytes)).await?;
+    let after = batch(&client, &mut progress, "next", (&short_input, short_bytes)).await?;
 
     let ids: Vec<String> =
         std::iter::once(&main).chain(&before).chain(&after).map(|job| job.job_id.to_string()).collect();

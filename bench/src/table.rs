@@ -59,7 +59,7 @@ impl Row {
 pub fn render(rows: &[Row]) -> String {
     let mut table = Table::new();
     table.load_preset(UTF8_FULL_CONDENSED);
-    table.set_header(["job", "pool", "worker", "waited", "wall", "× realtime", "renditions"]);
+    table.set_header(["job", "pool", "worker", "waited", "wall", "realtime", "renditions"]);
     for row in rows {
         table.add_row([
             row.job.clone(),
@@ -67,7 +67,7 @@ pub fn render(rows: &[Row]) -> String {
             row.worker.clone(),
             format!("{:.1} s", row.waited_s),
             format!("{:.1} s", row.wall_s),
-            format!("{:.2}", row.realtime),
+            format!("{:.2} ×", row.realtime),
             row.renditions.join(" "),
         ]);
     }
@@ -99,7 +99,7 @@ pub(crate) mod tests {
         let row = Row::of(&job("succeeded")).unwrap();
         assert_eq!((row.waited_s, row.wall_s, row.realtime), (1.5, 20.0, 1.5));
         let table = render(&[row]);
-        for part in ["job", "× realtime", "bunny", "aws-1", "1.5 s", "20.0 s", "1.50", "720p"] {
+        for part in ["job", "realtime", "bunny", "aws-1", "1.5 s", "20.0 s", "1.50 ×", "720p"] {
             assert!(table.contains(part), "{part} is not in\n{table}");
         }
     }
