@@ -1,8 +1,16 @@
 //! Being asked to stop: SIGTERM and SIGINT, twice meaning at once.
+//!
+//! Whoever signals a whole process group, and a parent that passes the signal on, deliver it twice within milliseconds;
+//! that is one wish, not two.
+
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+/// Signals that come closer together than this are one.
+const SAME_WISH: Duration = Duration::from_millis(500);
 
 /// The two stages of being asked to stop.
 #[derive(Debug, Clone, Default)]
@@ -29,17 +37,22 @@ impl Shutdown {
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let stages = shutdown.clone();
         tokio::spawn(async move {
+            let mut first: Option<Instant> = None;
             loop {
                 let name = tokio::select! {
                     _ = terminate.recv() => "SIGTERM",
                     _ = interrupt.recv() => "SIGINT",
                 };
-                if stages.graceful.is_cancelled() {
+                if first.is_some_and(|first| first.elapsed() < SAME_WISH) {
+                    continue;
+                }
+                if first.is_some() {
                     warn!(signal = name, "asked to stop again: giving up what runs");
                     stages.immediate.cancel();
                     return;
                 }
                 info!(signal = name, "asked to stop: finishing what runs; a second signal ends it at once");
+                first = Some(Instant::now());
                 stages.graceful.cancel();
             }
         });

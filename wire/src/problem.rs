@@ -64,6 +64,8 @@ codes! {
     JobFinished = "job_finished", 409, "The job has already ended";
     /// Media of a job that has none yet.
     JobNotReady = "job_not_ready", 409, "The job has no outputs yet";
+    /// Media of a job that ended without any.
+    JobWithoutOutputs = "job_without_outputs", 409, "The job ended without outputs";
     /// No such job.
     JobNotFound = "job_not_found", 404, "No such job";
     /// No such path.

@@ -1,5 +1,6 @@
 //! Arguments → settings → telemetry → serve → exit code.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -71,7 +72,12 @@ fn run(run: Run) -> ExitCode {
     }
     let work = async {
         let shutdown = Shutdown::on_signals()?;
-        let ready = |address| println!("ready http://{address}");
+        let ready = |address| {
+            // Nobody may be listening, and a disk that is full must not end a worker that serves.
+            if let Err(error) = writeln!(std::io::stdout(), "ready http://{address}") {
+                tracing::warn!(%error, %address, "cannot print the ready line");
+            }
+        };
         millrace_worker::serve(config, shutdown, ready).await
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -216,7 +216,7 @@ impl Objects {
                     }
                 }
             };
-            // The failure to report is the first one; an abort that fails leaves a staged part for the sweep.
+            // The failure to report is the first one; an abort that fails leaves a staged part behind.
             let _ = writer.abort().await;
             return Err(failed);
         }

@@ -26,6 +26,10 @@ async fn manifest(app: &App, id: &str) -> Result<Manifest, Refusal> {
     let row = jobs::find(app, id).await?;
     let state = row.state;
     row.manifest.ok_or_else(|| {
+        if state.is_final() {
+            let detail = format!("job {id} is {} and will have no outputs", state.as_str());
+            return Problem::new(Code::JobWithoutOutputs, detail).into();
+        }
         let detail = format!("job {id} is {}; its outputs appear when it has succeeded", state.as_str());
         Problem::new(Code::JobNotReady, detail).into()
     })

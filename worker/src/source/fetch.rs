@@ -237,7 +237,13 @@ impl Drop for PartFile {
 }
 
 fn address_refused(refused: Refused) -> Failure {
-    let detail = format!("the source's URL leads to an address that is refused: {}", refused.reason);
+    let remedy = match refused.reason {
+        "private" | "loopback" => {
+            "; an operator can allow a network with the worker's --allow-private-sources"
+        }
+        _ => "",
+    };
+    let detail = format!("the source's URL leads to an address that is refused: {}{remedy}", refused.reason);
     Failure::new(FailureCode::SourceAddressRefused, detail).log(refused)
 }
 
