@@ -243,7 +243,8 @@ impl ProxyHttp for Proxy {
             ctx.patch = Some((status, Vec::new()));
             header.remove_header(&http::header::CONTENT_LENGTH);
         }
-        if self.dispatch.drain.draining() {
+        // What is left of a body that was refused early would be read as the next request: say that the connection ends.
+        if self.dispatch.drain.draining() || !session.is_body_done() {
             session.set_keepalive(None);
         }
         sign(header, &target)

@@ -26,7 +26,7 @@ async fn a_cancelled_job_ends_wherever_it_was_and_takes_its_ffmpeg_along() {
     stage.client.wait_for("running", "cancelled", Duration::from_secs(10), ended).await.unwrap();
     wait_until("the end of its ffmpeg", || ffmpegs.iter().all(|ffmpeg| !ffmpeg.is_alive())).await;
     let media = stage.client.get("/media/running/master.m3u8").await.unwrap();
-    assert_eq!(media.problem().unwrap().code, Code::JobNotReady);
+    assert_eq!(media.problem().unwrap().code, Code::JobWithoutOutputs);
 
     // The slot is free again, and an end is an end.
     stage.succeeded("wanted").await;
