@@ -16,15 +16,15 @@ use crate::table::{self, Row};
 use crate::{Client, System, media};
 
 /// Seconds of the clip that the small jobs get.
-const SHORT_SECONDS: u32 = 2;
+const SHORT_SECONDS: u32 = 1;
 /// Small jobs in each of the two batches: enough for a share to be more than luck.
 const BATCH: usize = 12;
 /// Between two small jobs: a burst would fill every slot, and then it is the queues that decide, not the weights.
-const PACE: Duration = Duration::from_secs(1);
+const PACE: Duration = Duration::from_millis(1500);
 /// How often the jobs are looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// What a pool's weight is changed to between the batches, from 1.
-const WEIGHT_AFTER: f64 = 0.1;
+const WEIGHT_AFTER: f64 = 0.02;
 /// A share that falls by less than this part of a batch is called luck and not an effect.
 const FALL_MIN: f64 = 0.25;
 /// Longest time for all jobs together.
