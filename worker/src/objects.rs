@@ -243,7 +243,8 @@ impl Objects {
         Ok(bytes)
     }
 
-    /// Opens an object for reading; `if_none_match` is the reader's ETag list as it came.
+    /// Opens an object for reading. `meta` is what [`Objects::head`] said of it, which the caller needs to read a range
+    /// anyway; `if_none_match` is the reader's ETag list as it came.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotModified`], [`Error::BadRange`], or the store does not work.
@@ -251,10 +252,10 @@ impl Objects {
         &self,
         bucket: &PoolId,
         key: &str,
+        meta: &Meta,
         span: Span,
         if_none_match: Option<&str>,
     ) -> Result<Content, Error> {
-        let meta = self.head(bucket, key).await?;
         if if_none_match
             .is_some_and(|tags| tags.split(',').any(|t| matches!(t.trim(), t if t == "*" || t == meta.etag)))
         {
@@ -312,7 +313,9 @@ mod tests {
     }
 
     async fn text(objects: &Objects, span: Span) -> Result<String, Error> {
-        let content = objects.read(&"aws".parse().unwrap(), "uploads/k/v.mp4", span, None).await?;
+        let (bucket, key) = ("aws".parse().unwrap(), "uploads/k/v.mp4");
+        let meta = objects.head(&bucket, key).await?;
+        let content = objects.read(&bucket, key, &meta, span, None).await?;
         let bytes: Vec<Bytes> = content.stream.try_collect().await.unwrap();
         Ok(String::from_utf8(bytes.concat()).unwrap())
     }
@@ -332,8 +335,8 @@ mod tests {
         for outside in [Span::From(11), Span::Bounded(11, 12), Span::Bounded(3, 1), Span::Last(0)] {
             assert!(matches!(text(&objects, outside).await, Err(Error::BadRange)), "{outside:?}");
         }
-        let etag = objects.head(&bucket, key).await.unwrap().etag;
-        let again = objects.read(&bucket, key, Span::All, Some(&etag)).await;
+        let meta = objects.head(&bucket, key).await.unwrap();
+        let again = objects.read(&bucket, key, &meta, Span::All, Some(&meta.etag)).await;
         assert!(matches!(again, Err(Error::NotModified)));
         objects.delete_below(&bucket, "uploads/k").await.unwrap();
         assert!(matches!(text(&objects, Span::All).await, Err(Error::NotFound)));

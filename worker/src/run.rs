@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use millrace_wire::job::{FailureCode, Outputs, Phase, Progress, Rendition};
+use millrace_wire::job::{FailureCode, Outputs, Phase, Progress};
 use millrace_wire::spec::Input;
 use rand::Rng as _;
 use tracing::{Instrument as _, info, info_span, warn};
@@ -341,21 +341,11 @@ fn progress(seen: &ffmpeg::Progress, duration_s: f64) -> Progress {
 
 /// What clients see of a package, with file names for URLs.
 fn outputs(package: &Package) -> Outputs {
-    let rendition = |r: &package::Rendition| Rendition {
-        name: r.name.clone(),
-        width: r.width,
-        height: r.height,
-        bandwidth: r.bandwidth,
-        average_bandwidth: r.average_bandwidth,
-        codecs: r.codecs.clone(),
-        frame_rate: r.frame_rate,
-        url: r.playlist.clone(),
-    };
     Outputs {
         hls: package::playlist::MASTER.to_owned(),
         duration_s: package.duration_s,
         bytes: package.bytes,
-        renditions: package.renditions.iter().map(rendition).collect(),
+        renditions: package.renditions.clone(),
     }
 }
 

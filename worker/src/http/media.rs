@@ -80,7 +80,7 @@ pub(super) async fn serve(
     let meta = app.objects.head(&manifest.bucket, &key).await.map_err(missing)?;
     let span = span(&headers, &meta.etag);
     let known = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
-    let content = match app.objects.read(&manifest.bucket, &key, span, known).await {
+    let content = match app.objects.read(&manifest.bucket, &key, &meta, span, known).await {
         Ok(content) => content,
         Err(objects::Error::NotModified) => {
             return Ok((

@@ -10,6 +10,8 @@ pub mod verify;
 
 use std::path::Path;
 
+use millrace_wire::job::Rendition;
+
 use self::track::Track;
 use crate::failure::Failure;
 use crate::ffmpeg::args;
@@ -25,7 +27,7 @@ pub struct Package {
     /// All of them, in `out_dir`; the multivariant playlist comes last, so that who copies in order publishes nothing
     /// that names what is not there yet.
     pub files: Vec<PackagedFile>,
-    /// The highest first.
+    /// The highest first; `url` is the file name of its media playlist.
     pub renditions: Vec<Rendition>,
     /// Of the picture or the sound, whichever is longer.
     pub duration_s: f64,
@@ -44,27 +46,6 @@ pub struct PackagedFile {
     pub content_type: &'static str,
     /// Its size.
     pub bytes: u64,
-}
-
-/// One rendition as the multivariant playlist declares it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rendition {
-    /// `720p`.
-    pub name: String,
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-    /// Peak bits per second with the sound.
-    pub bandwidth: u64,
-    /// Average bits per second with the sound.
-    pub average_bandwidth: u64,
-    /// RFC 6381, picture then sound.
-    pub codecs: String,
-    /// Frames per second.
-    pub frame_rate: f64,
-    /// File name of its media playlist.
-    pub playlist: String,
 }
 
 /// Verifies what ffmpeg wrote into `out_dir`, removes its manifest and writes the playlists.
@@ -99,7 +80,7 @@ pub fn package(plan: &Plan, out_dir: &Path) -> Result<Package, Failure> {
         .collect();
     for (one, track) in renditions.iter().zip(&pictures) {
         add_segments(&mut files, track, VIDEO_TYPE);
-        write(&mut files, &one.playlist, playlist::media(track))?;
+        write(&mut files, &one.url, playlist::media(track))?;
     }
     if let Some(track) = &sound {
         add_segments(&mut files, track, AUDIO_TYPE);
@@ -126,7 +107,7 @@ fn rendition(plan: &Plan, rung: &crate::ladder::Rung, track: &Track, sound: Opti
         average_bandwidth: bandwidth::average(track, sound),
         codecs: codecs.collect::<Vec<_>>().join(","),
         frame_rate: plan.fps.as_f64(),
-        playlist: format!("{}.m3u8", rung.name),
+        url: format!("{}.m3u8", rung.name),
     }
 }
 
