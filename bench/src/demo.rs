@@ -238,7 +238,8 @@ fn shares(pool: &str, before: &[Job], after: &[Job]) -> String {
 /// Reads the stream as a player would, and compares it with what the job says and how long the source's picture is.
 async fn check(system: &System, client: &Client, job: &Job, source_s: f64) -> Result<()> {
     let outputs = job.outputs.as_ref().context("the main job has no outputs")?;
-    let url = client.url(&outputs.hls)?;
+    let hls = outputs.hls.as_deref().context("the main job gave no HLS stream")?;
+    let url = client.url(hls)?;
     let stream = media::inspect(url.as_str()).await.context("read the master playlist")?;
     let packets = media::packets(url.as_str()).await.context("read every segment")?;
     for rendition in &outputs.renditions {
@@ -267,7 +268,7 @@ async fn check(system: &System, client: &Client, job: &Job, source_s: f64) -> Re
     if stream.videos().count() != outputs.renditions.len() {
         bail!("ffprobe sees {} pictures, the job says {}", stream.videos().count(), outputs.renditions.len());
     }
-    let master = client.get(&outputs.hls).await?.success().context("read the master playlist")?.body;
+    let master = client.get(hls).await?.success().context("read the master playlist")?.body;
     let bytes = outputs.bytes as f64 / f64::from(1 << 20);
     match file_that_holds(&system.objects(), &master) {
         Some(path) => {

@@ -161,7 +161,9 @@ failure_codes! {
     SourceTruncated = "source_truncated", true;
     /// Too much of it cannot be decoded.
     SourceDamaged = "source_damaged", true;
-    /// No picture in it.
+    /// The sound alone was asked for, and there is none.
+    SourceNoAudio = "source_no_audio", true;
+    /// Neither picture nor sound in it.
     SourceNoVideo = "source_no_video", true;
     /// More pixels, streams or seconds than the limits allow.
     SourceOverLimits = "source_over_limits", true;
@@ -211,21 +213,69 @@ pub struct Rendition {
     pub codecs: String,
     /// Frames per second.
     pub frame_rate: f64,
-    /// Path of its media playlist on the same endpoint.
-    pub url: String,
+    /// Path of its HLS media playlist on the same endpoint, when a stream was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Path of its progressive file, sound included, when one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mp4: Option<String>,
 }
 
-/// What a finished job gave.
+/// The sound of a finished job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AudioRendition {
+    /// Peak bits per second of any segment, measured.
+    pub bandwidth: u64,
+    /// Bits per second over the whole length, measured.
+    pub average_bandwidth: u64,
+    /// RFC 6381.
+    pub codecs: String,
+    /// How many.
+    pub channels: u32,
+    /// Hertz.
+    pub sample_rate: u32,
+    /// Path of its HLS media playlist, when a stream was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Path of the sound as one progressive file, when that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mp4: Option<String>,
+}
+
+/// What a finished job gave. Paths are on the same endpoint, and what was not asked for is not there.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Outputs {
-    /// Path of the HLS multivariant playlist on the same endpoint.
-    pub hls: String,
+    /// Path of the HLS multivariant playlist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hls: Option<String>,
+    /// Path of the MPEG-DASH manifest over the same segments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dash: Option<String>,
+    /// Path of a still picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poster: Option<String>,
+    /// Path of a WebVTT file that names the part of a sprite sheet for each moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thumbnails: Option<String>,
     /// Length in seconds.
     pub duration_s: f64,
     /// Bytes of all files.
     pub bytes: u64,
-    /// The highest first.
+    /// The highest first; none when there is no picture.
     pub renditions: Vec<Rendition>,
+    /// The sound, if there is any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio: Option<AudioRendition>,
+}
+
+impl Outputs {
+    /// Every path in it, for who has to rewrite them all.
+    pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        let own = [&mut self.hls, &mut self.dash, &mut self.poster, &mut self.thumbnails];
+        let renditions = self.renditions.iter_mut().flat_map(|one| [&mut one.url, &mut one.mp4]);
+        let audio = self.audio.iter_mut().flat_map(|one| [&mut one.url, &mut one.mp4]);
+        own.into_iter().chain(renditions).chain(audio).flatten()
+    }
 }
 
 /// A job as a client reads it.

@@ -83,6 +83,39 @@ impl Resolution {
     }
 }
 
+/// What a job's outputs are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// A segmented stream. Its fMP4 segments serve HLS and DASH alike, so both manifests are always written.
+    Hls,
+    /// The same as [`Format::Hls`].
+    Dash,
+    /// One progressive file per rung, its index in front.
+    Mp4,
+    /// The sound alone, as one progressive file.
+    Audio,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 4] = [Self::Hls, Self::Dash, Self::Mp4, Self::Audio];
+
+    /// The name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hls => "hls",
+            Self::Dash => "dash",
+            Self::Mp4 => "mp4",
+            Self::Audio => "audio",
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.as_str() == name)
+    }
+}
+
 /// Who goes first: strictly in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -168,6 +201,9 @@ pub struct JobSpec {
     /// Wanted rungs, the highest first, none twice. Empty: every standard rung not above the source.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resolutions: Vec<Resolution>,
+    /// Wanted formats, in order, none twice. Empty: the segmented stream. In JSON one name or a list of them.
+    #[serde(default, rename = "output_format", skip_serializing_if = "Vec::is_empty")]
+    pub formats: Vec<Format>,
     /// Who goes first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<Priority>,
@@ -180,6 +216,9 @@ pub struct JobSpec {
     /// Length of a segment in seconds, 2–10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub segment_seconds: Option<u32>,
+    /// Whether a poster and a sprite sheet are made; they are when the client does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thumbnails: Option<bool>,
     /// Fail on the first damaged frame instead of finishing with warnings.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub strict: bool,
@@ -195,7 +234,7 @@ pub struct JobSpec {
 }
 
 /// Every field that a submit may carry.
-pub const FIELDS: [&str; 13] = [
+pub const FIELDS: [&str; 14] = [
     "job_id",
     "input_url",
     "input_path",
@@ -205,6 +244,7 @@ pub const FIELDS: [&str; 13] = [
     "preset",
     "crf",
     "segment_seconds",
+    "thumbnails",
     "strict",
     "duration_hint_s",
     "size_hint_bytes",
@@ -291,6 +331,21 @@ impl Fields {
         Ok(rungs)
     }
 
+    /// One name or a list of names.
+    fn formats(&mut self) -> Result<Vec<Format>, Problem> {
+        let wants = "hls, dash, mp4 or audio, or a list of these";
+        let formats = self.take("output_format", wants, |value| {
+            let names = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+            let formats =
+                names.iter().map(|name| Format::parse(name.as_str()?)).collect::<Option<Vec<_>>>()?;
+            (1..=Format::ALL.len()).contains(&formats.len()).then_some(formats)
+        })?;
+        let mut formats = formats.unwrap_or_default();
+        formats.sort_unstable();
+        formats.dedup();
+        Ok(formats)
+    }
+
     fn labels(&mut self) -> Result<BTreeMap<String, String>, Problem> {
         let wants = "an object of at most 32 short strings";
         let labels = self.take("labels", wants, |value| {
@@ -356,10 +411,10 @@ impl JobSpec {
             return Err(Problem::new(Code::UnknownField, detail).field(shown));
         }
         let job_id = fields.job_id()?;
-        fields.take("output_format", "hls", |v| (v.as_str() == Some("hls")).then_some(()))?;
         let spec = Self {
             input: fields.input()?,
             resolutions: fields.resolutions()?,
+            formats: fields.formats()?,
             priority: fields.priority()?,
             preset: fields.take(
                 "preset",
@@ -368,6 +423,7 @@ impl JobSpec {
             )?,
             crf: fields.integer("crf", 18, 35)?.map(|n| n as u32),
             segment_seconds: fields.integer("segment_seconds", 2, 10)?.map(|n| n as u32),
+            thumbnails: fields.take("thumbnails", "true or false", Value::as_bool)?,
             strict: fields.take("strict", "true or false", Value::as_bool)?.unwrap_or(false),
             duration_hint_s: fields.integer("duration_hint_s", 1, 86_400)?.map(|n| n as u32),
             size_hint_bytes: fields.integer("size_hint_bytes", 1, 1 << 50)?,
@@ -387,6 +443,26 @@ impl JobSpec {
     /// The class it waits in.
     pub fn priority(&self) -> Priority {
         self.priority.unwrap_or_default()
+    }
+
+    /// Whether a segmented stream is wanted, with both of its manifests.
+    pub fn wants_stream(&self) -> bool {
+        self.formats.is_empty() || self.wants(Format::Hls) || self.wants(Format::Dash)
+    }
+
+    /// Whether this format was named.
+    pub fn wants(&self, format: Format) -> bool {
+        self.formats.contains(&format)
+    }
+
+    /// Whether a picture is to be made, if the source has one.
+    pub fn wants_picture(&self) -> bool {
+        self.wants_stream() || self.wants(Format::Mp4)
+    }
+
+    /// Whether a poster and a sprite sheet are to be made, if there is a picture.
+    pub fn wants_thumbnails(&self) -> bool {
+        self.thumbnails.unwrap_or(true)
     }
 }
 
@@ -465,10 +541,26 @@ mod tests {
     }
 
     #[test]
+    fn formats_are_one_name_or_several() {
+        let of = |value: &str| {
+            let body = format!(r#"{{"input_url":"http://h/v","output_format":{value}}}"#);
+            parse(&body).unwrap().0
+        };
+        assert_eq!(of(r#""mp4""#).formats, [Format::Mp4]);
+        assert_eq!(of(r#"["mp4","hls","mp4"]"#).formats, [Format::Hls, Format::Mp4]);
+        let asked = |spec: &JobSpec| (spec.wants_stream(), spec.wants_picture(), spec.wants(Format::Audio));
+        assert_eq!(asked(&of("null")), (true, true, false));
+        assert_eq!(asked(&of(r#""dash""#)), (true, true, false));
+        assert_eq!(asked(&of(r#""mp4""#)), (false, true, false));
+        assert_eq!(asked(&of(r#""audio""#)), (false, false, true));
+    }
+
+    #[test]
     fn a_stored_spec_reads_back() {
         for body in [
             r#"{"input_url":"http://h/v","crf":20,"strict":true}"#,
             r#"{"input_path":"aws/uploads/k/v.mp4"}"#,
+            r#"{"input_url":"http://h/v","output_format":["mp4","hls"],"thumbnails":false}"#,
         ] {
             let spec = parse(body).unwrap().0;
             let text = serde_json::to_string(&spec).unwrap();
@@ -490,6 +582,9 @@ mod tests {
             (with(r#""segment_seconds":1"#), Code::BadField, "segment_seconds"),
             (with(r#""priority":"urgent""#), Code::BadField, "priority"),
             (with(r#""output_format":"gif""#), Code::BadField, "output_format"),
+            (with(r#""output_format":[]"#), Code::BadField, "output_format"),
+            (with(r#""output_format":["mp4",1]"#), Code::BadField, "output_format"),
+            (with(r#""thumbnails":1"#), Code::BadField, "thumbnails"),
             (with(r#""labels":{"a":1}"#), Code::BadField, "labels"),
             (with(r#""input_path":"aws/uploads/x""#), Code::BadField, "input_path"),
             (r#"{"input_url":"file:///etc/passwd"}"#.to_owned(), Code::BadField, "input_url"),

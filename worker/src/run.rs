@@ -342,7 +342,11 @@ fn progress(seen: &ffmpeg::Progress, duration_s: f64) -> Progress {
 /// What clients see of a package, with file names for URLs.
 fn outputs(package: &Package) -> Outputs {
     Outputs {
-        hls: package::playlist::MASTER.to_owned(),
+        hls: Some(package::playlist::MASTER.to_owned()),
+        dash: None,
+        poster: None,
+        thumbnails: None,
+        audio: None,
         duration_s: package.duration_s,
         bytes: package.bytes,
         renditions: package.renditions.clone(),
@@ -384,12 +388,7 @@ mod tests {
             let key = format!("{prefix}/master.m3u8");
             objects.put_file(&claim.bucket, &key, &file).await.unwrap();
             if publishes {
-                let outputs = Outputs {
-                    hls: "master.m3u8".to_owned(),
-                    duration_s: 1.0,
-                    bytes: 1,
-                    renditions: Vec::new(),
-                };
+                let outputs = Outputs { duration_s: 1.0, bytes: 1, ..Outputs::default() };
                 let (bucket, warnings) = (claim.bucket.clone(), Vec::new());
                 let manifest = Manifest { bucket, prefix, files: 1, outputs, warnings };
                 assert!(store.enter(&claim.lease, Phase::Publishing, None).await.unwrap());

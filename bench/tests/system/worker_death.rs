@@ -40,7 +40,7 @@ async fn a_job_whose_worker_is_killed_finishes_once_on_another_and_leaves_no_ffm
     assert_eq!(done.attempt, 2, "one lost attempt, one success");
     assert_ne!(done.worker.unwrap().as_str(), victim);
     assert_eq!(stage.client.jobs().await.unwrap().len(), 1);
-    let url = stage.client.url(&done.outputs.unwrap().hls).unwrap();
+    let url = stage.client.url(&done.outputs.unwrap().hls.unwrap()).unwrap();
     let video = media::inspect(url.as_str()).await.unwrap().videos().next().unwrap().index;
     let packets = media::packets(url.as_str()).await.unwrap();
     let frames = packets.iter().filter(|packet| packet.stream_index == video).count();

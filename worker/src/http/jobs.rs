@@ -34,8 +34,7 @@ pub(crate) fn view(row: JobRow) -> Job {
     let (mut outputs, mut warnings) = (None, Vec::new());
     if let Some(manifest) = row.manifest {
         let mut seen = manifest.outputs;
-        seen.hls = format!("{base}/{}", seen.hls);
-        seen.renditions.iter_mut().for_each(|r| r.url = format!("{base}/{}", r.url));
+        seen.paths_mut().for_each(|path| *path = format!("{base}/{path}"));
         links.insert("download".to_owned(), format!("/download/{}", row.job_id));
         (outputs, warnings) = (Some(seen), manifest.warnings);
     }

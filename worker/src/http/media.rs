@@ -130,13 +130,15 @@ pub(super) async fn download(
         None => outputs.hls,
         Some(wanted) => {
             let names: Vec<&str> = outputs.renditions.iter().map(|r| r.name.as_str()).collect();
-            let found = outputs.renditions.iter().find(|r| r.name == wanted).map(|r| r.url.clone());
-            found.ok_or_else(|| {
+            let found = outputs.renditions.iter().find(|r| r.name == wanted).cloned();
+            let found = found.ok_or_else(|| {
                 let detail = format!("job {id} has {}", names.join(", "));
                 Problem::new(Code::NotFound, detail).field("rendition")
-            })?
+            })?;
+            found.mp4.or(found.url)
         }
     };
+    let name = name.ok_or_else(|| Problem::new(Code::NotFound, "this job gave nothing to download"))?;
     Ok((StatusCode::FOUND, [(LOCATION, format!("/media/{id}/{name}"))]).into_response())
 }
 

@@ -80,7 +80,7 @@ pub fn package(plan: &Plan, out_dir: &Path) -> Result<Package, Failure> {
         .collect();
     for (one, track) in renditions.iter().zip(&pictures) {
         add_segments(&mut files, track, VIDEO_TYPE);
-        write(&mut files, &one.url, playlist::media(track))?;
+        write(&mut files, one.url.as_deref().unwrap_or_default(), playlist::media(track))?;
     }
     if let Some(track) = &sound {
         add_segments(&mut files, track, AUDIO_TYPE);
@@ -107,7 +107,8 @@ fn rendition(plan: &Plan, rung: &crate::ladder::Rung, track: &Track, sound: Opti
         average_bandwidth: bandwidth::average(track, sound),
         codecs: codecs.collect::<Vec<_>>().join(","),
         frame_rate: plan.fps.as_f64(),
-        url: format!("{}.m3u8", rung.name),
+        url: Some(format!("{}.m3u8", rung.name)),
+        mp4: None,
     }
 }
 

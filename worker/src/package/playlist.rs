@@ -33,7 +33,7 @@ pub fn master(renditions: &[Rendition], channels: Option<u32>) -> String {
         if channels.is_some() {
             let _ = write!(text, ",AUDIO=\"{GROUP}\"");
         }
-        let _ = writeln!(text, "\n{}", one.url);
+        let _ = writeln!(text, "\n{}", one.url.as_deref().unwrap_or_default());
     }
     text
 }
@@ -92,7 +92,8 @@ mod tests {
             average_bandwidth: 2_000_000,
             codecs: "avc1.64001f,mp4a.40.2".into(),
             frame_rate: 30_000.0 / 1001.0,
-            url: "720p.m3u8".into(),
+            url: Some("720p.m3u8".into()),
+            mp4: None,
         };
         let text = master(std::slice::from_ref(&rendition), Some(2));
         let want = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n\

@@ -73,7 +73,12 @@ fn manifest(lease: &Lease) -> Manifest {
         bucket: "aws".parse().unwrap(),
         prefix: format!("jobs/{}/video/a{}", lease.job_uid, lease.epoch),
         files: 3,
-        outputs: Outputs { hls: "master.m3u8".to_owned(), duration_s: 1.0, bytes: 9, renditions: Vec::new() },
+        outputs: Outputs {
+            hls: Some("master.m3u8".to_owned()),
+            duration_s: 1.0,
+            bytes: 9,
+            ..Outputs::default()
+        },
         warnings: Vec::new(),
     }
 }
