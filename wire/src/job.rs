@@ -278,6 +278,30 @@ impl Outputs {
     }
 }
 
+/// What `GET /jobs/{job_id}/events` says in each message: where a job stood at that moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobUpdate {
+    /// The job's public name.
+    pub job_id: JobId,
+    /// Where it stood.
+    pub state: State,
+    /// What it was at, while it ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// How far it was. Within one attempt it never falls from message to message.
+    pub progress: Progress,
+    /// The pool that accepted it, or ran it.
+    pub pool: PoolId,
+    /// The worker that ran it last; none before the first claim.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<WorkerId>,
+    /// How many times it was tried, that try included.
+    pub attempt: u32,
+    /// Why the last failed attempt failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<JobError>,
+}
+
 /// A job as a client reads it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {

@@ -76,10 +76,12 @@ codes! {
     BadQuery = "bad_query", 400, "A query parameter has a value it cannot have";
     /// A range that the object does not have.
     BadRange = "bad_range", 416, "The range is outside the object";
-    /// An upload URL that was not signed here, or was changed.
-    BadSignature = "bad_signature", 403, "The upload URL's signature does not match";
+    /// An upload or media URL that was not signed here, or was changed.
+    BadSignature = "bad_signature", 403, "The URL's signature does not match";
     /// An upload URL past its time.
     UploadExpired = "upload_expired", 403, "The upload URL has expired";
+    /// A media URL past its time. Reading the job again gives a fresh one.
+    MediaExpired = "media_expired", 403, "The media URL has expired";
     /// An upload beyond the size that its URL allows.
     UploadTooLarge = "upload_too_large", 413, "The upload is too large";
     /// An upload that ended before its `Content-Length`.
@@ -90,6 +92,8 @@ codes! {
     Saturated = "saturated", 429, "Every queue is full";
     /// The process is shutting down or drained by an operator.
     Draining = "draining", 503, "Draining";
+    /// A worker that serves as many event streams as it may. `Retry-After` says when to come back.
+    TooManyStreams = "too_many_streams", 503, "Too many event streams";
     /// No healthy worker in any pool.
     NoHealthyWorker = "no_healthy_worker", 503, "No healthy worker";
     /// The job store does not answer.

@@ -240,6 +240,25 @@ async fn a_heartbeat_keeps_a_lease_and_a_publish_may_be_repeated() {
         assert_eq!(store.publish(&lease, &manifest(&lease)).await.unwrap(), Published::Yes);
     }
     assert_eq!(kinds(&*store, "j").await, ["accepted", "claimed", "phase", "succeeded"]);
+    let uid = row(&*store, "j").await.uid;
+    let stood: Vec<_> = store
+        .events(&uid, 0, 100)
+        .await
+        .unwrap()
+        .iter()
+        .map(|event| {
+            let body: serde_json::Value = serde_json::from_str(&event.body).unwrap();
+            let job: millrace_wire::job::JobUpdate = serde_json::from_value(body["job"].clone()).unwrap();
+            (job.state, job.phase, job.attempt, job.worker.is_some())
+        })
+        .collect();
+    let wanted = [
+        (State::Queued, None, 0, false),
+        (State::Running, Some(Phase::Source), 1, true),
+        (State::Running, Some(Phase::Publishing), 1, true),
+        (State::Succeeded, None, 1, true),
+    ];
+    assert_eq!(stood, wanted, "each event says how the job stood then");
 }
 
 #[tokio::test]

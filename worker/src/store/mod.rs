@@ -285,7 +285,8 @@ pub struct Event {
     pub seq: i64,
     /// `accepted`, `claimed`, `phase`, `succeeded`, `failed`, `retry_wait`, `released`, `cancelled`, `dead`, …
     pub kind: String,
-    /// JSON.
+    /// A JSON object with what belongs to the kind, and in `job` how the job stood after it: a
+    /// [`millrace_wire::job::JobUpdate`].
     pub body: String,
 }
 

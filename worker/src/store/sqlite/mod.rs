@@ -157,12 +157,22 @@ async fn find(on: &mut SqliteConnection, tenant: &str, job_id: &JobId) -> Result
     row.as_ref().map(job_row).transpose()
 }
 
+/// Enters an event: last in what changes a job, for the body also says how the job stands after it.
+///
+/// The row's words go in as they are: one of a later version must not keep this one from writing.
 async fn record(
     on: &mut SqliteConnection,
     job_uid: &str,
     kind: &str,
-    body: serde_json::Value,
+    mut body: serde_json::Value,
 ) -> Result<(), Error> {
+    let row = sqlx::query(
+        "SELECT job_id, state, phase, progress, pool, worker, attempt, error_code, error_detail FROM job WHERE uid = ?",
+    )
+    .bind(job_uid)
+    .fetch_one(&mut *on)
+    .await?;
+    body["job"] = row::update(&row)?;
     sqlx::query(concat!("INSERT INTO event (job_uid, at, kind, body) VALUES (?, ", now!(), ", ?, ?)"))
         .bind(job_uid)
         .bind(kind)

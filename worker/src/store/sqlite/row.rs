@@ -5,6 +5,7 @@ use std::str::FromStr;
 use millrace_wire::job::{FailureCode, Phase, State};
 use millrace_wire::spec::Priority;
 use millrace_wire::{PoolId, WorkerId};
+use serde_json::{Value, json};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -24,6 +25,31 @@ pub(super) fn class_of(priority: Priority) -> i64 {
 
 pub(super) fn failure_code(name: &str) -> Result<FailureCode, Error> {
     FailureCode::ALL.iter().copied().find(|c| c.as_str() == name).ok_or_else(|| corrupt("error_code", name))
+}
+
+/// A job's row as a [`millrace_wire::job::JobUpdate`] is written, without reading its words.
+pub(super) fn update(row: &SqliteRow) -> Result<Value, Error> {
+    let text = |column: &str| row.try_get::<String, _>(column);
+    let maybe = |column: &str| row.try_get::<Option<String>, _>(column);
+    let progress: Value =
+        serde_json::from_str(&text("progress")?).unwrap_or_else(|_| json!({ "percent": 0.0 }));
+    let mut update = json!({
+        "job_id": text("job_id")?,
+        "state": text("state")?,
+        "progress": progress,
+        "pool": text("pool")?,
+        "attempt": row.try_get::<i64, _>("attempt")?,
+    });
+    if let Some(phase) = maybe("phase")? {
+        update["phase"] = phase.into();
+    }
+    if let Some(worker) = maybe("worker")? {
+        update["worker"] = worker.into();
+    }
+    if let Some(code) = maybe("error_code")? {
+        update["error"] = json!({ "code": code, "detail": maybe("error_detail")?.unwrap_or_default() });
+    }
+    Ok(update)
 }
 
 /// Reads `SELECT * FROM job`.
