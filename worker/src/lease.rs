@@ -21,6 +21,11 @@ use crate::store::{Beat, Identity, Lease, Store, Verdict};
 const MARGIN_SHARE: u32 = 6;
 /// How often a worker looks for cancellations between heartbeats.
 const CANCELLATIONS_EVERY: Duration = Duration::from_secs(1);
+/// Points of progress that are worth a heartbeat before its time: at most twenty of them in a whole attempt …
+const PROGRESS_STEP: f64 = 5.0;
+/// … and at least so far from the last one. A little less than the time between two looks, or a look that comes a hair
+/// too early would wait for the next.
+const PROGRESS_EVERY: Duration = Duration::from_millis(900);
 
 /// Why an attempt was told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +53,8 @@ pub struct Running {
 #[derive(Debug)]
 struct RunningState {
     progress: Progress,
+    /// What the last heartbeat said, whether or not it was heard.
+    told_percent: f64,
     work_seconds: f64,
     deadline: Instant,
     stopped: Option<Stop>,
@@ -87,6 +94,19 @@ impl Running {
     /// Notes how far it is; the next heartbeat takes it along.
     pub fn progress(&self, progress: Progress) {
         self.state().progress = progress;
+    }
+
+    /// What a heartbeat says of it.
+    fn beat(&self) -> Beat {
+        let mut state = self.state();
+        state.told_percent = state.progress.percent;
+        Beat { lease: self.lease.clone(), progress: state.progress }
+    }
+
+    /// Whether it has moved so far since the last heartbeat that readers elsewhere should know.
+    fn has_news(&self) -> bool {
+        let state = self.state();
+        state.stopped.is_none() && (state.progress.percent - state.told_percent).abs() >= PROGRESS_STEP
     }
 
     /// Notes what the probe found the job to cost, in reference-seconds.
@@ -136,6 +156,7 @@ impl Leases {
     pub fn enter(&self, lease: &Lease, job_id: &JobId, work_seconds: f64, sent: Instant) -> Arc<Running> {
         let state = RunningState {
             progress: Progress::default(),
+            told_percent: 0.0,
             work_seconds,
             deadline: self.deadline(sent),
             stopped: None,
@@ -176,6 +197,14 @@ impl Leases {
         }
     }
 
+    /// How far an attempt at a job is, if it runs here.
+    pub fn progress_of(&self, job_uid: &str, attempt: u64) -> Option<Progress> {
+        let map = self.map();
+        let mut running = map.values();
+        let found = running.find(|one| one.lease.job_uid == job_uid && one.lease.epoch == attempt)?;
+        Some(found.state().progress)
+    }
+
     fn stop_overdue(&self, metrics: &Metrics) {
         let now = Instant::now();
         for running in self.all() {
@@ -210,6 +239,7 @@ impl Leases {
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut look = tokio::time::interval(CANCELLATIONS_EVERY.min(every));
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut sent = Instant::now();
         loop {
             let overdue = async {
                 match self.earliest_deadline() {
@@ -224,13 +254,26 @@ impl Leases {
                 () = end.cancelled() => return false,
                 () = overdue => self.stop_overdue(metrics),
                 _ = heartbeat.tick() => {
+                    sent = Instant::now();
                     if self.beat(store, identity, self.patience(every), metrics).await {
                         return true;
                     }
                 }
-                _ = look.tick() => self.look_for_cancellations(store, identity, self.patience(every)).await,
+                // An early heartbeat is one more: it moves no later one. It brings cancellations back, too.
+                _ = look.tick() => if sent.elapsed() >= PROGRESS_EVERY && self.has_news() {
+                    sent = Instant::now();
+                    if self.beat(store, identity, self.patience(every), metrics).await {
+                        return true;
+                    }
+                } else {
+                    self.look_for_cancellations(store, identity, self.patience(every)).await;
+                },
             }
         }
+    }
+
+    fn has_news(&self) -> bool {
+        self.all().iter().any(|running| running.has_news())
     }
 
     async fn look_for_cancellations(&self, store: &dyn Store, identity: &Identity, patience: Duration) {
@@ -255,8 +298,7 @@ impl Leases {
         metrics: &Metrics,
     ) -> bool {
         let running = self.all();
-        let beats: Vec<Beat> =
-            running.iter().map(|r| Beat { lease: r.lease.clone(), progress: r.state().progress }).collect();
+        let beats: Vec<Beat> = running.iter().map(|running| running.beat()).collect();
         let sent = Instant::now();
         let answer = tokio::time::timeout(patience, store.heartbeat(identity, &beats, self.lease)).await;
         let heartbeat = match answer {
@@ -311,11 +353,22 @@ mod tests {
         answers: AtomicU32,
         verdict: Verdict,
         superseded: bool,
+        /// When each heartbeat came, and what the first attempt in it said.
+        heard: Mutex<Vec<(Instant, f64)>>,
+    }
+
+    impl Fading {
+        fn new(answers: u32, verdict: Verdict) -> Self {
+            let (answers, heard) = (AtomicU32::new(answers), Mutex::default());
+            Self { answers, verdict, superseded: false, heard }
+        }
     }
 
     #[async_trait]
     impl Store for Fading {
         async fn heartbeat(&self, _: &Identity, beats: &[Beat], _: Duration) -> Result<Heartbeat, Error> {
+            let percent = beats.first().map_or(0.0, |beat| beat.progress.percent);
+            self.heard.lock().unwrap().push((Instant::now(), percent));
             if self
                 .answers
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
@@ -406,7 +459,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_attempt_stops_itself_five_seconds_before_a_lease_that_nobody_renews() {
-        let store = Fading { answers: AtomicU32::new(0), verdict: Verdict::Renewed, superseded: false };
+        let store = Fading::new(0, Verdict::Renewed);
         let (why, after, _) = stopped_after(store).await;
         assert_eq!(why, Some(Stop::LeaseLost));
         assert!((25.0..26.0).contains(&after), "{after}");
@@ -415,7 +468,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_hangs_does_not_keep_it_from_stopping_in_time() {
         for every in [3, 4, 7, 9, 10] {
-            let store = Fading { answers: AtomicU32::new(0), verdict: Verdict::Renewed, superseded: false };
+            let store = Fading::new(0, Verdict::Renewed);
             let (why, after, _) = stopped_after_beating(store, Duration::from_secs(every)).await;
             assert_eq!(why, Some(Stop::LeaseLost));
             assert!((25.0..25.5).contains(&after), "with a heartbeat every {every} s: {after}");
@@ -424,7 +477,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_deadline_counts_from_the_last_renewal_that_was_sent() {
-        let store = Fading { answers: AtomicU32::new(4), verdict: Verdict::Renewed, superseded: false };
+        let store = Fading::new(4, Verdict::Renewed);
         let (why, after, _) = stopped_after(store).await;
         assert_eq!(why, Some(Stop::LeaseLost));
         assert!((40.0..41.0).contains(&after), "sent at 0, 5, 10 and 15 s: {after}");
@@ -434,7 +487,7 @@ mod tests {
     async fn the_stores_verdict_stops_an_attempt_at_once() {
         for (verdict, why) in [(Verdict::Lost, Stop::LeaseLost), (Verdict::CancelRequested, Stop::Cancelled)]
         {
-            let store = Fading { answers: AtomicU32::new(9), verdict, superseded: false };
+            let store = Fading::new(9, verdict);
             let (stopped, after, _) = stopped_after(store).await;
             assert_eq!(stopped, Some(why));
             assert!(after < 1.0, "{after}");
@@ -450,7 +503,7 @@ mod tests {
             let (leases, metrics, end) =
                 (Leases::new(LEASE), Metrics::new().unwrap(), CancellationToken::new());
             let _running = leases.enter(&lease, &"j".parse().unwrap(), 1.0, Instant::now());
-            let store = Fading { answers: AtomicU32::new(answers), verdict, superseded: false };
+            let store = Fading::new(answers, verdict);
             let keep = leases.keep(&store, &identity, EVERY, &metrics, &end);
             let kept = tokio::time::timeout(LEASE * 2, keep).await;
             assert!(kept.is_err(), "it goes on");
@@ -460,7 +513,71 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_worker_whose_name_was_taken_is_told() {
-        let store = Fading { answers: AtomicU32::new(9), verdict: Verdict::Renewed, superseded: true };
+        let store = Fading { superseded: true, ..Fading::new(9, Verdict::Renewed) };
         assert!(stopped_after(store).await.2);
+    }
+
+    /// Keeps one attempt whose progress is a function of time, for so many seconds or until it is stopped; returns when
+    /// heartbeats came and what they said.
+    async fn heard(
+        store: &Fading,
+        every: u64,
+        seconds: u32,
+        percent: impl Fn(f64) -> f64,
+    ) -> (Vec<(f64, f64)>, Option<Stop>) {
+        let identity =
+            Identity { worker: "w1".parse().unwrap(), pool: "aws".parse().unwrap(), incarnation: 1 };
+        let lease = Lease { task_uid: "t".to_owned(), job_uid: "j".to_owned(), epoch: 1 };
+        let (leases, metrics, end) = (Leases::new(LEASE), Metrics::new().unwrap(), CancellationToken::new());
+        let began = Instant::now();
+        let running = leases.enter(&lease, &"j".parse().unwrap(), 1.0, began);
+        let moving = async {
+            for _ in 0..seconds * 10 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                let percent = percent(began.elapsed().as_secs_f64());
+                running.progress(Progress { percent, ..Progress::default() });
+            }
+        };
+        tokio::select! {
+            _ = leases.keep(store, &identity, Duration::from_secs(every), &metrics, &end) => {}
+            () = moving => {}
+            () = running.stop.cancelled() => {}
+        }
+        let heard = store.heard.lock().unwrap();
+        let heard = heard.iter().map(|(at, percent)| ((*at - began).as_secs_f64(), *percent)).collect();
+        (heard, running.stopped())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fast_job_is_told_of_every_second_and_a_slow_one_costs_twenty_more_at_most() {
+        let store = || Fading::new(9999, Verdict::Renewed);
+        let (fast, _) = heard(&store(), 5, 9, |at| at * 10.0).await;
+        assert!(fast.len() >= 9, "{fast:?}");
+        assert!(fast.windows(2).all(|pair| pair[1].0 - pair[0].0 > 0.8), "{fast:?}");
+        assert!(fast.windows(2).all(|pair| pair[1].1 - pair[0].1 < 21.0), "{fast:?}");
+
+        let (slow, _) = heard(&store(), 5, 1000, |at| at / 10.0).await;
+        assert!((200..=221).contains(&slow.len()), "200 of them are due anyway: {}", slow.len());
+        let longest = slow.windows(2).map(|pair| pair[1].0 - pair[0].0).fold(0.0, f64::max);
+        assert!(longest <= 5.01, "an early one puts none off: {longest}");
+
+        let (still, _) = heard(&store(), 5, 50, |_| 4.9).await;
+        assert!((10..=11).contains(&still.len()), "{still:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_hangs_under_a_fast_job_does_not_keep_it_from_stopping_in_time() {
+        for every in [3, 4, 7, 9, 10] {
+            for answers in [0, 1, 3] {
+                let (store, began) = (Fading::new(answers, Verdict::Renewed), Instant::now());
+                // Up and down: there is always news.
+                let (heard, stopped) = heard(&store, every, 90, |at| (at * 40.0) % 99.0).await;
+                assert_eq!(stopped, Some(Stop::LeaseLost));
+                // From when the last one that was answered was sent, or from the claim.
+                let renewed = if answers == 0 { 0.0 } else { heard[answers as usize - 1].0 };
+                let after = began.elapsed().as_secs_f64() - renewed;
+                assert!((25.0..25.5).contains(&after), "every {every} s, {answers} answers: {after}");
+            }
+        }
     }
 }
