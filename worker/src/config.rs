@@ -75,6 +75,12 @@ settings! {
     /// How long an upload URL holds [default: 1h]
     #[serde(deserialize_with = "duration")]
     upload_expiry: Duration = "MILLRACE_UPLOAD_EXPIRY", "TIME", value_parser = humantime::parse_duration;
+    /// How long the media URLs in a job's answer hold at least, 1s to 7d [default: 12h]
+    #[serde(deserialize_with = "duration")]
+    media_expiry: Duration = "MILLRACE_MEDIA_EXPIRY", "TIME", value_parser = humantime::parse_duration;
+    /// Sites whose pages may play media and read events: * or a comma-separated list like https://example.com [default: *]
+    #[arg(value_delimiter = ',')]
+    media_origins: Vec<String> = "MILLRACE_MEDIA_ORIGINS", "ORIGIN";
     /// ffmpeg without progress for so long is stopped [default: 60s]
     #[serde(deserialize_with = "duration")]
     stall_timeout: Duration = "MILLRACE_STALL_TIMEOUT", "TIME", value_parser = humantime::parse_duration;
@@ -86,8 +92,52 @@ settings! {
     public_url: url::Url = "MILLRACE_PUBLIC_URL", "URL";
 }
 
+/// What a media URL may hold at least: a player needs a moment, and a leaked URL shall end some day.
+const MEDIA_EXPIRY: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
+
 fn duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     humantime_serde::deserialize(from)
+}
+
+/// Which sites' pages may read media and events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    /// All of them.
+    Any,
+    /// These, as a browser writes them in `Origin`.
+    Only(Vec<http::HeaderValue>),
+}
+
+impl Origins {
+    /// Reads `*`, or origins without paths.
+    ///
+    /// # Errors
+    /// What is none of the two, `*` beside others included.
+    fn parse(said: &[String]) -> Result<Self, Error> {
+        if said == ["*"] {
+            return Ok(Self::Any);
+        }
+        let refuse = |got: &str| Error::Limits {
+            setting: "--media-origins",
+            got: format!("{got:?}"),
+            wants: "* alone, or scheme://host[:port] each, in lower case, without a path or a default port"
+                .to_owned(),
+        };
+        let origin = |text: &String| {
+            let as_browsers_write_it = url::Url::parse(text).ok()?.origin();
+            let plain =
+                as_browsers_write_it.is_tuple() && as_browsers_write_it.ascii_serialization() == *text;
+            plain.then(|| http::HeaderValue::from_str(text).ok())?
+        };
+        if said.is_empty() {
+            return Err(refuse(""));
+        }
+        said.iter()
+            .map(|text| origin(text).ok_or_else(|| refuse(text)))
+            .collect::<Result<_, _>>()
+            .map(Self::Only)
+    }
 }
 
 /// Settings that hold, each inside its limits.
@@ -112,6 +162,8 @@ pub struct Config {
     pub source_timeout: Duration,
     pub upload_bytes_max: u64,
     pub upload_expiry: Duration,
+    pub media_expiry: Duration,
+    pub media_origins: Origins,
     pub stall_timeout: Duration,
     pub ffmpeg: PathBuf,
     pub ffprobe: PathBuf,
@@ -170,6 +222,14 @@ impl Settings {
             let wants = format!("above 0 and at most a third of --lease ({})", shown(lease));
             return Err(Error::Limits { setting: "--heartbeat", got: shown(heartbeat), wants });
         }
+        let media_expiry = said.media_expiry.unwrap_or(Duration::from_secs(12 * 3600));
+        if !MEDIA_EXPIRY.contains(&media_expiry) {
+            return Err(Error::Limits {
+                setting: "--media-expiry",
+                got: shown(media_expiry),
+                wants: "from 1s to 7d".to_owned(),
+            });
+        }
         Ok(Config {
             listen: said.listen.unwrap_or(([127, 0, 0, 1], 9000).into()),
             pool: said.pool.unwrap_or_else(|| "local".parse().expect("a legal name")),
@@ -189,6 +249,8 @@ impl Settings {
             source_timeout: said.source_timeout.unwrap_or(Duration::from_secs(3600)),
             upload_bytes_max: said.upload_bytes_max.unwrap_or(ByteSize::gb(20)).as_u64(),
             upload_expiry: said.upload_expiry.unwrap_or(Duration::from_secs(3600)),
+            media_expiry,
+            media_origins: Origins::parse(&said.media_origins.unwrap_or_else(|| vec!["*".to_owned()]))?,
             stall_timeout: said.stall_timeout.unwrap_or(Duration::from_secs(60)),
             ffmpeg: said.ffmpeg.unwrap_or_else(|| "ffmpeg".into()),
             ffprobe: said.ffprobe.unwrap_or_else(|| "ffprobe".into()),
@@ -227,6 +289,18 @@ mod tests {
         assert_eq!(config.allow_private_sources.len(), 1);
     }
 
+    fn origins(said: &[&str]) -> Settings {
+        let said = said.iter().map(|&text| text.to_owned()).collect();
+        Settings { media_origins: Some(said), ..Settings::default() }
+    }
+
+    #[test]
+    fn origins_are_any_or_as_browsers_write_them() {
+        assert_eq!(origins(&["*"]).resolve(None).unwrap().media_origins, Origins::Any);
+        let config = origins(&["https://a.example", "http://localhost:3000"]).resolve(None).unwrap();
+        assert!(matches!(config.media_origins, Origins::Only(origins) if origins.len() == 2));
+    }
+
     #[test]
     fn what_cannot_hold_is_named() {
         let unknown = file("slots = 1\ncolour = 2").unwrap_err().to_string();
@@ -238,6 +312,11 @@ mod tests {
                 Settings { heartbeat: Some(Duration::from_secs(20)), ..Settings::default() },
                 "--heartbeat is 20s",
             ),
+            (Settings { media_expiry: Some(Duration::ZERO), ..Settings::default() }, "--media-expiry is 0s"),
+            (origins(&["*", "https://a.example"]), "--media-origins is \"*\""),
+            (origins(&["https://a.example/"]), "--media-origins is \"https://a.example/\""),
+            (origins(&["a.example"]), "--media-origins is \"a.example\""),
+            (origins(&["https://a.example", ""]), "--media-origins is \"\""),
         ] {
             let error = settings.resolve(None).unwrap_err().to_string();
             assert!(error.starts_with(names), "{error}");

@@ -35,7 +35,7 @@ use millrace_runtime::shutdown::Shutdown;
 use millrace_wire::WorkerId;
 use store::{Room, Store};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -127,6 +127,9 @@ pub async fn serve(
         room,
         upload_bytes_max: config.upload_bytes_max,
         upload_expiry: config.upload_expiry,
+        media_expiry: config.media_expiry,
+        media_origins: config.media_origins,
+        streams: Arc::new(Semaphore::new(http::STREAMS_MAX)),
         public_url: config.public_url,
     };
 

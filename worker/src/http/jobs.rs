@@ -14,7 +14,7 @@ use millrace_wire::{Code, JobId, JobSpec, Problem, headers};
 use serde::Deserialize;
 use tracing::info;
 
-use super::{App, Refusal, Shared};
+use super::{App, Refusal, Shared, media};
 use crate::keys;
 use crate::lease::Stop;
 use crate::objects;
@@ -26,13 +26,16 @@ const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
 const PAGE: (u32, u32) = (50, 500);
 
 /// A stored job as clients read it.
-pub(crate) fn view(row: JobRow) -> Job {
+pub(super) fn view(app: &App, row: JobRow) -> Job {
     let time =
         |ms: i64| jiff::Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |t| t.to_string());
-    let base = format!("/media/{}", row.job_id);
-    let mut links = BTreeMap::from([("self".to_owned(), format!("/jobs/{}", row.job_id))]);
+    let mut links = BTreeMap::from([
+        ("self".to_owned(), format!("/jobs/{}", row.job_id)),
+        ("events".to_owned(), format!("/jobs/{}/events", row.job_id)),
+    ]);
     let (mut outputs, mut warnings) = (None, Vec::new());
     if let Some(manifest) = row.manifest {
+        let base = media::base(app, &row.job_id, &row.uid);
         let mut seen = manifest.outputs;
         seen.paths_mut().for_each(|path| *path = format!("{base}/{path}"));
         links.insert("download".to_owned(), format!("/download/{}", row.job_id));
@@ -134,7 +137,7 @@ async fn accept(app: &App, spec: JobSpec, job_id: &JobId) -> Result<Response, Re
         }
     };
     let location = format!("/jobs/{job_id}");
-    Ok((status, [(header::LOCATION, location)], Json(view(row))).into_response())
+    Ok((status, [(header::LOCATION, location)], Json(view(app, row))).into_response())
 }
 
 async fn uploaded_bytes(app: &App, path: &str) -> Result<u64, Refusal> {
@@ -151,7 +154,7 @@ async fn uploaded_bytes(app: &App, path: &str) -> Result<u64, Refusal> {
 }
 
 pub(super) async fn read(State(app): Shared, Path(id): Path<String>) -> Result<Json<Job>, Refusal> {
-    Ok(Json(view(find(&app, &id).await?)))
+    Ok(Json(view(&app, find(&app, &id).await?)))
 }
 
 pub(super) async fn find(app: &App, id: &str) -> Result<JobRow, Refusal> {
@@ -195,7 +198,7 @@ pub(super) async fn list(
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let next_cursor = rows.last().filter(|_| more).map(|row| row.uid.clone());
-    Ok(Json(JobPage { jobs: rows.into_iter().map(view).collect(), next_cursor }))
+    Ok(Json(JobPage { jobs: rows.into_iter().map(|row| view(&app, row)).collect(), next_cursor }))
 }
 
 pub(super) async fn cancel(State(app): Shared, Path(id): Path<String>) -> Result<Response, Refusal> {
@@ -203,11 +206,11 @@ pub(super) async fn cancel(State(app): Shared, Path(id): Path<String>) -> Result
     match app.store.cancel(TENANT_DEFAULT, &id).await? {
         Cancelled::Done(row) => {
             app.load.stale();
-            Ok((StatusCode::OK, Json(view(row))).into_response())
+            Ok((StatusCode::OK, Json(view(&app, row))).into_response())
         }
         Cancelled::Requested(row) => {
             app.leases.stop_one(&row.uid, Stop::Cancelled);
-            Ok((StatusCode::ACCEPTED, Json(view(row))).into_response())
+            Ok((StatusCode::ACCEPTED, Json(view(&app, row))).into_response())
         }
         Cancelled::TooLate(row) => {
             let detail = format!("job {id} has already ended: it {}", row.state.as_str());

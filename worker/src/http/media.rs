@@ -1,30 +1,51 @@
 //! Outputs of finished jobs, resolved through the job's row: what was not published does not exist here.
+//!
+//! Who may read a job reads its media by plain name and is led to a URL with a [`token`] in it; that URL works for a
+//! player that can send nothing, until it expires, and so do the relative names in the playlists behind it.
 
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH, IF_RANGE,
-    LOCATION, RANGE, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
+    IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use http_range_header::{EndPosition, StartPosition, SyntacticallyCorrectRange};
-use millrace_wire::{Code, Problem};
+use millrace_wire::job::Outputs;
+use millrace_wire::{Code, JobId, Problem};
 use serde::Deserialize;
 
+use super::token::{self, Invalid};
 use super::{App, Refusal, Shared, jobs};
 use crate::objects::{self, Span};
-use crate::store::Manifest;
+use crate::store::{JobRow, Manifest, TENANT_DEFAULT};
 
-/// Segments of one attempt never change, but a job's name may be used again once the job is gone: playlists are asked
-/// for again each time (an ETag makes that cheap), segments are kept for a day.
-fn cache_control(name: &str) -> &'static str {
-    if name.ends_with(".m3u8") { "no-cache" } else { "public, max-age=86400" }
+/// Longest that a cache keeps a file, whatever its URL still allows: what an operator takes down is gone in a day.
+const FILE_AGE_MAX_S: i64 = 86_400;
+
+/// Nothing under one token ever changes. Files are kept as long as the token holds; playlists and their like are asked
+/// for again each time (an ETag makes that cheap), because with them a playback begins, and one that begins should
+/// find what is there now.
+fn cache_control(name: &str, seconds_left: i64) -> String {
+    match extension(name) {
+        "m3u8" | "mpd" | "vtt" => "no-cache".to_owned(),
+        _ => format!("public, max-age={}, immutable", seconds_left.min(FILE_AGE_MAX_S)),
+    }
 }
 
-async fn manifest(app: &App, id: &str) -> Result<Manifest, Refusal> {
-    let row = jobs::find(app, id).await?;
-    let state = row.state;
+fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+/// The path below which a job's files can be read by whoever is told of it.
+pub(super) fn base(app: &App, job_id: &JobId, job_uid: &str) -> String {
+    let token = token::issue(app.store.signing_key(), job_uid, now(), app.media_expiry);
+    format!("/media/{job_id}/{token}")
+}
+
+fn published(row: JobRow) -> Result<Manifest, Refusal> {
+    let (id, state) = (row.job_id, row.state);
     row.manifest.ok_or_else(|| {
         if state.is_final() {
             let detail = format!("job {id} is {} and will have no outputs", state.as_str());
@@ -35,17 +56,36 @@ async fn manifest(app: &App, id: &str) -> Result<Manifest, Refusal> {
     })
 }
 
+fn extension(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(_, extension)| extension)
+}
+
+/// A plain name: nothing hidden, and no way into another folder.
+fn is_plain(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    !name.starts_with('.') && name.chars().all(plain)
+}
+
 fn content_type(name: &str) -> &'static str {
-    match name.rsplit_once('.').map_or("", |(_, extension)| extension) {
+    match extension(name) {
         "m3u8" => "application/vnd.apple.mpegurl",
+        "mpd" => "application/dash+xml",
+        // Sound included: the name tells nothing of what is in it, and players go by the playlist.
         "m4s" => "video/iso.segment",
         "mp4" => "video/mp4",
+        "m4a" => "audio/mp4",
+        "jpg" => "image/jpeg",
+        "vtt" => "text/vtt; charset=utf-8",
         _ => "application/octet-stream",
     }
 }
 
-/// A single range as RFC 9110 has it. Several ranges or another unit: the whole object, as the RFC allows.
-fn span(headers: &HeaderMap, etag: &str) -> Span {
+/// A single range as RFC 9110 has it, and of GET only (14.2). Several ranges or another unit: the whole object, as the
+/// RFC allows; and a range whose end is before its start is none (14.1.1).
+fn span(method: &Method, headers: &HeaderMap, etag: &str) -> Span {
+    if *method != Method::GET {
+        return Span::All;
+    }
     let Some(range) = headers.get(RANGE).and_then(|v| v.to_str().ok()) else { return Span::All };
     // A range of another version is no range.
     if headers.get(IF_RANGE).is_some_and(|version| version.to_str().ok() != Some(etag)) {
@@ -54,6 +94,7 @@ fn span(headers: &HeaderMap, etag: &str) -> Span {
     let Ok(parsed) = http_range_header::parse_range_header(range) else { return Span::All };
     match parsed.ranges.as_slice() {
         [SyntacticallyCorrectRange { start, end }] => match (start, end) {
+            (StartPosition::Index(first), EndPosition::Index(last)) if last < first => Span::All,
             (StartPosition::Index(first), EndPosition::Index(last)) => Span::Bounded(*first, *last),
             (StartPosition::Index(first), EndPosition::LastByte) => Span::From(*first),
             (StartPosition::FromLast(count), _) => Span::Last(*count),
@@ -62,31 +103,79 @@ fn span(headers: &HeaderMap, etag: &str) -> Span {
     }
 }
 
-pub(super) async fn serve(
+/// Leads who may read the job to a URL that a player can use.
+pub(super) async fn direct(
     State(app): Shared,
     Path((id, name)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refusal> {
+    let row = jobs::find(&app, &id).await?;
+    let base = base(&app, &row.job_id, &row.uid);
+    published(row)?;
+    if !is_plain(&name) {
+        return Err(no_such_file());
+    }
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    // 307: what was asked is asked again, HEAD and a range included.
+    Ok((StatusCode::TEMPORARY_REDIRECT, [(LOCATION, location(format!("{base}/{name}{query}"))?)])
+        .into_response())
+}
+
+fn location(path: String) -> Result<HeaderValue, Refusal> {
+    let refuse = |_| Problem::new(Code::BadRequest, "the query cannot be read").into();
+    HeaderValue::try_from(path).map_err(refuse)
+}
+
+fn no_such_file() -> Refusal {
+    Problem::new(Code::NotFound, "no such file in this job").into()
+}
+
+/// The row behind a tokened URL and how many seconds the token still holds. A wrong token is a wrong token whether or
+/// not there is such a job or file: until it is right, the path tells nothing.
+async fn permitted(app: &App, id: &str, token: &str) -> Result<(JobRow, i64), Refusal> {
+    let forged = || {
+        let detail = "use media URLs exactly as GET /jobs/{job_id} gives them";
+        Refusal::from(Problem::new(Code::BadSignature, detail))
+    };
+    let id: JobId = id.parse().map_err(|_| forged())?;
+    let row = app.store.job(TENANT_DEFAULT, &id).await?;
+    let uid = row.as_ref().map_or("", |row| row.uid.as_str());
+    let left = match token::seconds_left(app.store.signing_key(), uid, token, now()) {
+        Ok(left) => left,
+        Err(Invalid::Forged) => return Err(forged()),
+        Err(Invalid::Expired) => {
+            let detail = format!("read GET /jobs/{id} again for fresh URLs");
+            return Err(Problem::new(Code::MediaExpired, detail).job(&id).into());
+        }
+    };
+    Ok((row.ok_or_else(forged)?, left))
+}
+
+pub(super) async fn serve(
+    State(app): Shared,
+    method: Method,
+    Path((id, token, name)): Path<(String, String, String)>,
+    RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let manifest = manifest(&app, &id).await?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    if name.starts_with('.') || !name.chars().all(plain) {
-        return Err(Problem::new(Code::NotFound, "no such file in this job").into());
+    let (row, seconds_left) = permitted(&app, &id, &token).await?;
+    let manifest = published(row)?;
+    if !is_plain(&name) {
+        return Err(no_such_file());
     }
     let key = format!("{}/{name}", manifest.prefix);
     let missing = |error| match error {
-        objects::Error::NotFound => Refusal(Problem::new(Code::NotFound, "no such file in this job")),
+        objects::Error::NotFound => no_such_file(),
         error => error.into(),
     };
     let meta = app.objects.head(&manifest.bucket, &key).await.map_err(missing)?;
-    let span = span(&headers, &meta.etag);
+    let span = span(&method, &headers, &meta.etag);
     let known = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
+    let cache_control = cache_control(&name, seconds_left);
     let content = match app.objects.read(&manifest.bucket, &key, &meta, span, known).await {
         Ok(content) => content,
         Err(objects::Error::NotModified) => {
-            return Ok((
-                StatusCode::NOT_MODIFIED,
-                [(ETAG, meta.etag), (CACHE_CONTROL, cache_control(&name).to_owned())],
-            )
+            return Ok((StatusCode::NOT_MODIFIED, [(ETAG, meta.etag), (CACHE_CONTROL, cache_control)])
                 .into_response());
         }
         Err(objects::Error::BadRange) => {
@@ -103,15 +192,28 @@ pub(super) async fn serve(
         (CONTENT_LENGTH, (content.range.end - content.range.start).to_string()),
         (ACCEPT_RANGES, "bytes".to_owned()),
         (ETAG, content.meta.etag),
-        (CACHE_CONTROL, cache_control(&name).to_owned()),
+        (CACHE_CONTROL, cache_control),
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
     let body = Body::from_stream(content.stream);
-    if span == Span::All {
-        return Ok((StatusCode::OK, fixed, body).into_response());
+    let part =
+        format!("bytes {}-{}/{}", content.range.start, content.range.end.max(1) - 1, content.meta.bytes);
+    let mut response = match span {
+        Span::All => (StatusCode::OK, fixed, body).into_response(),
+        _ => (StatusCode::PARTIAL_CONTENT, fixed, [(CONTENT_RANGE, part)], body).into_response(),
+    };
+    if asks_for_a_file(query.as_deref()) {
+        // Job ids and file names are plain characters: nothing in there needs quoting.
+        let saved = format!("attachment; filename=\"{id}-{name}\"");
+        let saved = saved.parse().expect("plain names are legal in a header");
+        response.headers_mut().insert(CONTENT_DISPOSITION, saved);
     }
-    let part = format!("bytes {}-{}/{}", content.range.start, content.range.end - 1, content.meta.bytes);
-    Ok((StatusCode::PARTIAL_CONTENT, fixed, [(CONTENT_RANGE, part)], body).into_response())
+    Ok(response)
+}
+
+/// Whether the query has a `download` in it, with or without a value.
+fn asks_for_a_file(query: Option<&str>) -> bool {
+    query.is_some_and(|query| query.split('&').any(|pair| pair.split('=').next() == Some("download")))
 }
 
 #[derive(Deserialize)]
@@ -119,27 +221,40 @@ pub(super) struct DownloadQuery {
     rendition: Option<String>,
 }
 
-/// Leads to the stream: the whole ladder, or one rendition of it.
+/// Leads to what is best to keep: the highest rendition as one file, the sound as one file, else the stream. Or to one
+/// rendition (`audio` is the sound), as a file where there is one.
 pub(super) async fn download(
     State(app): Shared,
     Path(id): Path<String>,
     Query(query): Query<DownloadQuery>,
 ) -> Result<Response, Refusal> {
-    let outputs = manifest(&app, &id).await?.outputs;
+    let row = jobs::find(&app, &id).await?;
+    let base = base(&app, &row.job_id, &row.uid);
+    let outputs = published(row)?.outputs;
     let name = match query.rendition {
-        None => outputs.hls,
+        None => best(&outputs),
         Some(wanted) => {
-            let names: Vec<&str> = outputs.renditions.iter().map(|r| r.name.as_str()).collect();
-            let found = outputs.renditions.iter().find(|r| r.name == wanted).cloned();
-            let found = found.ok_or_else(|| {
+            let sound = outputs.audio.iter().map(|audio| ("audio", [&audio.mp4, &audio.url]));
+            let all = outputs.renditions.iter().map(|one| (one.name.as_str(), [&one.mp4, &one.url]));
+            let all: Vec<_> = all.chain(sound).collect();
+            let found = all.iter().find(|(name, _)| *name == wanted).ok_or_else(|| {
+                let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
                 let detail = format!("job {id} has {}", names.join(", "));
-                Problem::new(Code::NotFound, detail).field("rendition")
+                Refusal::from(Problem::new(Code::NotFound, detail).field("rendition"))
             })?;
-            found.mp4.or(found.url)
+            found.1.into_iter().flatten().next()
         }
     };
     let name = name.ok_or_else(|| Problem::new(Code::NotFound, "this job gave nothing to download"))?;
-    Ok((StatusCode::FOUND, [(LOCATION, format!("/media/{id}/{name}"))]).into_response())
+    let kept = matches!(extension(name), "mp4" | "m4a");
+    let query = if kept { "?download" } else { "" };
+    Ok((StatusCode::FOUND, [(LOCATION, format!("{base}/{name}{query}"))]).into_response())
+}
+
+fn best(outputs: &Outputs) -> Option<&String> {
+    let top = outputs.renditions.first().and_then(|top| top.mp4.as_ref());
+    let sound = outputs.audio.as_ref().and_then(|audio| audio.mp4.as_ref());
+    top.or(sound).or(outputs.hls.as_ref())
 }
 
 #[cfg(test)]
@@ -147,7 +262,7 @@ mod tests {
     use super::*;
 
     fn asked(range: &str) -> Span {
-        span(&HeaderMap::from_iter([(RANGE, range.parse().unwrap())]), "\"e\"")
+        span(&Method::GET, &HeaderMap::from_iter([(RANGE, range.parse().unwrap())]), "\"e\"")
     }
 
     #[test]
@@ -155,9 +270,26 @@ mod tests {
         assert_eq!(asked("bytes=0-9"), Span::Bounded(0, 9));
         assert_eq!(asked("bytes=5-"), Span::From(5));
         assert_eq!(asked("bytes=-5"), Span::Last(5));
-        for whole in ["bytes=0-1,3-4", "lines=1-2", "bytes=x", "bytes=9-3"] {
-            assert!(matches!(asked(whole), Span::All | Span::Bounded(9, 3)), "{whole}");
+        for whole in ["bytes=0-1,3-4", "lines=1-2", "bytes=x", "bytes=9-3", "bytes=5-2", "bytes=1-0"] {
+            assert_eq!(asked(whole), Span::All, "{whole}");
         }
+        let headers = HeaderMap::from_iter([(RANGE, "bytes=0-9".parse().unwrap())]);
+        assert_eq!(span(&Method::HEAD, &headers, "\"e\""), Span::All);
+    }
+
+    #[test]
+    fn files_are_kept_as_long_as_their_url_holds_and_playlists_asked_for_again() {
+        assert_eq!(cache_control("seg_0_00001.m4s", 90), "public, max-age=90, immutable");
+        assert_eq!(cache_control("720p.mp4", 1_000_000), "public, max-age=86400, immutable");
+        for again in ["master.m3u8", "manifest.mpd", "thumbnails.vtt"] {
+            assert_eq!(cache_control(again, 90), "no-cache");
+        }
+    }
+
+    #[test]
+    fn download_is_a_word_of_the_query() {
+        assert!(asks_for_a_file(Some("download")) && asks_for_a_file(Some("a=b&download=1")));
+        assert!(!asks_for_a_file(None) && !asks_for_a_file(Some("downloads&x=download")));
     }
 
     #[test]
@@ -166,7 +298,7 @@ mod tests {
             (RANGE, "bytes=0-9".parse().unwrap()),
             (IF_RANGE, "\"old\"".parse().unwrap()),
         ]);
-        assert_eq!(span(&headers, "\"new\""), Span::All);
-        assert_eq!(span(&headers, "\"old\""), Span::Bounded(0, 9));
+        assert_eq!(span(&Method::GET, &headers, "\"new\""), Span::All);
+        assert_eq!(span(&Method::GET, &headers, "\"old\""), Span::Bounded(0, 9));
     }
 }

@@ -3,9 +3,12 @@
 //! Every handler returns one error type, rendered in one place as problem+json; every response carries the load
 //! report in ORCA's text form, so that a gateway learns something from each.
 
+mod cross_origin;
+mod events;
 mod jobs;
 mod media;
 mod ops;
+mod token;
 mod uploads;
 
 use std::sync::Arc;
@@ -13,15 +16,16 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use millrace_wire::{Code, Problem, headers, problem};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tracing::{error, warn};
 
+use crate::config::Origins;
 use crate::cost::CostModel;
 use crate::lease::Leases;
 use crate::load::Load;
@@ -53,9 +57,17 @@ pub struct App {
     pub upload_bytes_max: u64,
     /// How long an upload URL holds.
     pub upload_expiry: Duration,
+    /// How long a media URL holds at least when it is handed out.
+    pub media_expiry: Duration,
+    /// Which sites' pages may read media and events.
+    pub media_origins: Origins,
+    /// Event streams that may still be opened here.
+    pub streams: Arc<Semaphore>,
     /// What clients call the endpoint, if it was set.
     pub public_url: Option<url::Url>,
 }
+
+pub use events::STREAMS_MAX;
 
 type Shared = State<Arc<App>>;
 
@@ -110,14 +122,21 @@ impl IntoResponse for Refusal {
 
 /// Every route of a worker.
 pub fn router(app: Arc<App>) -> Router {
+    let timing = cross_origin::timing(&app.media_origins);
+    let for_players = Router::new()
+        .route("/jobs/{job_id}/events", get(events::listen))
+        .route("/download/{job_id}", get(media::download))
+        .route("/media/{job_id}/{name}", get(media::direct))
+        .route("/media/{job_id}/{token}/{name}", get(media::serve))
+        .layer(axum::middleware::map_response(move |response| cross_origin::mark(timing.clone(), response)))
+        .layer(cross_origin::cors(&app.media_origins));
     Router::new()
+        .merge(for_players)
         .route("/process", post(jobs::submit))
         .route("/jobs", post(jobs::submit).get(jobs::list))
         .route("/jobs/{job_id}", get(jobs::read).delete(jobs::cancel))
         .route("/upload/request", post(uploads::request))
         .route("/upload/{pool}/{*key}", put(uploads::receive))
-        .route("/download/{job_id}", get(media::download))
-        .route("/media/{job_id}/{name}", get(media::serve))
         .route("/load", get(ops::load))
         .route("/health", get(ops::live))
         .route("/livez", get(ops::live))
@@ -141,8 +160,10 @@ async fn report(State(app): Shared, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let told = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == problem::CONTENT_TYPE);
     if response.status().is_client_error() && !told {
-        // The router's own refusals: a method that the path does not take, a path or query that is no text.
-        let allow = response.headers_mut().remove(ALLOW);
+        // The router's own refusals: a method that the path does not take, a path or query that is no text. What was
+        // said around them stays (which methods there are, which pages may read it).
+        let mut said = std::mem::take(response.headers_mut());
+        said.remove(CONTENT_LENGTH);
         let problem = match response.status() {
             StatusCode::METHOD_NOT_ALLOWED => {
                 Problem::new(Code::MethodNotAllowed, "this path takes other methods")
@@ -150,9 +171,8 @@ async fn report(State(app): Shared, request: Request, next: Next) -> Response {
             _ => Problem::new(Code::BadRequest, "the path or the query cannot be read"),
         };
         response = Refusal(problem).into_response();
-        if let Some(allow) = allow {
-            response.headers_mut().insert(ALLOW, allow);
-        }
+        said.extend(std::mem::take(response.headers_mut()));
+        *response.headers_mut() = said;
     }
     app.metrics.request_seconds.with_label_values(&[route.as_str()]).observe(began.elapsed().as_secs_f64());
     app.metrics.requests.with_label_values(&[route.as_str(), response.status().as_str()]).inc();
@@ -168,66 +188,4 @@ async fn report(State(app): Shared, request: Request, next: Next) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A worker's HTTP side on a store of its own, without a claim loop behind it.
-    async fn serve(folder: &std::path::Path) -> String {
-        let url = format!("sqlite:{}", folder.join("jobs.db").display());
-        let store: Arc<dyn Store> = Arc::new(store::Sqlite::open(&url, 3).await.unwrap());
-        let identity = store.register(&"w1".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
-        let room = Room { slots: 1, queue_max: 2 };
-        let leases = Arc::new(Leases::new(Duration::from_secs(30)));
-        let cost = Arc::new(CostModel::default());
-        let load =
-            Load::new(identity.clone(), room, Arc::clone(&store), Arc::clone(&leases), Arc::clone(&cost));
-        let app = App {
-            store,
-            identity,
-            objects: Objects::open(&folder.join("objects")).unwrap(),
-            load: Arc::new(load),
-            leases,
-            cost,
-            metrics: Arc::new(Metrics::new().unwrap()),
-            nudge: Arc::default(),
-            room,
-            upload_bytes_max: 1000,
-            upload_expiry: Duration::from_secs(60),
-            public_url: None,
-        };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, router(Arc::new(app))).await });
-        url
-    }
-
-    #[tokio::test]
-    async fn every_error_is_a_problem_and_no_client_can_make_a_worker_look_ill() {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let folder = tempfile::tempdir().unwrap();
-        let url = serve(folder.path()).await;
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let long = format!(r#"{{"input_path":"aws/uploads/{}"}}"#, "a".repeat(300));
-        for (method, path, body, status, code) in [
-            ("GET", "/jobs/%ff", "", 400, Code::BadRequest),
-            ("DELETE", "/jobs/%ff", "", 400, Code::BadRequest),
-            ("GET", "/media/j/%ff", "", 400, Code::BadRequest),
-            ("GET", "/jobs?limit=0", "", 400, Code::BadQuery),
-            ("GET", "/jobs?colour=red", "", 400, Code::BadQuery),
-            ("GET", "/jobs/%20", "", 422, Code::BadJobId),
-            ("GET", "/jobs/none", "", 404, Code::JobNotFound),
-            ("PATCH", "/jobs/j", "", 405, Code::MethodNotAllowed),
-            ("GET", "/nothing", "", 404, Code::NotFound),
-            ("PUT", "/upload/aws/uploads/k/v.mp4", "", 403, Code::BadSignature),
-            ("POST", "/jobs", "{", 400, Code::BadJson),
-            ("POST", "/jobs", long.as_str(), 422, Code::BadInputPath),
-        ] {
-            let request = client.request(method.parse().unwrap(), format!("{url}{path}"));
-            let answer = request.body(body.to_owned()).send().await.unwrap();
-            assert_eq!(answer.status(), status, "{method} {path}");
-            assert_eq!(answer.headers()[CONTENT_TYPE], problem::CONTENT_TYPE, "{method} {path}");
-            let read: Problem = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
-            assert_eq!(read.code, code, "{method} {path}");
-        }
-    }
-}
+mod tests;
