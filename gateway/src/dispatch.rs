@@ -142,7 +142,7 @@ impl Request {
             Some(Failure::Timeout) => {
                 Problem::new(Code::UpstreamTimeout, "the worker did not answer in time")
             }
-            Some(Failure::Broke | Failure::BrokeReused | Failure::Status(_)) => {
+            Some(Failure::Broke | Failure::BrokeReused | Failure::Busy | Failure::Status(_)) => {
                 Problem::new(Code::UpstreamFailed, "the worker broke off before its answer was complete")
             }
             None => Problem::new(Code::Internal, "the request failed inside the gateway"),
@@ -296,7 +296,7 @@ impl Dispatch {
         match failure {
             // Closed while unused: the worker itself was not tried.
             Failure::BrokeReused => request.exclude.tried.retain(|known| *known != address),
-            Failure::Refused => self.judge(&tried.target, Verdict::Answered, None),
+            Failure::Refused | Failure::Busy => self.judge(&tried.target, Verdict::Answered, None),
             _ => self.judge(&tried.target, Verdict::Failed, None),
         }
         if !failure.outcome_unknown() {

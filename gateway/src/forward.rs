@@ -37,6 +37,8 @@ pub enum Failure {
     Timeout,
     /// It answered 429.
     Refused,
+    /// It answered 503 to a stream or a file and said when to come back: it has no room for one more.
+    Busy,
     /// It answered 502, 503 or 504.
     Status(u16),
 }
@@ -54,11 +56,12 @@ impl Failure {
         })
     }
 
-    /// Reads a worker's status; `None` when it is an answer.
-    pub fn of_status(status: u16) -> Option<Self> {
-        match status {
+    /// Reads a worker's header; `None` when it is an answer.
+    pub fn of_answer(header: &ResponseHeader, route: &Route) -> Option<Self> {
+        match header.status.as_u16() {
             429 => Some(Self::Refused),
-            502..=504 => Some(Self::Status(status)),
+            503 if *route == Route::Media && retry_after(header).is_some() => Some(Self::Busy),
+            status @ 502..=504 => Some(Self::Status(status)),
             _ => None,
         }
     }
@@ -71,18 +74,19 @@ impl Failure {
             Self::BrokeReused => "broke_reused",
             Self::Timeout => "timeout",
             Self::Refused => "refused",
+            Self::Busy => "busy",
             Self::Status(_) => "status",
         }
     }
 
     /// Whether the worker may have done what it was asked.
     pub fn outcome_unknown(self) -> bool {
-        !matches!(self, Self::Connect | Self::Refused)
+        !matches!(self, Self::Connect | Self::Refused | Self::Busy)
     }
 
     /// Whether it tells against the worker.
     pub fn blames_worker(self) -> bool {
-        !matches!(self, Self::Refused | Self::BrokeReused)
+        !matches!(self, Self::Refused | Self::Busy | Self::BrokeReused)
     }
 
     /// Whether a request of this route may be tried again after it, as far as its meaning goes. A submit may: its id
@@ -199,6 +203,12 @@ pub fn is_problem(header: &ResponseHeader) -> bool {
     kind.is_some_and(|kind| kind.starts_with(problem::CONTENT_TYPE)) && !empty
 }
 
+/// Whether an answer is a stream of events.
+pub fn is_event_stream(header: &ResponseHeader) -> bool {
+    let kind = header.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("text/event-stream"))
+}
+
 /// `Retry-After` in seconds, when a worker gave one.
 pub fn retry_after(header: &ResponseHeader) -> Option<Duration> {
     let value = header.headers.get(http::header::RETRY_AFTER)?.to_str().ok()?;
@@ -251,6 +261,16 @@ mod tests {
         assert!(Failure::Status(503).retryable(&Route::Read) && !Failure::Refused.retryable(&Route::Read));
         assert!(Failure::Connect.retryable(&upload) && !Failure::Broke.retryable(&upload));
         assert!(!Failure::Broke.retryable(&Route::Cancel));
-        assert_eq!(Failure::of_status(500), None, "a worker's own defect would meet it everywhere");
+        let answer = |status| ResponseHeader::build(status, None).unwrap();
+        let (read, media) = (Route::Read, Route::Media);
+        let defect = Failure::of_answer(&answer(500), &read);
+        assert_eq!(defect, None, "a worker's own defect would meet it everywhere");
+        assert_eq!(Failure::of_answer(&answer(503), &media), Some(Failure::Status(503)));
+        let mut full = answer(503);
+        full.insert_header("retry-after", "5").unwrap();
+        assert_eq!(Failure::of_answer(&full, &read), Some(Failure::Status(503)));
+        let busy = Failure::of_answer(&full, &media).unwrap();
+        assert_eq!(busy, Failure::Busy);
+        assert!(busy.retryable(&media) && !busy.blames_worker() && !busy.outcome_unknown());
     }
 }

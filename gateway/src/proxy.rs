@@ -46,7 +46,8 @@ pub struct Proxy {
 #[derive(Debug)]
 pub struct Ctx {
     started: Instant,
-    _in_flight: InFlight,
+    /// Given up for a stream of events: it has no end of its own that a drain could wait for, and its reader comes back.
+    in_flight: Option<InFlight>,
     config: Arc<Config>,
     /// `None` until the path was read, and for paths that are not in the API.
     request: Option<Request>,
@@ -116,7 +117,7 @@ impl ProxyHttp for Proxy {
         edge::header_arrived();
         Ctx {
             started: Instant::now(),
-            _in_flight: self.dispatch.drain.enter(),
+            in_flight: Some(self.dispatch.drain.enter()),
             config: self.dispatch.fleet.config(),
             request: None,
             patch: None,
@@ -216,7 +217,7 @@ impl ProxyHttp for Proxy {
             debug!(address = %target.address, %error, "load report not believed");
         }
         let status = header.status.as_u16();
-        match Failure::of_status(status).filter(|failure| failure.retryable(&request.route)) {
+        match Failure::of_answer(header, &request.route).filter(|failure| failure.retryable(&request.route)) {
             None => self.dispatch.answered(request, status),
             Some(failure) => {
                 if failure == Failure::Refused {
@@ -246,6 +247,9 @@ impl ProxyHttp for Proxy {
         // What is left of a body that was refused early would be read as the next request: say that the connection ends.
         if self.dispatch.drain.draining() || !session.is_body_done() {
             session.set_keepalive(None);
+        }
+        if forward::is_event_stream(header) {
+            ctx.in_flight = None;
         }
         sign(header, &target)
     }
@@ -424,6 +428,12 @@ async fn tell(session: &mut Session, problem: &Problem, allow: Option<&'static s
     }
     if let Some(allow) = allow {
         more.push(("allow", allow.to_owned()));
+    }
+    let header = session.req_header();
+    if request::classify(&header.method, header.uri.path()) == Ok(Route::Media) {
+        // Without this a player on another site sees a broken network. A problem is no secret, so every page may read it.
+        more.push(("access-control-allow-origin", "*".to_owned()));
+        more.push(("access-control-expose-headers", "retry-after".to_owned()));
     }
     write(session, problem.status, problem::CONTENT_TYPE, problem.to_json(), &more).await
 }

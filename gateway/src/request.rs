@@ -103,9 +103,11 @@ pub fn classify(method: &Method, path: &str) -> Result<Route, Refused> {
             let [get, head] = reading(Route::Read);
             take("GET, HEAD, DELETE", &[get, head, (Method::DELETE, Route::Cancel)])
         }
-        ["jobs", id, "events"] if !id.is_empty() => take("GET, HEAD", &reading(Route::Media)),
-        ["download", id] if !id.is_empty() => take("GET, HEAD", &reading(Route::Media)),
-        ["media", id, _, ..] if !id.is_empty() => take("GET, HEAD", &reading(Route::Media)),
+        // Pages elsewhere ask with OPTIONS whether they may; the worker knows.
+        ["jobs", id, "events"] | ["download", id] | ["media", id, _, ..] if !id.is_empty() => {
+            let [get, head] = reading(Route::Media);
+            take("GET, HEAD, OPTIONS", &[get, head, (Method::OPTIONS, Route::Media)])
+        }
         ["upload", "request"] => take("POST", &[(Method::POST, Route::UploadRequest)]),
         ["upload", pool, key, ..] if !key.is_empty() => {
             let pool = pool.parse().map_err(|_| Refused::NotFound)?;
@@ -131,7 +133,10 @@ mod tests {
             (Method::HEAD, "/jobs/a", Route::Read),
             (Method::DELETE, "/jobs/a", Route::Cancel),
             (Method::GET, "/jobs/a/events", Route::Media),
+            (Method::OPTIONS, "/jobs/a/events", Route::Media),
             (Method::GET, "/download/a", Route::Media),
+            (Method::OPTIONS, "/download/a", Route::Media),
+            (Method::OPTIONS, "/media/a/t/720p.m3u8", Route::Media),
             (Method::GET, "/media/a/720p/seg-1.m4s", Route::Media),
             (Method::POST, "/upload/request", Route::UploadRequest),
             (Method::PUT, "/upload/aws/uploads/k/v.mp4", aws()),
@@ -150,6 +155,10 @@ mod tests {
             assert_eq!(classify(&Method::GET, path), Err(Refused::NotFound), "{path}");
         }
         assert_eq!(classify(&Method::GET, "/process"), Err(Refused::Method { allow: "POST" }));
+        assert_eq!(
+            classify(&Method::OPTIONS, "/jobs/a"),
+            Err(Refused::Method { allow: "GET, HEAD, DELETE" })
+        );
         assert_eq!(classify(&Method::PATCH, "/jobs/a"), Err(Refused::Method { allow: "GET, HEAD, DELETE" }));
     }
 }

@@ -486,6 +486,99 @@ async fn sigterm_finishes_what_is_in_flight() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn events_come_as_they_are_sent_and_a_long_stream_tells_nothing_against_its_worker() {
+    let worker = Fake::start("aws", "w1").await;
+    let every = Duration::from_millis(250);
+    worker.behave(Behaviour::Events(every));
+    // More than between two events, less than a stream's length.
+    let file = format!("{}[timeouts]\nread = \"1s\"\n", pools(&[("aws", 1.0, &[&worker])]));
+    let gateway = Gateway::start(&file).await;
+    gateway.healthy(1).await;
+    for client in [gateway.client.clone(), http2()] {
+        let answer = client.get(gateway.url("/jobs/j/events")).send().await.unwrap();
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        let (mut stream, started, mut came) = (answer.bytes_stream(), Instant::now(), Vec::new());
+        for n in 1..=6 {
+            assert_eq!(stream.next().await.unwrap().unwrap(), format!("data: {n}\n\n"));
+            came.push(started.elapsed());
+        }
+        assert!(came.windows(2).all(|pair| pair[1] - pair[0] > every / 2), "one by one: {came:?}");
+        assert!(came[5] > Duration::from_secs(1), "longer than the read timeout: {came:?}");
+    }
+    eventually("the worker is rid of the readers that left", || async { worker.open() <= 1 }).await;
+    let status = gateway.status().await;
+    let seen = &status["pools"][0]["workers"][0];
+    assert_eq!(seen["healthy"], true);
+    assert!(seen["read_latency_ms"].as_f64().unwrap() < 200.0, "the time to the first byte: {seen}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_events_holds_no_drain() {
+    let worker = Fake::start("aws", "w1").await;
+    worker.behave(Behaviour::Events(Duration::from_millis(50)));
+    let gateway = Gateway::start(&pools(&[("aws", 1.0, &[&worker])])).await;
+    gateway.healthy(1).await;
+    let answer = gateway.client.get(gateway.url("/jobs/j/events")).send().await.unwrap();
+    let mut stream = answer.bytes_stream();
+    stream.next().await.unwrap().unwrap();
+    let started = Instant::now();
+    gateway.signal("TERM");
+    while stream.next().await.is_some_and(|piece| piece.is_ok()) {}
+    eventually("it ends by itself", || async { gateway.exit_code() == Some(0) }).await;
+    // The lame duck's time, and not the drain's.
+    assert!(started.elapsed() < Duration::from_secs(12), "{:?}", started.elapsed());
+    assert!(gateway.log().contains("nothing is in flight"), "{}", gateway.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_with_no_room_for_a_stream_is_passed_over_and_not_blamed() {
+    let (full, free) = (Fake::start("aws", "w1").await, Fake::start("gcp", "w2").await);
+    let gateway = Gateway::start(&pools(&[("aws", 1.0, &[&full]), ("gcp", 1.0, &[&free])])).await;
+    gateway.healthy(2).await;
+    full.behave(Behaviour::Busy);
+    for _ in 0..40 {
+        let answer = gateway.client.get(gateway.url("/jobs/j/events")).send().await.unwrap();
+        assert_eq!(
+            (answer.status(), &answer.headers()["millrace-worker"]),
+            (StatusCode::OK, &"w2".parse().unwrap())
+        );
+    }
+    assert!(full.seen().len() >= 7, "it would have been ejected: {}", full.seen().len());
+    assert!(
+        !gateway
+            .metrics()
+            .await
+            .lines()
+            .any(|line| line.contains("ejections_total{") && !line.ends_with(" 0"))
+    );
+    free.behave(Behaviour::Busy);
+    let answer = gateway.client.get(gateway.url("/jobs/j/events")).send().await.unwrap();
+    assert_eq!(answer.headers()["retry-after"], "5");
+    assert_eq!(problem(answer).await["code"], "too_many_streams");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_elsewhere_may_ask_and_may_read_the_gateways_own_answers() {
+    let worker = Fake::start("aws", "w1").await;
+    let gateway = Gateway::start(&pools(&[("aws", 1.0, &[&worker])])).await;
+    gateway.healthy(1).await;
+    for path in ["/media/j/t/master.m3u8", "/download/j", "/jobs/j/events"] {
+        let preflight = gateway.client.request(reqwest::Method::OPTIONS, gateway.url(path));
+        let answer = preflight.header("origin", "https://a.example").send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        let seen = worker.seen().pop().unwrap();
+        assert_eq!((seen.method.as_str(), seen.path.as_str()), ("OPTIONS", path));
+        assert_eq!(seen.header("origin").as_deref(), Some("https://a.example"));
+    }
+    worker.stop();
+    let answer = gateway.client.get(gateway.url("/media/j/t/master.m3u8")).send().await.unwrap();
+    assert_eq!(answer.headers()["access-control-allow-origin"], "*");
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let job = gateway.client.get(gateway.url("/jobs/j")).send().await.unwrap();
+    assert!(!job.headers().contains_key("access-control-allow-origin"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_checks_and_shows() {
     let worker = Fake::start("aws", "w1").await;
     let good = pools(&[("aws", 1.0, &[&worker])]);

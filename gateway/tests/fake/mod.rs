@@ -28,6 +28,10 @@ pub(crate) enum Behaviour {
     Status(u16),
     /// 503 with a problem of its own.
     StoreUnavailable,
+    /// 503 with a `Retry-After`, as for a stream too many.
+    Busy,
+    /// A stream of events, one each time that has passed.
+    Events(Duration),
     /// The connection closes instead of an answer.
     Reset,
     /// The connection closes in the middle of the answer's header.
@@ -213,6 +217,24 @@ async fn serve(mut connection: Connection, shared: &Shared) {
                 let problem = Problem::new(Code::StoreUnavailable, "the disk is full").to_json();
                 let headers = format!("{headers}content-type: application/problem+json\r\n");
                 connection.answer(503, &headers, &problem).await;
+            }
+            Behaviour::Busy => {
+                let headers =
+                    format!("{headers}retry-after: 5\r\ncontent-type: application/problem+json\r\n");
+                let problem = Problem::new(Code::TooManyStreams, "full").to_json();
+                connection.answer(503, &headers, &problem).await;
+            }
+            Behaviour::Events(every) => {
+                let kind = "content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n";
+                let mut piece = format!("HTTP/1.1 200 X\r\n{kind}{headers}\r\n");
+                for n in 1.. {
+                    if connection.stream.write_all(piece.as_bytes()).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(every).await;
+                    let event = format!("data: {n}\n\n");
+                    piece = format!("{:x}\r\n{event}\r\n", event.len());
+                }
             }
             Behaviour::Reset => return,
             Behaviour::PartialHeader => {
