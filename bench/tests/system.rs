@@ -9,6 +9,8 @@ mod stage;
 mod bad_input;
 #[path = "system/cancel.rs"]
 mod cancel;
+#[path = "system/events.rs"]
+mod events;
 #[path = "system/gateway.rs"]
 mod gateway;
 #[path = "system/jobs.rs"]

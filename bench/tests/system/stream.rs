@@ -27,7 +27,7 @@ async fn every_rendition_is_read_through_the_master_playlist_and_is_what_it_says
     let job = stage.succeeded("ladder").await;
     let outputs = job.outputs.unwrap();
     let hls = outputs.hls.as_deref().unwrap();
-    assert_eq!(hls, "/media/ladder/master.m3u8");
+    assert!(hls.starts_with("/media/ladder/") && hls.ends_with("/master.m3u8"), "{hls}");
     let master_url = stage.client.url(hls).unwrap();
 
     // Sizes: the standard rungs that are not above the source, at its aspect ratio.
@@ -118,7 +118,7 @@ async fn media_has_ranges_and_versions() {
     let hls = stage.succeeded("small").await.outputs.unwrap().hls.unwrap();
     let master = Master::parse(&text(&stage, &hls).await);
     let playlist = media_playlist(&stage, &master.variants[0].uri).await;
-    let path = format!("/media/small/{}", playlist.segments[0].1);
+    let path = hls.replace("master.m3u8", &playlist.segments[0].1);
 
     let whole = stage.client.get(&path).await.unwrap().success().unwrap();
     assert_eq!(whole.header("accept-ranges"), Some("bytes"));
