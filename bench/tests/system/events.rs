@@ -159,7 +159,7 @@ async fn a_media_url_plays_by_itself_until_it_expires() {
     assert_eq!(playlist.headers()["access-control-allow-origin"], "*");
 
     let hls = fresh().await;
-    let segment = hls.replace("master.m3u8", "seg_0_00000.m4s");
+    let segment = hls.replace("master.m3u8", "seg_0_00001.m4s");
     let part = ask(Method::GET, &segment, ("range", "bytes=0-9")).await;
     assert_eq!(
         (part.status().as_u16(), &part.headers()["content-type"]),
