@@ -20,10 +20,13 @@ pub mod load;
 pub mod metrics;
 pub mod objects;
 pub mod package;
+pub mod progressive;
 pub mod queue;
 pub mod run;
 pub mod source;
 pub mod store;
+pub mod thumbnails;
+mod workbench;
 
 use std::fs::File;
 use std::path::PathBuf;

@@ -9,5 +9,7 @@ mod media {
     mod fetching;
     mod leftovers;
     mod played;
+    mod progressive;
     mod sandbox;
+    mod thumbnails;
 }

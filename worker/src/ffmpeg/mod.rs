@@ -3,6 +3,7 @@
 //! `ffmpeg-sidecar` builds the arguments and is not used to run them: its iterator reads the log, where a crafted
 //! title can imitate progress and hang it, and a dropped child of its stays behind. In order: [`args`] says what to
 //! run, [`child`] runs it inside [`cage`], [`progress`] and [`log`] read what it says, [`encode`] judges.
+//! Afterwards `still` and `remux` run it over its own segments.
 
 pub mod args;
 pub mod cage;
@@ -12,6 +13,9 @@ pub mod error;
 pub mod lines;
 pub mod log;
 pub mod progress;
+mod remux;
+mod rework;
+mod still;
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -28,6 +32,8 @@ pub use self::encode::Encoded;
 pub use self::error::Error;
 use self::lines::Lines;
 pub use self::progress::Progress;
+pub(crate) use self::remux::Remux;
+pub(crate) use self::still::{ANY, BRIGHT, Stills, sheet_name};
 use crate::failure::{Ended, Failure};
 
 /// Lines of a probe's complaints that are kept.
@@ -98,6 +104,13 @@ impl Limits {
         let (cpu_seconds, memory_bytes) = (PROBE_CPU_SECONDS, PROBE_MEMORY_BYTES);
         Self { cpu_seconds, memory_bytes, file_bytes: 0, read, write: Vec::new(), report: false }
     }
+}
+
+/// How long a program may stay silent.
+struct Patience {
+    limit: Duration,
+    /// For the client, when it is over.
+    detail: &'static str,
 }
 
 /// How a probe ended, and what it complained about.
@@ -231,11 +244,24 @@ impl Inner {
         })
     }
 
-    /// Reads a short program to its end.
+    /// Reads a probe to its end.
     async fn collect(
+        &self,
+        running: Running,
+        cancel: &CancellationToken,
+        line: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<Probed, Ended> {
+        let detail = "the source could not be probed in time";
+        let patience = Patience { limit: self.settings.stall_timeout, detail };
+        self.collect_within(running, cancel, patience, line).await
+    }
+
+    /// Reads a short program to its end.
+    async fn collect_within(
         &self,
         mut running: Running,
         cancel: &CancellationToken,
+        patience: Patience,
         line: &mut (dyn FnMut(&str) + Send),
     ) -> Result<Probed, Ended> {
         let (stdout, stderr) = (running.stdout().map_err(pipe)?, running.stderr().map_err(pipe)?);
@@ -248,10 +274,9 @@ impl Inner {
                     running.stop(self.settings.kill_grace).await.map_err(pipe)?;
                     return Err(Ended::Cancelled);
                 }
-                () = tokio::time::sleep(self.settings.stall_timeout) => {
+                () = tokio::time::sleep(patience.limit) => {
                     running.stop(self.settings.kill_grace).await.map_err(pipe)?;
-                    let detail = "the source could not be probed in time";
-                    return Err(Failure::new(FailureCode::EncodeStalled, detail).into());
+                    return Err(Failure::new(FailureCode::EncodeStalled, patience.detail).into());
                 }
                 next = stdout.next(), if more_out => match next.map_err(pipe)? {
                     Some(text) => line(&text),

@@ -19,7 +19,7 @@ use super::clip::{settings, spec, talking};
 const INPUT: &str = "MILLRACE_TEST_INPUT";
 
 /// Processes that run ffmpeg on that file.
-fn encoders(input: &Path) -> Vec<Pid> {
+pub(super) fn encoders(input: &Path) -> Vec<Pid> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let id = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
@@ -33,7 +33,7 @@ fn encoders(input: &Path) -> Vec<Pid> {
     found
 }
 
-async fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(super) async fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let wait = async {
         loop {
             if let Some(value) = condition() {
