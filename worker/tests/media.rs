@@ -10,4 +10,5 @@ mod media {
     mod leftovers;
     mod played;
     mod sandbox;
+    mod sound;
 }

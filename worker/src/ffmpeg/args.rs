@@ -11,7 +11,7 @@ use std::process::Command;
 
 use ffmpeg_sidecar::command::FfmpegCommand;
 
-use crate::ladder::Plan;
+use crate::ladder::{AudioPlan, PicturePlan, Plan};
 
 /// Containers that are read. Everything else is refused, above all those that name other files: a playlist posing as
 /// a video must open neither its neighbours nor a socket.
@@ -76,33 +76,20 @@ pub fn encode(plan: &Plan, input: &Path) -> Vec<OsString> {
         command.arg("-xerror");
     }
     command.input(file_url(input));
-    command.filter_complex(filters(plan));
-    for index in 0..plan.rungs.len() {
-        command.map(format!("[v{index}]"));
+    if let Some(picture) = &plan.picture {
+        video(&mut command, picture, &threads);
     }
-    if let Some(audio) = &plan.audio {
-        command.map(format!("0:{}", audio.stream));
+    if let Some(sound) = &plan.audio {
+        audio(&mut command, sound);
     }
     command.args(["-sn", "-dn", "-map_metadata", "-1", "-map_chapters", "-1"]);
-    video(&mut command, plan, &threads);
-    if let Some(audio) = &plan.audio {
-        // Silence fills a late start and gaps, so that sound and picture begin together and stay together.
-        command.args(["-af", "aresample=async=1:first_pts=0", "-c:a", "aac"]);
-        command.args(["-b:a".to_owned(), audio.bitrate.to_string()]);
-        command.args([
-            "-ac".to_owned(),
-            audio.channels.to_string(),
-            "-ar".to_owned(),
-            audio.sample_rate.to_string(),
-        ]);
-    }
     segments(&mut command, plan);
     command.output(MANIFEST);
     command.get_args().map(OsString::from).collect()
 }
 
-fn filters(plan: &Plan) -> String {
-    let mut graph = format!("[0:{}]", plan.video_stream);
+fn filters(plan: &PicturePlan) -> String {
+    let mut graph = format!("[0:{}]", plan.stream);
     if plan.deinterlace {
         graph.push_str("yadif=deint=interlaced,");
     }
@@ -121,7 +108,11 @@ fn filters(plan: &Plan) -> String {
     graph
 }
 
-fn video(command: &mut FfmpegCommand, plan: &Plan, threads: &str) {
+fn video(command: &mut FfmpegCommand, plan: &PicturePlan, threads: &str) {
+    command.filter_complex(filters(plan));
+    for index in 0..plan.rungs.len() {
+        command.map(format!("[v{index}]"));
+    }
     let gop = plan.gop_frames.to_string();
     command.codec_video("libx264").preset(plan.preset.as_str()).crf(plan.crf).pix_fmt("yuv420p");
     command.args(["-profile:v", "high", "-threads", threads]);
@@ -142,12 +133,26 @@ fn video(command: &mut FfmpegCommand, plan: &Plan, threads: &str) {
     }
 }
 
+fn audio(command: &mut FfmpegCommand, plan: &AudioPlan) {
+    command.map(format!("0:{}", plan.stream));
+    // Silence fills a late start and gaps, so that sound and picture begin together and stay together.
+    command.args(["-af", "aresample=async=1:first_pts=0", "-c:a", "aac"]);
+    command.args(["-b:a".to_owned(), plan.bitrate.to_string()]);
+    command.args([
+        "-ac".to_owned(),
+        plan.channels.to_string(),
+        "-ar".to_owned(),
+        plan.sample_rate.to_string(),
+    ]);
+}
+
 fn segments(command: &mut FfmpegCommand, plan: &Plan) {
-    let streams = plan.rungs.len() + usize::from(plan.audio.is_some());
+    let streams = plan.rungs().len() + usize::from(plan.audio.is_some());
     // One set per rendition: within a set the muxer wants equal aspect ratios, which even widths cannot have.
     let sets: Vec<String> = (0..streams).map(|index| format!("id={index},streams={index}")).collect();
+    let half_frame_s = plan.picture.as_ref().map_or(0.0, |picture| 0.5 / picture.fps.as_f64());
     // The muxer cuts at the first keyframe at or after this; half a frame early, so that rounding cannot miss it.
-    let seconds = (f64::from(plan.segment_frames) - 0.5) / plan.fps.as_f64();
+    let seconds = plan.segment.as_secs_f64() - half_frame_s;
     command.format("dash").args(["-seg_duration".to_owned(), format!("{seconds:.6}")]);
     command.args(["-use_template", "1", "-use_timeline", "1", "-dash_segment_type", "mp4"]);
     command.args(["-adaptation_sets".to_owned(), sets.join(" ")]);
@@ -159,7 +164,7 @@ fn segments(command: &mut FfmpegCommand, plan: &Plan) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ladder::tests::plan_of;
+    use crate::ladder::tests::{plan_of, plan_of_sound};
 
     fn text(plan: &Plan) -> String {
         let arguments = encode(plan, Path::new("/scratch/in put"));
@@ -185,12 +190,20 @@ mod tests {
             text.contains("fps=30000/1001:start_time=0,split=3[s0][s1][s2];[s0]scale=1280:720:"),
             "{text}"
         );
-        assert!(text.contains("-map [v0] -map [v1] -map [v2] -map 0:1 -sn"), "{text}");
+        assert!(text.contains("-map [v0] -map [v1] -map [v2] -c:v libx264"), "{text}");
         assert!(text.contains("-maxrate:v:0 2800000 -bufsize:v:0 5600000 -maxrate:v:1 1400000"), "{text}");
         assert!(text.contains("-g 60 -keyint_min 60 -sc_threshold 0 -flags +cgop"), "{text}");
         assert!(text.contains("id=0,streams=0 id=1,streams=1 id=2,streams=2 id=3,streams=3"), "{text}");
         assert!(text.contains("-seg_duration 3.987317"), "120 frames less a half at 29.97: {text}");
         assert!(text.ends_with("manifest.mpd"));
+    }
+
+    #[test]
+    fn sound_alone_has_no_picture_arguments() {
+        let text = text(&plan_of_sound());
+        assert!(text.contains("-map 0:1 -af aresample=async=1:first_pts=0 -c:a aac"), "{text}");
+        assert!(!text.contains("x264") && !text.contains("filter_complex ["), "{text}");
+        assert!(text.contains("-adaptation_sets id=0,streams=0 -format_options"), "{text}");
     }
 
     #[test]

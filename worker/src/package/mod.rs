@@ -10,12 +10,12 @@ pub mod verify;
 
 use std::path::Path;
 
-use millrace_wire::job::Rendition;
+use millrace_wire::job::{AudioRendition, Rendition};
 
 use self::track::Track;
 use crate::failure::Failure;
 use crate::ffmpeg::args;
-use crate::ladder::Plan;
+use crate::ladder::{AudioPlan, PicturePlan, Plan, Rung};
 
 const PLAYLIST_TYPE: &str = "application/vnd.apple.mpegurl";
 const VIDEO_TYPE: &str = "video/mp4";
@@ -54,8 +54,8 @@ pub struct PackagedFile {
 /// `verify_failed`, `source_damaged` or `scratch_unavailable`.
 pub fn package(plan: &Plan, out_dir: &Path) -> Result<Package, Failure> {
     let pictures =
-        (0..plan.rungs.len()).map(|index| track::read(out_dir, index)).collect::<Result<Vec<_>, _>>()?;
-    let sound = plan.audio.as_ref().map(|_| track::read(out_dir, plan.rungs.len())).transpose()?;
+        (0..plan.rungs().len()).map(|index| track::read(out_dir, index)).collect::<Result<Vec<_>, _>>()?;
+    let sound = plan.audio.as_ref().map(|_| track::read(out_dir, plan.rungs().len())).transpose()?;
     let mut warnings = plan.warnings.clone();
     warnings.extend(verify::check(plan, &pictures, sound.as_ref())?);
     match std::fs::remove_file(out_dir.join(args::MANIFEST)) {
@@ -72,12 +72,10 @@ pub fn package(plan: &Plan, out_dir: &Path) -> Result<Package, Failure> {
         files.push(PackagedFile { name: name.to_owned(), content_type: PLAYLIST_TYPE, bytes });
         Ok::<(), Failure>(())
     };
-    let renditions: Vec<Rendition> = plan
-        .rungs
-        .iter()
-        .zip(&pictures)
-        .map(|(rung, track)| rendition(plan, rung, track, sound.as_ref()))
-        .collect();
+    let renditions: Vec<Rendition> = plan.picture.as_ref().map_or(Vec::new(), |plan| {
+        let rungs = plan.rungs.iter().zip(&pictures);
+        rungs.map(|(rung, track)| rendition(plan, rung, track, sound.as_ref())).collect()
+    });
     for (one, track) in renditions.iter().zip(&pictures) {
         add_segments(&mut files, track, VIDEO_TYPE);
         write(&mut files, one.url.as_deref().unwrap_or_default(), playlist::media(track))?;
@@ -86,8 +84,8 @@ pub fn package(plan: &Plan, out_dir: &Path) -> Result<Package, Failure> {
         add_segments(&mut files, track, AUDIO_TYPE);
         write(&mut files, playlist::AUDIO, playlist::media(track))?;
     }
-    let channels = plan.audio.as_ref().map(|audio| audio.channels);
-    write(&mut files, playlist::MASTER, playlist::master(&renditions, channels))?;
+    let audio = plan.audio.as_ref().zip(sound.as_ref()).map(|(plan, track)| audio_rendition(plan, track));
+    write(&mut files, playlist::MASTER, playlist::master(&renditions, audio.as_ref()))?;
     Ok(Package {
         duration_s: pictures.iter().chain(&sound).map(Track::duration_s).fold(0.0, f64::max),
         bytes: files.iter().map(|file| file.bytes).sum(),
@@ -97,7 +95,7 @@ pub fn package(plan: &Plan, out_dir: &Path) -> Result<Package, Failure> {
     })
 }
 
-fn rendition(plan: &Plan, rung: &crate::ladder::Rung, track: &Track, sound: Option<&Track>) -> Rendition {
+fn rendition(plan: &PicturePlan, rung: &Rung, track: &Track, sound: Option<&Track>) -> Rendition {
     let codecs = [Some(track), sound].into_iter().flatten().map(|track| track.codec.as_str());
     Rendition {
         name: rung.name.clone(),
@@ -108,6 +106,18 @@ fn rendition(plan: &Plan, rung: &crate::ladder::Rung, track: &Track, sound: Opti
         codecs: codecs.collect::<Vec<_>>().join(","),
         frame_rate: plan.fps.as_f64(),
         url: Some(format!("{}.m3u8", rung.name)),
+        mp4: None,
+    }
+}
+
+fn audio_rendition(plan: &AudioPlan, track: &Track) -> AudioRendition {
+    AudioRendition {
+        bandwidth: bandwidth::peak(track, None),
+        average_bandwidth: bandwidth::average(track, None),
+        codecs: track.codec.clone(),
+        channels: plan.channels,
+        sample_rate: plan.sample_rate,
+        url: Some(playlist::AUDIO.to_owned()),
         mp4: None,
     }
 }

@@ -7,7 +7,7 @@ use millrace_wire::job::FailureCode;
 
 use super::track::Track;
 use crate::failure::Failure;
-use crate::ladder::{AudioPlan, Plan};
+use crate::ladder::{AudioPlan, PicturePlan, Plan};
 
 /// The share of frames that may be missing at the end.
 const MISSING_MAX: f64 = 0.01;
@@ -25,18 +25,10 @@ fn wrong(what: impl std::fmt::Display) -> Failure {
 /// # Errors
 /// `verify_failed`, or `source_damaged` when too little could be made of the source.
 pub fn check(plan: &Plan, pictures: &[Track], sound: Option<&Track>) -> Result<Vec<String>, Failure> {
-    debug_assert_eq!(plan.rungs.len(), pictures.len());
-    for (rung, track) in plan.rungs.iter().zip(pictures) {
-        if track.size != Some((rung.width, rung.height)) {
-            return Err(wrong(format_args!("{} has size {:?}", rung.name, track.size)));
-        }
-        check_cuts(plan, &rung.name, track)?;
+    let mut warnings = Vec::new();
+    if let Some(picture) = &plan.picture {
+        warnings.extend(check_picture(picture, pictures)?);
     }
-    let (first, rest) = pictures.split_first().ok_or_else(|| wrong("no picture at all"))?;
-    if let Some(other) = rest.iter().find(|other| !aligned(first, other)) {
-        return Err(wrong(format_args!("{} is cut elsewhere than {}", other.init, first.init)));
-    }
-    let mut warnings: Vec<String> = check_frames(plan, first.samples())?.into_iter().collect();
     match (&plan.audio, sound) {
         (Some(planned), Some(track)) => warnings.extend(check_sound(planned, track)?),
         (None, None) => {}
@@ -45,9 +37,24 @@ pub fn check(plan: &Plan, pictures: &[Track], sound: Option<&Track>) -> Result<V
     Ok(warnings)
 }
 
+fn check_picture(plan: &PicturePlan, tracks: &[Track]) -> Result<Option<String>, Failure> {
+    debug_assert_eq!(plan.rungs.len(), tracks.len());
+    for (rung, track) in plan.rungs.iter().zip(tracks) {
+        if track.size != Some((rung.width, rung.height)) {
+            return Err(wrong(format_args!("{} has size {:?}", rung.name, track.size)));
+        }
+        check_cuts(plan, &rung.name, track)?;
+    }
+    let (first, rest) = tracks.split_first().ok_or_else(|| wrong("no picture at all"))?;
+    if let Some(other) = rest.iter().find(|other| !aligned(first, other)) {
+        return Err(wrong(format_args!("{} is cut elsewhere than {}", other.init, first.init)));
+    }
+    check_frames(plan, first.samples())
+}
+
 /// Every segment begins with a keyframe where the last one ended; all but the last are of the planned length, with
 /// keyframes at the planned distance.
-fn check_cuts(plan: &Plan, name: &str, track: &Track) -> Result<(), Failure> {
+fn check_cuts(plan: &PicturePlan, name: &str, track: &Track) -> Result<(), Failure> {
     check_continuous(name, track)?;
     let last = track.segments.len() - 1;
     for (index, segment) in track.segments.iter().enumerate() {
@@ -89,7 +96,7 @@ fn aligned(a: &Track, b: &Track) -> bool {
         })
 }
 
-fn check_frames(plan: &Plan, frames: u64) -> Result<Option<String>, Failure> {
+fn check_frames(plan: &PicturePlan, frames: u64) -> Result<Option<String>, Failure> {
     let missing = plan.frames.saturating_sub(frames);
     if frames > plan.frames + 1 + plan.frames / 100 {
         return Err(wrong(format_args!("{frames} frames, not {}", plan.frames)));
@@ -121,6 +128,7 @@ pub(crate) mod tests {
 
     /// A track as it should be: `frames` at 29.97, cut by the plan.
     pub(crate) fn picture(plan: &Plan, index: usize, frames: u64, bytes: u64) -> Track {
+        let plan = plan.picture.as_ref().unwrap();
         let (step, segment) = (u64::from(plan.gop_frames), u64::from(plan.segment_frames));
         let mut segments = Vec::new();
         let mut done = 0;
@@ -173,7 +181,7 @@ pub(crate) mod tests {
 
     #[test]
     fn missing_frames_are_told_and_many_are_refused() {
-        let plan = plan_of(640, 360, false);
+        let plan = plan_of(640, 360, false).picture.unwrap();
         let frames = |n| check_frames(&plan, n).map_err(|failure| failure.code);
         assert_eq!((frames(300), frames(299), frames(301)), (Ok(None), Ok(None), Ok(None)));
         assert!(frames(298).unwrap().is_some() && frames(297).unwrap().is_some());

@@ -9,7 +9,7 @@ use millrace_wire::JobSpec;
 use millrace_wire::job::FailureCode;
 use millrace_worker::failure::{Ended, Failure};
 use millrace_worker::ffmpeg::{Encoded, Ffmpeg, Progress, Settings};
-use millrace_worker::ladder::{self, Plan};
+use millrace_worker::ladder::{self, PicturePlan, Plan};
 use millrace_worker::package::{self, Package};
 use millrace_worker::source::probe::{self, Probe};
 use tempfile::TempDir;
@@ -82,6 +82,11 @@ pub(crate) struct Made {
 impl Made {
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
+    }
+
+    /// The plan's picture; panics where there is none.
+    pub(crate) fn picture(&self) -> &PicturePlan {
+        self.plan.picture.as_ref().unwrap()
     }
 
     pub(crate) fn read(&self, name: &str) -> String {
