@@ -5,10 +5,12 @@
 #[cfg(test)]
 mod media {
     mod clip;
+    mod cuts;
     mod damaged;
     mod fetching;
     mod leftovers;
     mod played;
     mod sandbox;
     mod sound;
+    mod sync;
 }

@@ -3,6 +3,8 @@
 //! Frames, cuts and keyframes are counted, never trusted: the same verdict must hold for a range that another machine
 //! encoded.
 
+use std::time::Duration;
+
 use millrace_wire::job::FailureCode;
 
 use super::track::Track;
@@ -15,6 +17,9 @@ const MISSING_MAX: f64 = 0.01;
 const SOUND_OFF_SECONDS: f64 = 0.1;
 /// … and by this share, or a second, with a warning.
 const SOUND_OFF_SHARE_MAX: f64 = 0.02;
+
+/// Ticks of one frame of sound.
+const AAC_FRAME: f64 = 1024.0;
 
 fn wrong(what: impl std::fmt::Display) -> Failure {
     Failure::new(FailureCode::VerifyFailed, "the outputs are not what was planned").log(what)
@@ -30,7 +35,10 @@ pub fn check(plan: &Plan, pictures: &[Track], sound: Option<&Track>) -> Result<V
         warnings.extend(check_picture(picture, pictures)?);
     }
     match (&plan.audio, sound) {
-        (Some(planned), Some(track)) => warnings.extend(check_sound(planned, track)?),
+        (Some(planned), Some(track)) => {
+            check_sound_cuts(plan.segment, track)?;
+            warnings.extend(check_sound(planned, track)?);
+        }
         (None, None) => {}
         (planned, _) => return Err(wrong(format_args!("sound planned: {}", planned.is_some()))),
     }
@@ -109,8 +117,21 @@ fn check_frames(plan: &PicturePlan, frames: u64) -> Result<Option<String>, Failu
     Ok((missing > 1).then(|| format!("{missing} of {} frames are missing at the end", plan.frames)))
 }
 
-fn check_sound(planned: &AudioPlan, track: &Track) -> Result<Option<String>, Failure> {
+/// Segments of sound begin within a frame of sound after those of the picture, however long it is: players load both by
+/// number.
+fn check_sound_cuts(segment: Duration, track: &Track) -> Result<(), Failure> {
     check_continuous("audio", track)?;
+    for (number, one) in track.segments.iter().enumerate() {
+        let planned = number as f64 * segment.as_secs_f64() * f64::from(track.timescale);
+        // A tick more on both sides, for what is between whole ticks.
+        if !(-1.0..=AAC_FRAME + 1.0).contains(&(one.start as f64 - planned)) {
+            return Err(wrong(format_args!("{} begins at {} and not {planned}", one.name, one.start)));
+        }
+    }
+    Ok(())
+}
+
+fn check_sound(planned: &AudioPlan, track: &Track) -> Result<Option<String>, Failure> {
     let off = track.duration_s() - planned.duration_s;
     if off.abs() > (planned.duration_s * SOUND_OFF_SHARE_MAX).max(1.0) {
         let detail =
@@ -177,6 +198,46 @@ pub(crate) mod tests {
         assert_eq!(verdict(|t| t[0].segments[0].syncs.clear()), wrong, "no keyframe at the start");
         assert_eq!(verdict(|t| t[1].segments.truncate(2)), wrong, "one rung is shorter");
         assert_eq!(verdict(|t| t.iter_mut().for_each(|t| t.segments[0].samples = 119)), wrong);
+    }
+
+    /// Sound in frames of 1024 ticks at 48 kHz, cut as by ffmpeg: at the first frame at or after number × `segment`.
+    pub(crate) fn sound(segment: Duration, seconds: u64, bytes: u64) -> Track {
+        let mut segments: Vec<Segment> = Vec::new();
+        for start in (0..seconds * 48_000 + 1024).step_by(1024) {
+            let due = segments.len() as f64 * segment.as_secs_f64() * 48_000.0;
+            if start as f64 >= due {
+                let name = crate::ffmpeg::args::segment_name(0, segments.len() + 1);
+                segments.push(Segment { name, bytes: 0, start, duration: 0, samples: 0, syncs: Vec::new() });
+            }
+            let one = segments.last_mut().unwrap();
+            one.syncs.push(one.samples);
+            one.samples += 1;
+            one.duration += 1024;
+            one.bytes += bytes;
+        }
+        Track {
+            init: crate::ffmpeg::args::init_name(0),
+            init_bytes: 700,
+            timescale: 48_000,
+            codec: "mp4a.40.2".into(),
+            size: None,
+            skip: 1024,
+            segments,
+        }
+    }
+
+    #[test]
+    fn sound_that_drifts_is_refused() {
+        let segment = Duration::from_micros(4_004_000);
+        let cut = |track: &Track| check_sound_cuts(segment, track).map_err(|failure| failure.code);
+        let mut track = sound(segment, 7200, 300);
+        assert_eq!(cut(&track), Ok(()));
+        assert_eq!(
+            cut(&sound(segment - Duration::from_millis(50), 7200, 300)),
+            Err(FailureCode::VerifyFailed)
+        );
+        track.segments.remove(1);
+        assert_eq!(cut(&track), Err(FailureCode::VerifyFailed), "a hole");
     }
 
     #[test]

@@ -107,6 +107,19 @@ pub(crate) async fn transcode(input: &Path, spec: &JobSpec) -> Result<Made, Ende
     Ok(Made { directory, probe, plan, encoded, package, progress })
 }
 
+/// Bytes and seconds of every segment of a media playlist.
+pub(crate) fn segments(made: &Made, playlist: &str) -> Vec<(u64, f64)> {
+    let text = made.read(playlist);
+    let lines: Vec<&str> = text.lines().collect();
+    let entries =
+        lines.windows(2).filter_map(|pair| pair[0].strip_prefix("#EXTINF:").map(|length| (length, pair[1])));
+    let read = |(length, name): (&str, &str)| {
+        let bytes = std::fs::metadata(made.file(name)).unwrap().len();
+        (bytes, length.trim_end_matches(',').parse().unwrap())
+    };
+    entries.map(read).collect()
+}
+
 pub(crate) fn code(ended: Result<Made, Ended>) -> FailureCode {
     match ended {
         Err(Ended::Failed(failure)) => failure.code,
