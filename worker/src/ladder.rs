@@ -5,12 +5,14 @@
 //! time, which on a source with a long gap makes a run of them.
 
 use std::fmt;
+use std::time::Duration;
 
 use millrace_wire::job::FailureCode;
-use millrace_wire::spec::{JobSpec, Preset, Resolution, SEGMENT_SECONDS_DEFAULT};
+use millrace_wire::spec::{Format, JobSpec, Preset, Resolution, SEGMENT_SECONDS_DEFAULT};
 
+use crate::cost;
 use crate::failure::Failure;
-use crate::source::probe::{Probe, Video};
+use crate::source::probe::{Audio, Probe, Video};
 
 /// Highest frame rate of a rendition.
 pub const RATE_MAX: f64 = 60.0;
@@ -66,24 +68,11 @@ pub struct Rung {
     pub bitrate_max: u64,
 }
 
-/// The one rendition of the sound.
+/// What becomes of the picture.
 #[derive(Debug, Clone, PartialEq)]
-pub struct AudioPlan {
+pub struct PicturePlan {
     /// Index of the source's stream.
     pub stream: u32,
-    /// Bits per second.
-    pub bitrate: u32,
-    /// Hertz.
-    pub sample_rate: u32,
-    /// Always two: every player takes stereo.
-    pub channels: u32,
-    /// Length that it must have, in seconds.
-    pub duration_s: f64,
-}
-
-/// What one run of ffmpeg makes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
     /// The highest first; at least one.
     pub rungs: Vec<Rung>,
     /// The constant rate of every rung.
@@ -96,20 +85,59 @@ pub struct Plan {
     pub frames: u64,
     /// Frames that the source holds; those that are not decoded are lost.
     pub source_frames: u64,
-    /// Index of the source's picture stream.
-    pub video_stream: u32,
-    /// The sound, if there is any.
-    pub audio: Option<AudioPlan>,
-    /// Length in seconds.
-    pub duration_s: f64,
     /// x264's speed.
     pub preset: Preset,
     /// x264's quality.
     pub crf: u32,
-    /// End at the first error of the decoder.
-    pub strict: bool,
     /// The source has fields.
     pub deinterlace: bool,
+}
+
+/// The one rendition of the sound.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AudioPlan {
+    /// Index of the source's stream.
+    pub stream: u32,
+    /// Packets that the source holds; those that are not decoded are lost.
+    pub source_packets: u64,
+    /// Bits per second.
+    pub bitrate: u32,
+    /// Hertz.
+    pub sample_rate: u32,
+    /// Always two: every player takes stereo.
+    pub channels: u32,
+    /// Length that it must have, in seconds.
+    pub duration_s: f64,
+}
+
+/// Which files the job gives: what was asked for, as far as the source has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Segments, playlists and the DASH manifest.
+    pub stream: bool,
+    /// A progressive file of every rung.
+    pub mp4: bool,
+    /// A progressive file of the sound alone.
+    pub audio: bool,
+    /// A poster and sprite sheets.
+    pub thumbnails: bool,
+}
+
+/// What one run of ffmpeg makes: of the picture, of the sound, or of both.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// The picture, if there is one and it is asked for.
+    pub picture: Option<PicturePlan>,
+    /// The sound, if there is any.
+    pub audio: Option<AudioPlan>,
+    /// What is made of them in the end.
+    pub wanted: Wanted,
+    /// Every segment but the last: exactly `segment_frames` of a picture, rounded down to whole microseconds.
+    pub segment: Duration,
+    /// Length in seconds.
+    pub duration_s: f64,
+    /// End at the first error of the decoder.
+    pub strict: bool,
     /// Threads of the decoder, and of each encoder.
     pub threads: u32,
     /// What is odd, but not fatal.
@@ -120,54 +148,108 @@ pub struct Plan {
     pub memory_bytes: u64,
 }
 
+impl Plan {
+    /// The renditions of the picture, the highest first; none of sound alone.
+    pub fn rungs(&self) -> &[Rung] {
+        self.picture.as_ref().map_or(&[], |picture| &picture.rungs)
+    }
+}
+
 /// Plans the ladder.
 ///
 /// # Errors
-/// `source_over_limits` or `source_damaged`, when no ladder can be made of it.
+/// `source_over_limits`, `source_damaged` or `source_no_audio`, when nothing that was asked for can be made of it.
 pub fn plan(spec: &JobSpec, probe: &Probe, threads: u32) -> Result<Plan, Failure> {
-    let video = &probe.video;
     let mut warnings = probe.warnings.clone();
-    let rungs = rungs(&spec.resolutions, video, &mut warnings);
+    let video = probe.video.as_ref().filter(|_| spec.wants_picture());
+    let segment_seconds = spec.segment_seconds.unwrap_or(SEGMENT_SECONDS_DEFAULT);
+    let picture = video.map(|video| picture(spec, video, segment_seconds, &mut warnings)).transpose()?;
+    let audio = probe.audio.as_ref().map(audio);
+    if picture.is_none() && audio.is_none() {
+        return Err(Failure::new(FailureCode::SourceNoAudio, "the source has no sound"));
+    }
+    if spec.wants(Format::Audio) && audio.is_none() {
+        warnings.push("left out the sound's own file: the source has no sound".to_owned());
+    }
+    let threads = threads.max(1);
+    let picture_s = picture.as_ref().map_or(0.0, |picture| picture.frames as f64 / picture.fps.as_f64());
+    let sound_s = audio.as_ref().map_or(0.0, |audio| audio.duration_s);
+    let duration_s = picture_s.max(sound_s);
+    let encoded = video.zip(picture.as_ref());
+    Ok(Plan {
+        wanted: wanted(spec, picture.is_some(), audio.is_some()),
+        segment: picture.as_ref().map_or(Duration::from_secs(segment_seconds.into()), PicturePlan::segment),
+        duration_s,
+        strict: spec.strict,
+        threads,
+        work_seconds: cost::work_seconds(encoded, sound_s),
+        memory_bytes: cost::memory_bytes(encoded, threads),
+        warnings,
+        picture,
+        audio,
+    })
+}
+
+fn wanted(spec: &JobSpec, picture: bool, sound: bool) -> Wanted {
+    let mp4 = spec.wants(Format::Mp4);
+    Wanted {
+        stream: spec.wants_stream(),
+        mp4: mp4 && picture,
+        // Of a source without a picture its sound is the progressive file.
+        audio: sound && (spec.wants(Format::Audio) || mp4 && !picture),
+        thumbnails: spec.wants_thumbnails() && picture,
+    }
+}
+
+fn picture(
+    spec: &JobSpec,
+    video: &Video,
+    segment_seconds: u32,
+    warnings: &mut Vec<String>,
+) -> Result<PicturePlan, Failure> {
+    let rungs = rungs(&spec.resolutions, video, warnings);
     let fps = frame_rate(video);
     let frames = (video.end_s * fps.as_f64()).round().max(1.0);
     if !frames.is_finite() {
         return Err(Failure::new(FailureCode::SourceDamaged, "the source's timestamps make no sense"));
     }
-    let segment_seconds = spec.segment_seconds.unwrap_or(SEGMENT_SECONDS_DEFAULT);
     let segment_frames = segment_frames(fps, segment_seconds);
-    let preset = spec.preset.unwrap_or_default();
-    let audio = probe.audio.as_ref().map(|audio| AudioPlan {
-        stream: audio.stream,
-        bitrate: AUDIO_BITRATE,
-        sample_rate: AUDIO_RATE,
-        channels: 2,
-        duration_s: audio.end_s,
-    });
     let gap_s = video.gap_max_s;
     if gap_s > 2.0 {
         warnings
             .push(format!("the picture stands still for up to {gap_s:.1} s: the source has no frames there"));
     }
-    let threads = threads.max(1);
-    Ok(Plan {
+    Ok(PicturePlan {
+        stream: video.stream,
+        rungs,
         gop_frames: gop_frames(fps, segment_frames),
+        fps,
         segment_frames,
         frames: frames as u64,
         source_frames: video.frames,
-        video_stream: video.stream,
-        duration_s: audio.as_ref().map_or(0.0, |a| a.duration_s).max(frames / fps.as_f64()),
-        preset,
+        preset: spec.preset.unwrap_or_default(),
         crf: spec.crf.unwrap_or(CRF_DEFAULT),
-        strict: spec.strict,
         deinterlace: video.interlaced,
-        threads,
-        work_seconds: work_seconds(video, &rungs, frames, preset, audio.is_some(), probe.duration_s),
-        memory_bytes: memory_bytes(video, &rungs, threads),
-        warnings,
-        rungs,
-        fps,
-        audio,
     })
+}
+
+impl PicturePlan {
+    /// Length of `segment_frames`, rounded down to whole microseconds.
+    fn segment(&self) -> Duration {
+        let ticks = u64::from(self.segment_frames) * u64::from(self.fps.den) * 1_000_000;
+        Duration::from_micros(ticks / u64::from(self.fps.num))
+    }
+}
+
+fn audio(audio: &Audio) -> AudioPlan {
+    AudioPlan {
+        stream: audio.stream,
+        source_packets: audio.packets,
+        bitrate: AUDIO_BITRATE,
+        sample_rate: AUDIO_RATE,
+        channels: 2,
+        duration_s: audio.end_s,
+    }
 }
 
 /// The picture as it is shown: turned, and of square pixels. Not yet even.
@@ -265,66 +347,11 @@ fn gop_frames(fps: Rational, segment: u32) -> u32 {
     divisors.min_by(|a, b| off(*a).total_cmp(&off(*b))).unwrap_or(segment)
 }
 
-/// Reference-seconds of one megapixel decoded; these figures are of ffmpeg 5.1's x264 on one core of a cloud machine.
-const DECODE: f64 = 0.0045;
-/// Reference-seconds of one megapixel scaled and encoded at the default preset.
-const ENCODE: f64 = 0.0170;
-/// Reference-seconds of one second of sound.
-const AUDIO: f64 = 0.012;
-/// Reference-seconds of starting.
-const START: f64 = 0.3;
-
-/// Reference-seconds: CPU seconds of one core, by pixels decoded, scaled and encoded.
-fn work_seconds(
-    video: &Video,
-    rungs: &[Rung],
-    frames: f64,
-    preset: Preset,
-    audio: bool,
-    duration_s: f64,
-) -> f64 {
-    let effort = match preset {
-        Preset::Ultrafast => 0.4,
-        Preset::Superfast => 0.6,
-        Preset::Veryfast => 1.0,
-        Preset::Faster => 1.6,
-        Preset::Fast => 2.1,
-        Preset::Medium => 2.6,
-    };
-    let megapixels = |width: u32, height: u32| f64::from(width) * f64::from(height) / 1e6;
-    let decoded = megapixels(video.width, video.height) * video.frames as f64;
-    let encoded: f64 = rungs.iter().map(|rung| megapixels(rung.width, rung.height) * frames).sum();
-    START + decoded * DECODE + encoded * ENCODE * effort + if audio { duration_s * AUDIO } else { 0.0 }
-}
-
-/// Reference-seconds of a job about which only length and wanted heights are known: 16:9 at 30 frames a second, from a
-/// source as high as its highest rung.
-pub fn work_seconds_guess(duration_s: f64, heights: &[u32]) -> f64 {
-    let megapixels = |height: u32| f64::from(height).powi(2) * 16.0 / 9.0 / 1e6;
-    let decoded = heights.iter().copied().max().map_or(0.0, megapixels);
-    let encoded: f64 = heights.iter().copied().map(megapixels).sum();
-    START + duration_s * (30.0 * (decoded * DECODE + encoded * ENCODE) + AUDIO)
-}
-
-/// Frames in flight times their size, plus what the program and its threads take. ffmpeg 5.1 took 1.17 GB of address
-/// space for 8K with four rungs and two threads.
-fn memory_bytes(video: &Video, rungs: &[Rung], threads: u32) -> u64 {
-    const PROGRAM: u64 = 256 << 20;
-    const PER_THREAD: u64 = 16 << 20;
-    let frame = |width: u32, height: u32| u64::from(width) * u64::from(height) * 3 / 2;
-    let threads = u64::from(threads);
-    // Up to 4:4:4 at 16 bits: four times the usual.
-    let source = frame(video.width, video.height) * 2 * (20 + 2 * threads);
-    let encoders: u64 = rungs.iter().map(|rung| frame(rung.width, rung.height) * (60 + 4 * threads)).sum();
-    PROGRAM + PER_THREAD * threads * (2 + rungs.len() as u64) + source + encoders
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::source::probe::Audio;
 
     pub(crate) fn spec(resolutions: &[Resolution]) -> JobSpec {
         let (mut spec, _) = JobSpec::parse(br#"{"input_url":"http://h/v"}"#).unwrap();
@@ -352,8 +379,15 @@ pub(crate) mod tests {
         }
     }
 
-    fn probe(video: Video, sound: bool) -> Probe {
-        let audio = Audio { stream: 1, codec: "aac".into(), channels: 6, sample_rate: 44_100, end_s: 10.0 };
+    fn probe(video: Option<Video>, sound: bool) -> Probe {
+        let audio = Audio {
+            stream: 1,
+            codec: "aac".into(),
+            channels: 6,
+            sample_rate: 44_100,
+            packets: 431,
+            end_s: 10.0,
+        };
         Probe {
             container: "mov".into(),
             bytes: 1,
@@ -366,11 +400,16 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn plan_of(width: u32, height: u32, sound: bool) -> Plan {
-        plan(&spec(&[]), &probe(video(width, height), sound), 2).unwrap()
+        plan(&spec(&[]), &probe(Some(video(width, height)), sound), 2).unwrap()
+    }
+
+    /// The plan of a source of ten seconds without a picture.
+    pub(crate) fn plan_of_sound() -> Plan {
+        plan(&spec(&[]), &probe(None, true), 2).unwrap()
     }
 
     fn shown(plan: &Plan) -> Vec<String> {
-        plan.rungs.iter().map(|r| format!("{} {}x{}", r.name, r.width, r.height)).collect()
+        plan.rungs().iter().map(|r| format!("{} {}x{}", r.name, r.width, r.height)).collect()
     }
 
     #[test]
@@ -404,7 +443,7 @@ pub(crate) mod tests {
             ("a dot", video(2, 2), &[P360], &["16p 16x16"], 1),
         ];
         for (name, video, asked, want, warnings) in cases {
-            let plan = plan(&spec(asked), &probe(video, true), 2).unwrap();
+            let plan = plan(&spec(asked), &probe(Some(video), true), 2).unwrap();
             assert_eq!(shown(&plan), want, "{name}");
             assert_eq!(plan.warnings.len(), warnings, "{name}: {:?}", plan.warnings);
         }
@@ -458,9 +497,31 @@ pub(crate) mod tests {
     #[test]
     fn the_expected_length_is_the_pictures_own() {
         let plan = plan_of(640, 360, true);
-        assert_eq!((plan.frames, plan.source_frames), (300, 300));
+        let picture = plan.picture.as_ref().unwrap();
+        assert_eq!((picture.frames, picture.source_frames), (300, 300));
         assert!((plan.duration_s - 10.01).abs() < 0.001);
         assert!((1.0..20.0).contains(&plan.work_seconds), "{}", plan.work_seconds);
+    }
+
+    #[test]
+    fn sound_alone_is_planned_without_a_picture() {
+        use Format::{Audio, Hls, Mp4};
+        let of = |formats: &[Format], picture: bool, sound: bool| {
+            let spec = JobSpec { formats: formats.to_vec(), ..spec(&[]) };
+            let plan = plan(&spec, &probe(picture.then(|| video(640, 360)), sound), 2);
+            plan.map(|plan| (plan.picture.is_some(), plan.wanted, plan.warnings.len())).map_err(|f| f.code)
+        };
+        let wanted = |stream, mp4, audio, thumbnails| Wanted { stream, mp4, audio, thumbnails };
+        assert_eq!(of(&[], true, true), Ok((true, wanted(true, false, false, true), 0)));
+        assert_eq!(of(&[], false, true), Ok((false, wanted(true, false, false, false), 0)));
+        assert_eq!(of(&[Audio], true, true), Ok((false, wanted(false, false, true, false), 0)));
+        assert_eq!(of(&[Audio], true, false), Err(FailureCode::SourceNoAudio));
+        assert_eq!(of(&[Hls, Audio], true, false), Ok((true, wanted(true, false, false, true), 1)));
+        assert_eq!(of(&[Mp4], true, false), Ok((true, wanted(false, true, false, true), 0)));
+        assert_eq!(of(&[Mp4], false, true), Ok((false, wanted(false, false, true, false), 0)));
+        let plan = plan_of_sound();
+        assert_eq!((plan.segment, plan.rungs().len()), (Duration::from_secs(4), 0));
+        assert!(plan.work_seconds < 1.0 && plan.memory_bytes > 1 << 28, "{plan:?}");
     }
 
     proptest! {
@@ -481,17 +542,20 @@ pub(crate) mod tests {
             };
             let (_, lines) = shown_size(&source);
             let spec = JobSpec { segment_seconds: Some(seconds), ..spec(&asked) };
-            let plan = plan(&spec, &probe(source, true), 2).unwrap();
-            prop_assert!(!plan.rungs.is_empty());
-            for rung in &plan.rungs {
+            let plan = plan(&spec, &probe(Some(source), true), 2).unwrap();
+            let picture = plan.picture.as_ref().unwrap();
+            prop_assert!(!picture.rungs.is_empty());
+            for rung in &picture.rungs {
                 prop_assert!(rung.width % 2 == 0 && rung.height % 2 == 0 && (SIDE_MIN..=SIDE_MAX).contains(&rung.width));
                 prop_assert!(f64::from(rung.height) <= lines.max(f64::from(SIDE_MIN)));
                 prop_assert!(rung.bitrate_max > 0);
             }
-            prop_assert!(plan.rungs.windows(2).all(|pair| pair[0].height > pair[1].height));
-            prop_assert!(plan.fps.as_f64() <= RATE_MAX + 1e-9 && plan.fps.as_f64() > 0.0);
-            prop_assert_eq!(plan.segment_frames % plan.gop_frames, 0);
-            prop_assert!(plan.frames >= 1 && plan.work_seconds.is_finite() && plan.memory_bytes > 1 << 28);
+            prop_assert!(picture.rungs.windows(2).all(|pair| pair[0].height > pair[1].height));
+            prop_assert!(picture.fps.as_f64() <= RATE_MAX + 1e-9 && picture.fps.as_f64() > 0.0);
+            prop_assert_eq!(picture.segment_frames % picture.gop_frames, 0);
+            let exact = f64::from(picture.segment_frames) / picture.fps.as_f64();
+            prop_assert!((exact - plan.segment.as_secs_f64()).abs() <= 1e-6 + exact * 1e-12);
+            prop_assert!(picture.frames >= 1 && plan.work_seconds.is_finite() && plan.memory_bytes > 1 << 28);
         }
     }
 }

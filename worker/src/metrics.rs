@@ -123,7 +123,7 @@ impl Metrics {
         let wall = encoded.wall.as_secs_f64();
         self.encode_seconds.observe(wall);
         self.encode_cpu_seconds.inc_by(encoded.cpu.as_secs_f64());
-        for rung in &plan.rungs {
+        for rung in plan.rungs() {
             self.realtime_speed.with_label_values(&[&rung.name]).observe(plan.duration_s / wall.max(1e-3));
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use millrace_wire::job::{FailureCode, Outputs, Phase, Progress};
+use millrace_wire::job::{FailureCode, Phase, Progress};
 use millrace_wire::spec::Input;
 use rand::Rng as _;
 use tracing::{Instrument as _, info, info_span, warn};
@@ -16,6 +16,7 @@ use tracing::{Instrument as _, info, info_span, warn};
 use crate::cost::CostModel;
 use crate::failure::{Ended, Failure};
 use crate::ffmpeg::{self, Ffmpeg};
+use crate::ladder::Plan;
 use crate::lease::{Leases, Running, Stop};
 use crate::metrics::Metrics;
 use crate::objects::{self, Objects};
@@ -147,12 +148,9 @@ impl Runner {
         self.metrics.encoded(&plan, &encoded);
 
         self.enter(running, Phase::Publishing, None).await?;
-        let package = {
-            let out = out.clone();
-            let plan = plan.clone();
-            let packaged = tokio::task::spawn_blocking(move || package::package(&plan, &out)).await;
-            packaged.map_err(|e| Failure::new(FailureCode::Internal, "packaging failed").log(e))??
-        };
+        let mut package = package(plan, out.clone()).await?;
+        // Here belongs what is made of the verified tracks: every file of a job is there before its bytes are summed.
+        package.outputs.bytes = package.bytes();
         self.publish(claim, running, &out, package, encoded.warnings).await
     }
 
@@ -209,12 +207,12 @@ impl Runner {
         stored.map_err(|error| {
             Failure::new(FailureCode::ObjectsUnavailable, "the object store takes no bytes").log(error)
         })?;
-        warnings.extend(package.warnings.iter().cloned());
+        warnings.extend(package.warnings);
         let manifest = Manifest {
             bucket: claim.bucket.clone(),
             prefix,
             files: package.files.len(),
-            outputs: outputs(&package),
+            outputs: package.outputs,
             warnings,
         };
         match self.ask_store(running, || self.store.publish(&claim.lease, &manifest)).await? {
@@ -339,18 +337,10 @@ fn progress(seen: &ffmpeg::Progress, duration_s: f64) -> Progress {
     }
 }
 
-/// What clients see of a package, with file names for URLs.
-fn outputs(package: &Package) -> Outputs {
-    Outputs {
-        hls: Some(package::playlist::MASTER.to_owned()),
-        dash: None,
-        poster: None,
-        thumbnails: None,
-        audio: None,
-        duration_s: package.duration_s,
-        bytes: package.bytes,
-        renditions: package.renditions.clone(),
-    }
+/// Reads back and verifies what was encoded, where blocking is allowed.
+async fn package(plan: Plan, out: PathBuf) -> Result<Package, Failure> {
+    let packaged = tokio::task::spawn_blocking(move || package::package(&plan, &out)).await;
+    packaged.map_err(|error| Failure::new(FailureCode::Internal, "packaging failed").log(error))?
 }
 
 /// Doubles with every attempt, with jitter so that what failed together does not come back together.
@@ -361,6 +351,8 @@ fn retry_after(attempt: u64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use millrace_wire::job::Outputs;
+
     use super::*;
     use crate::store::{Accepted, NewJob, Room, Sqlite};
 

@@ -5,11 +5,14 @@
 #[cfg(test)]
 mod media {
     mod clip;
+    mod cuts;
     mod damaged;
     mod fetching;
     mod leftovers;
     mod played;
     mod progressive;
     mod sandbox;
+    mod sound;
+    mod sync;
     mod thumbnails;
 }

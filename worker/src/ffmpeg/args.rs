@@ -1,17 +1,20 @@
 //! A plan as ffmpeg's arguments. Pure: the same plan gives the same arguments.
 //!
 //! One decode, `fps`, split, one scale and one encoder per rung, and the dash muxer, whose segments are right where
-//! its manifests are not: [`crate::package`] throws those away and writes its own. `+dash+delay_moov+skip_sidx`
+//! its manifests are not: [`crate::package`] throws those away and writes its own. The sound is an output by itself:
+//! beside pictures the muxer cuts it when one of their keyframes comes by in decoding order, two frames early. `+dash+delay_moov+skip_sidx`
 //! rather than `+cmaf`, which in 5.1 drops edit lists and leaves the video 62 ms late.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use ffmpeg_sidecar::command::FfmpegCommand;
 
-use crate::ladder::Plan;
+use crate::ladder::{AudioPlan, PicturePlan, Plan};
 
 /// Containers that are read. Everything else is refused, above all those that name other files: a playlist posing as
 /// a video must open neither its neighbours nor a socket.
@@ -22,8 +25,13 @@ pub const PIXELS_MAX: u64 = 35_389_440;
 pub const STREAMS_MAX: u32 = 32;
 /// Largest single allocation inside ffmpeg.
 pub const ALLOCATION_BYTES_MAX: u64 = 1 << 30;
-/// The muxer's own manifest, which nobody reads.
-pub const MANIFEST: &str = "manifest.mpd";
+/// The muxers' own manifests, of the picture and of the sound, which nobody reads.
+pub const MANIFESTS: [&str; 2] = ["ffmpeg_picture.mpd", "ffmpeg_sound.mpd"];
+const ID: &str = "$RepresentationID$";
+/// The names of initialisation segments, as a DASH template; the id is the rendition's index.
+pub const INIT_TEMPLATE: &str = "init_$RepresentationID$.mp4";
+/// The names of media segments, as a DASH template.
+pub const SEGMENT_TEMPLATE: &str = "seg_$RepresentationID$_$Number%05d$.m4s";
 
 /// The name of rendition `index`'s initialisation segment.
 pub fn init_name(index: usize) -> String {
@@ -76,33 +84,22 @@ pub fn encode(plan: &Plan, input: &Path) -> Vec<OsString> {
         command.arg("-xerror");
     }
     command.input(file_url(input));
-    command.filter_complex(filters(plan));
-    for index in 0..plan.rungs.len() {
-        command.map(format!("[v{index}]"));
+    if let Some(picture) = &plan.picture {
+        video(&mut command, picture, &threads);
+        segments(&mut command, plan.segment, 0..picture.rungs.len());
+        command.output(MANIFESTS[0]);
     }
-    if let Some(audio) = &plan.audio {
-        command.map(format!("0:{}", audio.stream));
+    if let Some(sound) = &plan.audio {
+        audio(&mut command, sound);
+        let index = plan.rungs().len();
+        segments(&mut command, plan.segment, index..index + 1);
+        command.output(MANIFESTS[1]);
     }
-    command.args(["-sn", "-dn", "-map_metadata", "-1", "-map_chapters", "-1"]);
-    video(&mut command, plan, &threads);
-    if let Some(audio) = &plan.audio {
-        // Silence fills a late start and gaps, so that sound and picture begin together and stay together.
-        command.args(["-af", "aresample=async=1:first_pts=0", "-c:a", "aac"]);
-        command.args(["-b:a".to_owned(), audio.bitrate.to_string()]);
-        command.args([
-            "-ac".to_owned(),
-            audio.channels.to_string(),
-            "-ar".to_owned(),
-            audio.sample_rate.to_string(),
-        ]);
-    }
-    segments(&mut command, plan);
-    command.output(MANIFEST);
     command.get_args().map(OsString::from).collect()
 }
 
-fn filters(plan: &Plan) -> String {
-    let mut graph = format!("[0:{}]", plan.video_stream);
+fn filters(plan: &PicturePlan) -> String {
+    let mut graph = format!("[0:{}]", plan.stream);
     if plan.deinterlace {
         graph.push_str("yadif=deint=interlaced,");
     }
@@ -121,7 +118,11 @@ fn filters(plan: &Plan) -> String {
     graph
 }
 
-fn video(command: &mut FfmpegCommand, plan: &Plan, threads: &str) {
+fn video(command: &mut FfmpegCommand, plan: &PicturePlan, threads: &str) {
+    command.filter_complex(filters(plan));
+    for index in 0..plan.rungs.len() {
+        command.map(format!("[v{index}]"));
+    }
     let gop = plan.gop_frames.to_string();
     command.codec_video("libx264").preset(plan.preset.as_str()).crf(plan.crf).pix_fmt("yuv420p");
     command.args(["-profile:v", "high", "-threads", threads]);
@@ -142,28 +143,56 @@ fn video(command: &mut FfmpegCommand, plan: &Plan, threads: &str) {
     }
 }
 
-fn segments(command: &mut FfmpegCommand, plan: &Plan) {
-    let streams = plan.rungs.len() + usize::from(plan.audio.is_some());
+fn audio(command: &mut FfmpegCommand, plan: &AudioPlan) {
+    command.map(format!("0:{}", plan.stream));
+    // Silence fills a late start and gaps, so that sound and picture begin together and stay together.
+    command.args(["-af", "aresample=async=1:first_pts=0", "-c:a", "aac"]);
+    command.args(["-b:a".to_owned(), plan.bitrate.to_string()]);
+    command.args([
+        "-ac".to_owned(),
+        plan.channels.to_string(),
+        "-ar".to_owned(),
+        plan.sample_rate.to_string(),
+    ]);
+}
+
+/// The options of one output, which makes the renditions of those indices.
+fn segments(command: &mut FfmpegCommand, segment: Duration, indices: Range<usize>) {
+    command.args(["-sn", "-dn", "-map_metadata", "-1", "-map_chapters", "-1"]);
+    // With `-use_timeline 0` the muxer cuts at the first keyframe at or after number × this. With 1 it measures from the
+    // start of the segment before, and the sound, which has no keyframe just there, falls behind for ever.
+    let (seconds, us) = (segment.as_secs(), segment.subsec_micros());
+    command.format("dash").args(["-seg_duration".to_owned(), format!("{seconds}.{us:06}")]);
+    command.args(["-use_template", "1", "-use_timeline", "0", "-dash_segment_type", "mp4"]);
     // One set per rendition: within a set the muxer wants equal aspect ratios, which even widths cannot have.
-    let sets: Vec<String> = (0..streams).map(|index| format!("id={index},streams={index}")).collect();
-    // The muxer cuts at the first keyframe at or after this; half a frame early, so that rounding cannot miss it.
-    let seconds = (f64::from(plan.segment_frames) - 0.5) / plan.fps.as_f64();
-    command.format("dash").args(["-seg_duration".to_owned(), format!("{seconds:.6}")]);
-    command.args(["-use_template", "1", "-use_timeline", "1", "-dash_segment_type", "mp4"]);
+    let sets: Vec<String> =
+        (0..indices.len()).map(|stream| format!("id={stream},streams={stream}")).collect();
     command.args(["-adaptation_sets".to_owned(), sets.join(" ")]);
     command.args(["-format_options", "movflags=+dash+delay_moov+skip_sidx+skip_trailer"]);
-    command.args(["-init_seg_name", "init_$RepresentationID$.mp4"]);
-    command.args(["-media_seg_name", "seg_$RepresentationID$_$Number%05d$.m4s"]);
+    // The muxer counts its own streams from 0: a lone one gets its index written out.
+    let name = |template: &str| match indices.len() {
+        1 => template.replace(ID, &indices.start.to_string()),
+        _ => template.to_owned(),
+    };
+    command.args(["-init_seg_name", &name(INIT_TEMPLATE), "-media_seg_name", &name(SEGMENT_TEMPLATE)]);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ladder::tests::plan_of;
+    use crate::ladder::tests::{plan_of, plan_of_sound};
 
     fn text(plan: &Plan) -> String {
         let arguments = encode(plan, Path::new("/scratch/in put"));
         arguments.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn names_follow_their_templates() {
+        let init = INIT_TEMPLATE.replace("$RepresentationID$", "3");
+        let segment = SEGMENT_TEMPLATE.replace("$RepresentationID$", "3").replace("$Number%05d$", "00042");
+        assert_eq!((init_name(3), segment_name(3, 42)), (init, segment));
+        assert_eq!(segment_name(0, 123_456), "seg_0_123456.m4s", "a day of short segments has more digits");
     }
 
     #[test]
@@ -185,12 +214,21 @@ mod tests {
             text.contains("fps=30000/1001:start_time=0,split=3[s0][s1][s2];[s0]scale=1280:720:"),
             "{text}"
         );
-        assert!(text.contains("-map [v0] -map [v1] -map [v2] -map 0:1 -sn"), "{text}");
+        assert!(text.contains("-map [v0] -map [v1] -map [v2] -c:v libx264"), "{text}");
         assert!(text.contains("-maxrate:v:0 2800000 -bufsize:v:0 5600000 -maxrate:v:1 1400000"), "{text}");
         assert!(text.contains("-g 60 -keyint_min 60 -sc_threshold 0 -flags +cgop"), "{text}");
-        assert!(text.contains("id=0,streams=0 id=1,streams=1 id=2,streams=2 id=3,streams=3"), "{text}");
-        assert!(text.contains("-seg_duration 3.987317"), "120 frames less a half at 29.97: {text}");
-        assert!(text.ends_with("manifest.mpd"));
+        assert!(text.contains("id=0,streams=0 id=1,streams=1 id=2,streams=2 -format_options"), "{text}");
+        assert!(text.contains("-seg_duration 4.004000 "), "120 frames at 29.97: {text}");
+        assert!(text.contains(" ffmpeg_picture.mpd -map 0:1 -af "), "{text}");
+        assert!(text.contains("-media_seg_name seg_3_$Number%05d$.m4s ffmpeg_sound.mpd"), "{text}");
+    }
+
+    #[test]
+    fn sound_alone_has_no_picture_arguments() {
+        let text = text(&plan_of_sound());
+        assert!(text.contains("-map 0:1 -af aresample=async=1:first_pts=0 -c:a aac"), "{text}");
+        assert!(!text.contains("x264") && !text.contains("filter_complex ["), "{text}");
+        assert!(text.contains("-adaptation_sets id=0,streams=0 -format_options"), "{text}");
     }
 
     #[test]

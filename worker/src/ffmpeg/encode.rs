@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::child::{Exit, Running};
 use super::lines::Lines;
-use super::log::Log;
+use super::log::{Decoded, Log};
 use super::progress::{Parser, Progress};
 use super::{Ffmpeg, Limits, absolute, args, cage, no_cage, pipe};
 use crate::failure::{Ended, Failure};
@@ -31,9 +31,9 @@ pub struct Encoded {
     pub wall: Duration,
     /// User and system time of ffmpeg.
     pub cpu: Duration,
-    /// Frames of one rendition.
+    /// Frames of one rendition of the picture; zero without one.
     pub frames: u64,
-    /// Frames of the source that could not be decoded.
+    /// Frames of the source's picture that could not be decoded; of sound alone its packets.
     pub lost_frames: u64,
     /// What is odd, but not fatal.
     pub warnings: Vec<String>,
@@ -97,8 +97,8 @@ enum Stopped {
 
 /// Four times what the caps allow one segment, and room for what a cap does not foresee.
 fn file_bytes_max(plan: &Plan) -> u64 {
-    let segment_s = f64::from(plan.segment_frames) / plan.fps.as_f64();
-    let bits = plan.rungs.iter().map(|rung| rung.bitrate_max).max().unwrap_or(0) as f64 * (segment_s + 2.0);
+    let segment_s = plan.segment.as_secs_f64();
+    let bits = plan.rungs().iter().map(|rung| rung.bitrate_max).max().unwrap_or(0) as f64 * (segment_s + 2.0);
     (64 << 20) + (bits / 8.0 * 4.0) as u64
 }
 
@@ -111,7 +111,7 @@ struct Watch {
     more: (bool, bool),
     parser: Parser,
     log: Log,
-    streams: (u32, Option<u32>),
+    streams: (Option<u32>, Option<u32>),
     last: Progress,
     /// When it last did something that counts.
     moved: Instant,
@@ -125,7 +125,10 @@ impl Watch {
             more: (true, true),
             parser: Parser::default(),
             log: Log::default(),
-            streams: (plan.video_stream, plan.audio.as_ref().map(|audio| audio.stream)),
+            streams: (
+                plan.picture.as_ref().map(|picture| picture.stream),
+                plan.audio.as_ref().map(|audio| audio.stream),
+            ),
             last: Progress::default(),
             moved: Instant::now(),
         })
@@ -158,44 +161,71 @@ impl Watch {
 
 fn verdict(plan: &Plan, limits: &Limits, exit: Exit, watch: &Watch) -> Result<Encoded, Failure> {
     let log = &watch.log;
-    let lost = lost_frames(plan, log);
+    let loss = Loss::of(plan, log);
     let fail = |code: FailureCode, detail: &str| {
         Failure::new(code, detail).log(format_args!("{}\n{}", exit.describe(), log.tail()))
     };
     if !exit.status.success() {
-        return Err(bad_exit(plan, limits, exit, watch, lost, fail));
+        return Err(bad_exit(plan, limits, exit, watch, &loss, fail));
     }
     if !watch.last.ended {
         return Err(fail(FailureCode::EncodeFailed, "ffmpeg ended without saying that it was done"));
     }
-    let share = lost as f64 / plan.source_frames.max(1) as f64;
-    if share > LOST_MAX {
-        return Err(fail(FailureCode::SourceDamaged, &damaged(lost, plan)));
+    if loss.too_much() {
+        return Err(fail(FailureCode::SourceDamaged, &loss.describe()));
     }
     let mut warnings = Vec::new();
-    if lost > 0 {
-        warnings.push(damaged(lost, plan));
+    if loss.lost > 0 {
+        warnings.push(loss.describe());
     }
-    if log.concealed > 0 {
+    if plan.picture.is_some() && log.concealed > 0 {
         warnings.push("parts of some frames of the source are damaged; they were patched".to_owned());
     }
-    if log.lost_sound > 0 {
+    if plan.picture.is_some() && log.sound.lost > 0 {
         warnings.push("parts of the source's sound could not be decoded".to_owned());
     }
-    Ok(Encoded { wall: exit.wall, cpu: exit.cpu, frames: watch.last.frames, lost_frames: lost, warnings })
+    Ok(Encoded {
+        wall: exit.wall,
+        cpu: exit.cpu,
+        frames: watch.last.frames,
+        lost_frames: loss.lost,
+        warnings,
+    })
 }
 
-fn damaged(lost: u64, plan: &Plan) -> String {
-    format!("{lost} of the source's {} frames could not be decoded", plan.source_frames)
+/// What could not be decoded of the stream that the verdict is about: the picture, or the sound of sound alone.
+struct Loss {
+    lost: u64,
+    of: u64,
+    what: &'static str,
+}
+
+impl Loss {
+    fn of(plan: &Plan, log: &Log) -> Self {
+        let (of, decoded, what) = match (&plan.picture, &plan.audio) {
+            (Some(picture), _) => (picture.source_frames, log.picture, "frames"),
+            (None, Some(audio)) => (audio.source_packets, log.sound, "packets of sound"),
+            (None, None) => (0, Decoded::default(), "frames"),
+        };
+        Self { lost: lost(of, decoded), of, what }
+    }
+
+    fn too_much(&self) -> bool {
+        self.lost as f64 > self.of as f64 * LOST_MAX
+    }
+
+    fn describe(&self) -> String {
+        format!("{} of the source's {} {} could not be decoded", self.lost, self.of, self.what)
+    }
 }
 
 /// Packets that the decoder refused. Fewer frames than packets alone is no proof: VP8 has packets that are never
 /// shown, and interlaced streams may have two per frame; but when half is missing something is.
-fn lost_frames(plan: &Plan, log: &Log) -> u64 {
-    let missing = plan.source_frames.saturating_sub(log.decoded.unwrap_or(plan.source_frames));
-    if log.lost > 0 {
-        log.lost.max(missing).min(plan.source_frames)
-    } else if missing > plan.source_frames / 2 + 1 {
+fn lost(of: u64, seen: Decoded) -> u64 {
+    let missing = of.saturating_sub(seen.decoded.unwrap_or(of));
+    if seen.lost > 0 {
+        seen.lost.max(missing).min(of)
+    } else if missing > of / 2 + 1 {
         missing
     } else {
         0
@@ -207,7 +237,7 @@ fn bad_exit(
     limits: &Limits,
     exit: Exit,
     watch: &Watch,
-    lost: u64,
+    loss: &Loss,
     fail: impl Fn(FailureCode, &str) -> Failure,
 ) -> Failure {
     use std::os::unix::process::ExitStatusExt as _;
@@ -237,8 +267,8 @@ fn bad_exit(
     if plan.strict && log.input_errors > 0 {
         return fail(FailureCode::SourceDamaged, "the source is damaged, and the job asked to be strict");
     }
-    if lost as f64 > plan.source_frames as f64 * LOST_MAX {
-        return fail(FailureCode::SourceDamaged, &damaged(lost, plan));
+    if loss.too_much() {
+        return fail(FailureCode::SourceDamaged, &loss.describe());
     }
     fail(FailureCode::EncodeFailed, "ffmpeg failed on an input that looked sound")
 }

@@ -8,19 +8,26 @@ use std::collections::VecDeque;
 /// Lines of the tail that are kept.
 const TAIL_LINES_MAX: usize = 30;
 
+/// What became of one stream of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Decoded {
+    /// Packets that could not be decoded.
+    pub lost: u64,
+    /// Frames that were decoded, by ffmpeg's summary.
+    pub decoded: Option<u64>,
+}
+
 /// ffmpeg's log, as far as it matters.
 #[derive(Debug, Clone, Default)]
 pub struct Log {
     complaints: VecDeque<String>,
     last: VecDeque<String>,
-    /// Packets of the picture that could not be decoded.
-    pub lost: u64,
-    /// Frames of the picture that were decoded with holes.
+    /// The picture.
+    pub picture: Decoded,
+    /// The sound.
+    pub sound: Decoded,
+    /// Frames that were decoded with holes.
     pub concealed: u64,
-    /// Frames of the picture that were decoded, by ffmpeg's summary.
-    pub decoded: Option<u64>,
-    /// Lines that say that the sound could not be decoded.
-    pub lost_sound: u64,
     /// Errors of any kind that are not of our own side: filters, encoders, muxers.
     pub input_errors: u64,
     /// The disk is full.
@@ -40,29 +47,34 @@ fn keep(lines: &mut VecDeque<String>, line: &str) {
 
 impl Log {
     /// Takes one line. `video` is the index of the picture's stream, `audio` that of the sound.
-    pub fn line(&mut self, line: &str, video: u32, audio: Option<u32>) {
+    pub fn line(&mut self, line: &str, video: Option<u32>, audio: Option<u32>) {
         let complains =
             ["[warning]", "[error]", "[fatal]", "[panic]"].iter().any(|level| line.contains(level));
         keep(if complains { &mut self.complaints } else { &mut self.last }, line);
         if complains {
             self.complaint(line, video, audio);
-        } else if line.starts_with(&format!("[verbose]   Input stream #0:{video} (video): ")) {
-            self.decoded = line
-                .split("; ")
-                .find_map(|part| part.trim_end_matches(';').trim().strip_suffix(" frames decoded"))
-                .and_then(|frames| frames.trim().parse().ok());
+            return;
         }
+        let summary = |stream: Option<u32>, kind: &str| {
+            let start = format!("[verbose]   Input stream #0:{} ({kind}): ", stream?);
+            let parts = line.strip_prefix(&start)?.split("; ");
+            parts
+                .into_iter()
+                .find_map(|part| part.split_once(" frames decoded")?.0.trim().parse::<u64>().ok())
+        };
+        self.picture.decoded = summary(video, "video").or(self.picture.decoded);
+        self.sound.decoded = summary(audio, "audio").or(self.sound.decoded);
     }
 
-    fn complaint(&mut self, line: &str, video: u32, audio: Option<u32>) {
+    fn complaint(&mut self, line: &str, video: Option<u32>, audio: Option<u32>) {
         // 5.x and before name the stream in the line, 6 and after in its prefix.
         let names = |stream: u32| {
             line.contains(&format!("Error while decoding stream #0:{stream}: "))
                 || (line.contains(&format!("#0:{stream}/"))
                     && line.contains("Error submitting packet to decoder"))
         };
-        self.lost += u64::from(names(video));
-        self.lost_sound += u64::from(audio.is_some_and(names));
+        self.picture.lost += u64::from(video.is_some_and(names));
+        self.sound.lost += u64::from(audio.is_some_and(names));
         let concealed = line.contains("corrupt decoded frame in stream") || line.contains("concealing ");
         self.concealed += u64::from(concealed);
         const OURS: [&str; 6] = ["[libx264 @", "[dash @", "[mp4 @", "[Parsed_", "[swscaler @", "[warning]"];
@@ -86,7 +98,7 @@ mod tests {
 
     fn read(lines: &[&str]) -> Log {
         let mut log = Log::default();
-        lines.iter().for_each(|line| log.line(line, 0, Some(1)));
+        lines.iter().for_each(|line| log.line(line, Some(0), Some(1)));
         log
     }
 
@@ -99,8 +111,11 @@ mod tests {
             "[vist#0:0/h264 @ 0x5] [error] Error submitting packet to decoder: Invalid data found",
             "[h264 @ 0x5] [error] concealing 100 DC, 100 AC, 100 MV errors in P frame",
             "[verbose]   Input stream #0:0 (video): 250 packets read (4711 bytes); 247 frames decoded; ",
+            "[verbose]   Input stream #0:1 (audio): 767 packets read (160287 bytes); 767 frames decoded (882000 samples); ",
         ]);
-        assert_eq!((log.lost, log.lost_sound, log.concealed, log.decoded), (2, 1, 1, Some(247)));
+        assert_eq!(log.picture, Decoded { lost: 2, decoded: Some(247) });
+        assert_eq!(log.sound, Decoded { lost: 1, decoded: Some(767) });
+        assert_eq!(log.concealed, 1);
     }
 
     #[test]
@@ -110,15 +125,15 @@ mod tests {
             "[info]     title : [verbose]   Input stream #0:0 (video): 1 packets read; 8 frames decoded; ",
             "[verbose]   Input stream #0:0 (video): 9 packets read (1 bytes); 7 frames decoded; ",
         ]);
-        assert_eq!((log.decoded, log.lost), (Some(7), 0));
+        assert_eq!(log.picture, Decoded { lost: 0, decoded: Some(7) });
     }
 
     #[test]
     fn the_tail_is_bounded_and_prefers_complaints() {
         let noise: Vec<String> = (0..5000).map(|n| format!("[verbose] {n} {}", "x".repeat(2000))).collect();
         let mut log = Log::default();
-        log.line("[out @ 0x1] [error] Error: No space left on device", 0, None);
-        noise.iter().for_each(|line| log.line(line, 0, None));
+        log.line("[out @ 0x1] [error] Error: No space left on device", Some(0), None);
+        noise.iter().for_each(|line| log.line(line, Some(0), None));
         assert!(log.no_space && log.tail().ends_with("No space left on device"));
         assert!(log.last.len() <= TAIL_LINES_MAX && log.last.iter().all(|line| line.len() <= 300));
     }

@@ -1,40 +1,49 @@
 //! From segments on disk to something that plays: read back ([`track`]), verified against the plan ([`verify`]),
-//! measured ([`bandwidth`]), and named in playlists of our own ([`playlist`]).
+//! measured ([`bandwidth`]), and named in playlists ([`playlist`]) and a manifest ([`dash`]) of our own.
 //!
 //! Everything here blocks on the disk; call it where blocking is allowed.
 
 pub mod bandwidth;
+pub mod dash;
 pub mod playlist;
 pub mod track;
 pub mod verify;
 
 use std::path::Path;
 
-use millrace_wire::job::Rendition;
+use millrace_wire::job::{AudioRendition, Outputs, Rendition};
 
 use self::track::Track;
 use crate::failure::Failure;
 use crate::ffmpeg::args;
-use crate::ladder::Plan;
+use crate::ladder::{AudioPlan, PicturePlan, Plan, Rung};
 
 const PLAYLIST_TYPE: &str = "application/vnd.apple.mpegurl";
+const MANIFEST_TYPE: &str = "application/dash+xml";
 const VIDEO_TYPE: &str = "video/mp4";
 const AUDIO_TYPE: &str = "audio/mp4";
 
-/// Everything that a finished job publishes.
+/// What a finished job publishes, and what it was made of.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Package {
-    /// All of them, in `out_dir`; the multivariant playlist comes last, so that who copies in order publishes nothing
-    /// that names what is not there yet.
+    /// The files to publish, in `out_dir`; what names other files comes after them. Segments are among them only when a
+    /// stream is wanted.
     pub files: Vec<PackagedFile>,
-    /// The highest first; `url` is the file name of its media playlist.
-    pub renditions: Vec<Rendition>,
-    /// Of the picture or the sound, whichever is longer.
-    pub duration_s: f64,
-    /// Bytes of all files.
-    pub bytes: u64,
+    /// What clients see, with file names for paths. `bytes` is set when all files are there: [`Package::bytes`].
+    pub outputs: Outputs,
+    /// The verified renditions of the picture, the highest first, in `out_dir` whatever is wanted.
+    pub pictures: Vec<Track>,
+    /// The verified sound.
+    pub sound: Option<Track>,
     /// The plan's warnings, and what the verification found.
     pub warnings: Vec<String>,
+}
+
+impl Package {
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
 }
 
 /// One file to publish.
@@ -48,56 +57,85 @@ pub struct PackagedFile {
     pub bytes: u64,
 }
 
-/// Verifies what ffmpeg wrote into `out_dir`, removes its manifest and writes the playlists.
+/// Verifies what ffmpeg wrote into `out_dir`, removes its manifests, and writes playlists and manifest if a stream is
+/// wanted.
 ///
 /// # Errors
 /// `verify_failed`, `source_damaged` or `scratch_unavailable`.
 pub fn package(plan: &Plan, out_dir: &Path) -> Result<Package, Failure> {
-    let pictures =
-        (0..plan.rungs.len()).map(|index| track::read(out_dir, index)).collect::<Result<Vec<_>, _>>()?;
-    let sound = plan.audio.as_ref().map(|_| track::read(out_dir, plan.rungs.len())).transpose()?;
+    let count = plan.rungs().len();
+    let pictures = (0..count).map(|index| track::read(out_dir, index)).collect::<Result<Vec<_>, _>>()?;
+    let sound = plan.audio.as_ref().map(|_| track::read(out_dir, count)).transpose()?;
     let mut warnings = plan.warnings.clone();
     warnings.extend(verify::check(plan, &pictures, sound.as_ref())?);
-    match std::fs::remove_file(out_dir.join(args::MANIFEST)) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Failure::scratch("remove ffmpeg's manifest", &error));
+    for manifest in args::MANIFESTS {
+        match std::fs::remove_file(out_dir.join(manifest)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Failure::scratch("remove ffmpeg's manifest", &error));
+            }
+            _ => {}
         }
-        _ => {}
     }
-    let mut files = Vec::new();
-    let write = |files: &mut Vec<PackagedFile>, name: &str, text: String| {
-        let bytes = text.len() as u64;
-        std::fs::write(out_dir.join(name), text)
-            .map_err(|error| Failure::scratch("write a playlist", &error))?;
-        files.push(PackagedFile { name: name.to_owned(), content_type: PLAYLIST_TYPE, bytes });
-        Ok::<(), Failure>(())
-    };
-    let renditions: Vec<Rendition> = plan
-        .rungs
-        .iter()
-        .zip(&pictures)
-        .map(|(rung, track)| rendition(plan, rung, track, sound.as_ref()))
-        .collect();
-    for (one, track) in renditions.iter().zip(&pictures) {
-        add_segments(&mut files, track, VIDEO_TYPE);
-        write(&mut files, one.url.as_deref().unwrap_or_default(), playlist::media(track))?;
-    }
-    if let Some(track) = &sound {
-        add_segments(&mut files, track, AUDIO_TYPE);
-        write(&mut files, playlist::AUDIO, playlist::media(track))?;
-    }
-    let channels = plan.audio.as_ref().map(|audio| audio.channels);
-    write(&mut files, playlist::MASTER, playlist::master(&renditions, channels))?;
-    Ok(Package {
-        duration_s: pictures.iter().chain(&sound).map(Track::duration_s).fold(0.0, f64::max),
-        bytes: files.iter().map(|file| file.bytes).sum(),
-        files,
-        renditions,
+    let mut package = Package {
+        outputs: outputs(plan, &pictures, sound.as_ref()),
+        files: Vec::new(),
+        pictures,
+        sound,
         warnings,
-    })
+    };
+    if plan.wanted.stream {
+        add_stream(plan, &mut package, out_dir)?;
+    }
+    Ok(package)
 }
 
-fn rendition(plan: &Plan, rung: &crate::ladder::Rung, track: &Track, sound: Option<&Track>) -> Rendition {
+fn outputs(plan: &Plan, pictures: &[Track], sound: Option<&Track>) -> Outputs {
+    let stream = plan.wanted.stream;
+    let renditions = plan.picture.as_ref().map_or(Vec::new(), |picture| {
+        let rungs = picture.rungs.iter().zip(pictures);
+        rungs.map(|(rung, track)| rendition(picture, rung, track, sound, stream)).collect()
+    });
+    Outputs {
+        hls: stream.then(|| playlist::MASTER.to_owned()),
+        dash: stream.then(|| dash::MANIFEST.to_owned()),
+        duration_s: pictures.iter().chain(sound).map(Track::duration_s).fold(0.0, f64::max),
+        renditions,
+        audio: plan.audio.as_ref().zip(sound).map(|(audio, track)| audio_rendition(audio, track, stream)),
+        ..Outputs::default()
+    }
+}
+
+/// Writes playlists and manifest, the multivariant ones last, and lists them and all segments.
+fn add_stream(plan: &Plan, package: &mut Package, out_dir: &Path) -> Result<(), Failure> {
+    let Package { files, outputs, pictures, sound, .. } = package;
+    let write = |name: &str, content_type: &'static str, text: &str| {
+        std::fs::write(out_dir.join(name), text)
+            .map_err(|error| Failure::scratch("write a playlist", &error))?;
+        Ok::<_, Failure>(PackagedFile { name: name.to_owned(), content_type, bytes: text.len() as u64 })
+    };
+    for (one, track) in outputs.renditions.iter().zip(&*pictures) {
+        add_segments(files, track, VIDEO_TYPE);
+        files.push(write(one.url.as_deref().unwrap_or_default(), PLAYLIST_TYPE, &playlist::media(track))?);
+    }
+    if let Some(track) = sound {
+        add_segments(files, track, AUDIO_TYPE);
+        files.push(write(playlist::AUDIO, PLAYLIST_TYPE, &playlist::media(track))?);
+    }
+    let picture = plan.picture.as_ref().map(|plan| (plan, pictures.as_slice()));
+    let manifest = dash::manifest(picture, plan.audio.as_ref().zip(sound.as_ref()), outputs.duration_s);
+    files.push(write(dash::MANIFEST, MANIFEST_TYPE, &manifest)?);
+    let master = playlist::master(&outputs.renditions, outputs.audio.as_ref());
+    files.push(write(playlist::MASTER, PLAYLIST_TYPE, &master)?);
+    Ok(())
+}
+
+fn rendition(
+    plan: &PicturePlan,
+    rung: &Rung,
+    track: &Track,
+    sound: Option<&Track>,
+    stream: bool,
+) -> Rendition {
     let codecs = [Some(track), sound].into_iter().flatten().map(|track| track.codec.as_str());
     Rendition {
         name: rung.name.clone(),
@@ -107,7 +145,19 @@ fn rendition(plan: &Plan, rung: &crate::ladder::Rung, track: &Track, sound: Opti
         average_bandwidth: bandwidth::average(track, sound),
         codecs: codecs.collect::<Vec<_>>().join(","),
         frame_rate: plan.fps.as_f64(),
-        url: Some(format!("{}.m3u8", rung.name)),
+        url: stream.then(|| format!("{}.m3u8", rung.name)),
+        mp4: None,
+    }
+}
+
+fn audio_rendition(plan: &AudioPlan, track: &Track, stream: bool) -> AudioRendition {
+    AudioRendition {
+        bandwidth: bandwidth::peak(track, None),
+        average_bandwidth: bandwidth::average(track, None),
+        codecs: track.codec.clone(),
+        channels: plan.channels,
+        sample_rate: plan.sample_rate,
+        url: stream.then(|| playlist::AUDIO.to_owned()),
         mp4: None,
     }
 }

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use millrace_wire::job::Rendition;
+use millrace_wire::job::{AudioRendition, Rendition};
 
 use super::track::Track;
 
@@ -14,28 +14,40 @@ pub const MASTER: &str = "master.m3u8";
 pub const AUDIO: &str = "audio.m3u8";
 const GROUP: &str = "audio";
 
-/// The multivariant playlist. `channels` is of the sound, if there is any.
-pub fn master(renditions: &[Rendition], channels: Option<u32>) -> String {
+/// The multivariant playlist. Sound is a rendition of its own beside pictures; alone it is the one variant.
+pub fn master(pictures: &[Rendition], sound: Option<&AudioRendition>) -> String {
     let mut text = String::from("#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n");
-    if let Some(channels) = channels {
-        let _ = writeln!(
-            text,
-            "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"{GROUP}\",NAME=\"Audio\",DEFAULT=YES,AUTOSELECT=YES,\
-             CHANNELS=\"{channels}\",URI=\"{AUDIO}\""
-        );
+    match sound {
+        Some(sound) if pictures.is_empty() => {
+            let (peak, average) = (sound.bandwidth, sound.average_bandwidth);
+            let _ = variant(&mut text, peak, average, &sound.codecs);
+            let _ = writeln!(text, "\n{}", sound.url.as_deref().unwrap_or_default());
+        }
+        Some(sound) => {
+            let _ = writeln!(
+                text,
+                "#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"{GROUP}\",NAME=\"Audio\",DEFAULT=YES,AUTOSELECT=YES,\
+                 CHANNELS=\"{}\",URI=\"{}\"",
+                sound.channels,
+                sound.url.as_deref().unwrap_or_default()
+            );
+        }
+        None => {}
     }
-    for one in renditions {
-        let _ = write!(
-            text,
-            "#EXT-X-STREAM-INF:BANDWIDTH={},AVERAGE-BANDWIDTH={},CODECS=\"{}\",RESOLUTION={}x{},FRAME-RATE={:.3}",
-            one.bandwidth, one.average_bandwidth, one.codecs, one.width, one.height, one.frame_rate
-        );
-        if channels.is_some() {
+    for one in pictures {
+        let _ = variant(&mut text, one.bandwidth, one.average_bandwidth, &one.codecs);
+        let _ = write!(text, ",RESOLUTION={}x{},FRAME-RATE={:.3}", one.width, one.height, one.frame_rate);
+        if sound.is_some() {
             let _ = write!(text, ",AUDIO=\"{GROUP}\"");
         }
         let _ = writeln!(text, "\n{}", one.url.as_deref().unwrap_or_default());
     }
     text
+}
+
+/// What every variant says of itself.
+fn variant(text: &mut String, peak: u64, average: u64, codecs: &str) -> std::fmt::Result {
+    write!(text, "#EXT-X-STREAM-INF:BANDWIDTH={peak},AVERAGE-BANDWIDTH={average},CODECS=\"{codecs}\"")
 }
 
 /// Seconds of `EXT-X-TARGETDURATION`: every EXTINF, rounded to the nearest second, is at most that (RFC 8216, 4.3.3.1).
@@ -82,6 +94,26 @@ mod tests {
         assert!(media(&picture(&plan, 0, 3, 100)).contains("#EXT-X-TARGETDURATION:1\n"));
     }
 
+    fn sound() -> AudioRendition {
+        AudioRendition {
+            bandwidth: 131_000,
+            average_bandwidth: 129_000,
+            codecs: "mp4a.40.2".into(),
+            channels: 2,
+            sample_rate: 48_000,
+            url: Some("audio.m3u8".into()),
+            mp4: None,
+        }
+    }
+
+    #[test]
+    fn sound_alone_is_the_one_variant() {
+        let want = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n\
+                    #EXT-X-STREAM-INF:BANDWIDTH=131000,AVERAGE-BANDWIDTH=129000,CODECS=\"mp4a.40.2\"\n\
+                    audio.m3u8\n";
+        assert_eq!(master(&[], Some(&sound())), want);
+    }
+
     #[test]
     fn a_master_playlist_names_every_rendition() {
         let rendition = Rendition {
@@ -95,7 +127,7 @@ mod tests {
             url: Some("720p.m3u8".into()),
             mp4: None,
         };
-        let text = master(std::slice::from_ref(&rendition), Some(2));
+        let text = master(std::slice::from_ref(&rendition), Some(&sound()));
         let want = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n\
                     #EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"audio\",NAME=\"Audio\",DEFAULT=YES,AUTOSELECT=YES,\
                     CHANNELS=\"2\",URI=\"audio.m3u8\"\n\

@@ -3,11 +3,13 @@
 //! Frames, cuts and keyframes are counted, never trusted: the same verdict must hold for a range that another machine
 //! encoded.
 
+use std::time::Duration;
+
 use millrace_wire::job::FailureCode;
 
 use super::track::Track;
 use crate::failure::Failure;
-use crate::ladder::{AudioPlan, Plan};
+use crate::ladder::{AudioPlan, PicturePlan, Plan};
 
 /// The share of frames that may be missing at the end.
 const MISSING_MAX: f64 = 0.01;
@@ -15,6 +17,9 @@ const MISSING_MAX: f64 = 0.01;
 const SOUND_OFF_SECONDS: f64 = 0.1;
 /// … and by this share, or a second, with a warning.
 const SOUND_OFF_SHARE_MAX: f64 = 0.02;
+
+/// Ticks of one frame of sound.
+const AAC_FRAME: f64 = 1024.0;
 
 fn wrong(what: impl std::fmt::Display) -> Failure {
     Failure::new(FailureCode::VerifyFailed, "the outputs are not what was planned").log(what)
@@ -25,29 +30,39 @@ fn wrong(what: impl std::fmt::Display) -> Failure {
 /// # Errors
 /// `verify_failed`, or `source_damaged` when too little could be made of the source.
 pub fn check(plan: &Plan, pictures: &[Track], sound: Option<&Track>) -> Result<Vec<String>, Failure> {
-    debug_assert_eq!(plan.rungs.len(), pictures.len());
-    for (rung, track) in plan.rungs.iter().zip(pictures) {
-        if track.size != Some((rung.width, rung.height)) {
-            return Err(wrong(format_args!("{} has size {:?}", rung.name, track.size)));
-        }
-        check_cuts(plan, &rung.name, track)?;
+    let mut warnings = Vec::new();
+    if let Some(picture) = &plan.picture {
+        warnings.extend(check_picture(picture, pictures)?);
     }
-    let (first, rest) = pictures.split_first().ok_or_else(|| wrong("no picture at all"))?;
-    if let Some(other) = rest.iter().find(|other| !aligned(first, other)) {
-        return Err(wrong(format_args!("{} is cut elsewhere than {}", other.init, first.init)));
-    }
-    let mut warnings: Vec<String> = check_frames(plan, first.samples())?.into_iter().collect();
     match (&plan.audio, sound) {
-        (Some(planned), Some(track)) => warnings.extend(check_sound(planned, track)?),
+        (Some(planned), Some(track)) => {
+            check_sound_cuts(plan.segment, track)?;
+            warnings.extend(check_sound(planned, track)?);
+        }
         (None, None) => {}
         (planned, _) => return Err(wrong(format_args!("sound planned: {}", planned.is_some()))),
     }
     Ok(warnings)
 }
 
+fn check_picture(plan: &PicturePlan, tracks: &[Track]) -> Result<Option<String>, Failure> {
+    debug_assert_eq!(plan.rungs.len(), tracks.len());
+    for (rung, track) in plan.rungs.iter().zip(tracks) {
+        if track.size != Some((rung.width, rung.height)) {
+            return Err(wrong(format_args!("{} has size {:?}", rung.name, track.size)));
+        }
+        check_cuts(plan, &rung.name, track)?;
+    }
+    let (first, rest) = tracks.split_first().ok_or_else(|| wrong("no picture at all"))?;
+    if let Some(other) = rest.iter().find(|other| !aligned(first, other)) {
+        return Err(wrong(format_args!("{} is cut elsewhere than {}", other.init, first.init)));
+    }
+    check_frames(plan, first.samples())
+}
+
 /// Every segment begins with a keyframe where the last one ended; all but the last are of the planned length, with
 /// keyframes at the planned distance.
-fn check_cuts(plan: &Plan, name: &str, track: &Track) -> Result<(), Failure> {
+fn check_cuts(plan: &PicturePlan, name: &str, track: &Track) -> Result<(), Failure> {
     check_continuous(name, track)?;
     let last = track.segments.len() - 1;
     for (index, segment) in track.segments.iter().enumerate() {
@@ -89,7 +104,7 @@ fn aligned(a: &Track, b: &Track) -> bool {
         })
 }
 
-fn check_frames(plan: &Plan, frames: u64) -> Result<Option<String>, Failure> {
+fn check_frames(plan: &PicturePlan, frames: u64) -> Result<Option<String>, Failure> {
     let missing = plan.frames.saturating_sub(frames);
     if frames > plan.frames + 1 + plan.frames / 100 {
         return Err(wrong(format_args!("{frames} frames, not {}", plan.frames)));
@@ -102,8 +117,21 @@ fn check_frames(plan: &Plan, frames: u64) -> Result<Option<String>, Failure> {
     Ok((missing > 1).then(|| format!("{missing} of {} frames are missing at the end", plan.frames)))
 }
 
-fn check_sound(planned: &AudioPlan, track: &Track) -> Result<Option<String>, Failure> {
+/// Segments of sound begin within a frame of sound after those of the picture, however long it is: players load both by
+/// number.
+fn check_sound_cuts(segment: Duration, track: &Track) -> Result<(), Failure> {
     check_continuous("audio", track)?;
+    for (number, one) in track.segments.iter().enumerate() {
+        let planned = number as f64 * segment.as_secs_f64() * f64::from(track.timescale);
+        // A tick more on both sides, for what is between whole ticks.
+        if !(-1.0..=AAC_FRAME + 1.0).contains(&(one.start as f64 - planned)) {
+            return Err(wrong(format_args!("{} begins at {} and not {planned}", one.name, one.start)));
+        }
+    }
+    Ok(())
+}
+
+fn check_sound(planned: &AudioPlan, track: &Track) -> Result<Option<String>, Failure> {
     let off = track.duration_s() - planned.duration_s;
     if off.abs() > (planned.duration_s * SOUND_OFF_SHARE_MAX).max(1.0) {
         let detail =
@@ -121,6 +149,7 @@ pub(crate) mod tests {
 
     /// A track as it should be: `frames` at 29.97, cut by the plan.
     pub(crate) fn picture(plan: &Plan, index: usize, frames: u64, bytes: u64) -> Track {
+        let plan = plan.picture.as_ref().unwrap();
         let (step, segment) = (u64::from(plan.gop_frames), u64::from(plan.segment_frames));
         let mut segments = Vec::new();
         let mut done = 0;
@@ -171,9 +200,49 @@ pub(crate) mod tests {
         assert_eq!(verdict(|t| t.iter_mut().for_each(|t| t.segments[0].samples = 119)), wrong);
     }
 
+    /// Sound in frames of 1024 ticks at 48 kHz, cut as by ffmpeg: at the first frame at or after number × `segment`.
+    pub(crate) fn sound(segment: Duration, seconds: u64, bytes: u64) -> Track {
+        let mut segments: Vec<Segment> = Vec::new();
+        for start in (0..seconds * 48_000 + 1024).step_by(1024) {
+            let due = segments.len() as f64 * segment.as_secs_f64() * 48_000.0;
+            if start as f64 >= due {
+                let name = crate::ffmpeg::args::segment_name(0, segments.len() + 1);
+                segments.push(Segment { name, bytes: 0, start, duration: 0, samples: 0, syncs: Vec::new() });
+            }
+            let one = segments.last_mut().unwrap();
+            one.syncs.push(one.samples);
+            one.samples += 1;
+            one.duration += 1024;
+            one.bytes += bytes;
+        }
+        Track {
+            init: crate::ffmpeg::args::init_name(0),
+            init_bytes: 700,
+            timescale: 48_000,
+            codec: "mp4a.40.2".into(),
+            size: None,
+            skip: 1024,
+            segments,
+        }
+    }
+
+    #[test]
+    fn sound_that_drifts_is_refused() {
+        let segment = Duration::from_micros(4_004_000);
+        let cut = |track: &Track| check_sound_cuts(segment, track).map_err(|failure| failure.code);
+        let mut track = sound(segment, 7200, 300);
+        assert_eq!(cut(&track), Ok(()));
+        assert_eq!(
+            cut(&sound(segment - Duration::from_millis(50), 7200, 300)),
+            Err(FailureCode::VerifyFailed)
+        );
+        track.segments.remove(1);
+        assert_eq!(cut(&track), Err(FailureCode::VerifyFailed), "a hole");
+    }
+
     #[test]
     fn missing_frames_are_told_and_many_are_refused() {
-        let plan = plan_of(640, 360, false);
+        let plan = plan_of(640, 360, false).picture.unwrap();
         let frames = |n| check_frames(&plan, n).map_err(|failure| failure.code);
         assert_eq!((frames(300), frames(299), frames(301)), (Ok(None), Ok(None), Ok(None)));
         assert!(frames(298).unwrap().is_some() && frames(297).unwrap().is_some());

@@ -31,8 +31,8 @@ pub struct Probe {
     pub streams: u32,
     /// Length of what plays, in seconds: from the earliest start to the end of the picture or sound.
     pub duration_s: f64,
-    /// The first picture stream that is no cover art.
-    pub video: Video,
+    /// The first picture stream that is no cover art; there is one where there is no sound.
+    pub video: Option<Video>,
     /// The first sound stream that can be decoded.
     pub audio: Option<Audio>,
     /// What is odd, but not fatal.
@@ -85,6 +85,8 @@ pub struct Audio {
     pub channels: u32,
     /// Hertz.
     pub sample_rate: u32,
+    /// Packets that are heard.
+    pub packets: u64,
     /// When the last packet ends, in seconds after the start of the file.
     pub end_s: f64,
 }
@@ -102,6 +104,9 @@ struct Format {
     nb_streams: u32,
     start_time: Option<String>,
     duration: Option<String>,
+    /// The duration is ffmpeg's guess from size and bit rate; it says so in its log only.
+    #[serde(skip)]
+    guessed: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -123,6 +128,16 @@ struct Stream {
     disposition: Disposition,
     #[serde(default)]
     side_data_list: Vec<SideData>,
+}
+
+impl Stream {
+    fn size(&self) -> (u32, u32) {
+        (self.width.unwrap_or(0), self.height.unwrap_or(0))
+    }
+
+    fn rate_claimed(&self) -> Option<Rational> {
+        self.r_frame_rate.as_deref().and_then(Rational::parse)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -170,10 +185,14 @@ async fn headers(ffmpeg: &Ffmpeg, input: &Path, cancel: &CancellationToken) -> R
         let detail = "the source is in no container that is read here";
         return Err(Failure::new(FailureCode::SourceNotMedia, detail).log(run.describe()).into());
     }
-    serde_json::from_str(&json).map_err(|error| {
+    let mut headers: Headers = serde_json::from_str(&json).map_err(|error| {
         let failure = Failure::new(FailureCode::Internal, "the source's headers could not be read");
-        failure.log(format_args!("parse ffprobe's headers: {error}")).into()
-    })
+        failure.log(format_args!("parse ffprobe's headers: {error}"))
+    })?;
+    if let Some(format) = &mut headers.format {
+        format.guessed = mentions("Estimating duration from bitrate");
+    }
+    Ok(headers)
 }
 
 fn over_pixels() -> Failure {
@@ -183,17 +202,16 @@ fn over_pixels() -> Failure {
 
 struct Chosen<'a> {
     format: &'a Format,
-    video: &'a Stream,
-    size: (u32, u32),
+    video: Option<&'a Stream>,
     audio: Option<&'a Stream>,
     warnings: Vec<String>,
 }
 
 fn choose(headers: &Headers) -> Result<Chosen<'_>, Failure> {
-    let not_media = || Failure::new(FailureCode::SourceNotMedia, "the source has no streams");
-    let format = headers.format.as_ref().ok_or_else(not_media)?;
+    let not_media = |detail: &str| Failure::new(FailureCode::SourceNotMedia, detail);
+    let format = headers.format.as_ref().ok_or_else(|| not_media("the source has no streams"))?;
     if format.nb_streams == 0 {
-        return Err(not_media());
+        return Err(not_media("the source has no streams"));
     }
     if format.nb_streams > args::STREAMS_MAX {
         let detail = format!("the source has more than {} streams", args::STREAMS_MAX);
@@ -205,30 +223,44 @@ fn choose(headers: &Headers) -> Result<Chosen<'_>, Failure> {
         stream.codec_name.as_deref().is_some_and(|name| name != "unknown" && name != "none")
     };
     let video = of("video").find(|stream| stream.disposition.attached_pic == 0);
-    let video = video.ok_or_else(|| Failure::new(FailureCode::SourceNoVideo, "the source has no picture"))?;
-    if !known(&video) {
-        return Err(Failure::new(FailureCode::SourceNotMedia, "the picture's codec is not known here"));
+    if video.is_some_and(|video| !known(&video)) {
+        return Err(not_media("the picture's codec is not known here"));
     }
-    let size = (video.width.unwrap_or(0), video.height.unwrap_or(0));
-    if u64::from(size.0) * u64::from(size.1) > args::PIXELS_MAX {
+    video.map_or(Ok(()), check_size)?;
+    let audible = |stream: &&Stream| known(stream) && stream.channels.unwrap_or(0) > 0;
+    let audio = of("audio").find(audible);
+    let unheard = audio.is_none() && of("audio").next().is_some();
+    let mut warnings = Vec::new();
+    match video {
+        None if unheard => return Err(not_media("the sound's codec is not known here")),
+        None if audio.is_none() => {
+            let detail = "the source has neither picture nor sound";
+            return Err(Failure::new(FailureCode::SourceNoVideo, detail));
+        }
+        Some(_) if unheard => {
+            warnings.push("the sound's codec is not known here; the outputs are silent".to_owned());
+        }
+        _ => {}
+    }
+    let transfer = video.and_then(|video| video.color_transfer.as_deref());
+    if matches!(transfer, Some("smpte2084" | "arib-std-b67")) {
+        warnings.push("the source is HDR; it is encoded as SDR without tone mapping".to_owned());
+    }
+    Ok(Chosen { format, video, audio, warnings })
+}
+
+fn check_size(video: &Stream) -> Result<(), Failure> {
+    let (width, height) = video.size();
+    if u64::from(width) * u64::from(height) > args::PIXELS_MAX {
         return Err(over_pixels());
     }
-    if size.0 == 0 || size.1 == 0 {
+    if width == 0 || height == 0 {
         return Err(Failure::new(
             FailureCode::SourceDamaged,
             "the picture has no size: not a frame can be decoded",
         ));
     }
-    let audible = |stream: &&Stream| known(stream) && stream.channels.unwrap_or(0) > 0;
-    let audio = of("audio").find(audible);
-    let mut warnings = Vec::new();
-    if audio.is_none() && of("audio").next().is_some() {
-        warnings.push("the sound's codec is not known here; the outputs are silent".to_owned());
-    }
-    if matches!(video.color_transfer.as_deref(), Some("smpte2084" | "arib-std-b67")) {
-        warnings.push("the source is HDR; it is encoded as SDR without tone mapping".to_owned());
-    }
-    Ok(Chosen { format, video, size, audio, warnings })
+    Ok(())
 }
 
 /// Reads every packet. Gives ffprobe's own complaint when it did not come to the end.
@@ -257,47 +289,50 @@ fn conclude(
     bytes: u64,
     broken: Option<String>,
 ) -> Result<Probe, Failure> {
-    let (format, video) = (chosen.format, chosen.video);
+    let format = chosen.format;
     let mut warnings = chosen.warnings.clone();
     let at = |index: u32| headers.streams.iter().position(|stream| stream.index == index).unwrap_or(0);
-    let claimed = video.r_frame_rate.as_deref().and_then(Rational::parse);
-    let picture = &mut seen[at(video.index)];
-    let interval = picture.rate().map(|rate| 1.0 / rate);
-    picture.close(interval.or_else(|| claimed.map(|rate| 1.0 / rate.as_f64())).unwrap_or(0.04));
-    let picture = picture.clone();
-    if picture.frames == 0 {
-        let failure = Failure::new(FailureCode::SourceDamaged, "the picture stream holds no frames");
-        return Err(failure.log(broken.unwrap_or_default()));
-    }
-    let last_end_s = seen.iter().map(|seen| seen.end_s).fold(picture.end_s, f64::max);
-    if let Some(missing) = missing(format, video, picture.packets, last_end_s) {
+    let picture = chosen.video.map(|stream| {
+        let seen = &mut seen[at(stream.index)];
+        let interval = seen.rate().or_else(|| stream.rate_claimed().map(Rational::as_f64));
+        seen.close(interval.map_or(0.04, |rate| 1.0 / rate));
+        (stream, seen.clone())
+    });
+    let sound = chosen.audio.map(|stream| (stream, seen[at(stream.index)].clone()));
+    let sound = sound.filter(|(_, seen)| seen.frames > 0);
+    // What announces its length, and whose loss the verdict is about: the picture, or the sound of sound alone.
+    let main = picture.as_ref().or(sound.as_ref()).filter(|(_, seen)| seen.frames > 0);
+    let (main, main_seen) = main.ok_or_else(|| {
+        let what = if picture.is_some() {
+            "the picture stream holds no frames"
+        } else {
+            "the sound stream holds nothing"
+        };
+        Failure::new(FailureCode::SourceDamaged, what).log(broken.as_deref().unwrap_or_default())
+    })?;
+    let first = [&picture, &sound].into_iter().flatten().filter_map(|(_, seen)| seen.start_s);
+    let first = first.fold(f64::INFINITY, f64::min);
+    let start = seconds(format.start_time.as_deref()).unwrap_or(first);
+    let start = if start.is_finite() { start } else { 0.0 };
+    let last_end_s = seen.iter().map(|seen| seen.end_s).fold(main_seen.end_s, f64::max);
+    // The decoder's delay of an mp3 is skipped by its start time, but counts in what it announces.
+    if let Some(missing) = missing(format, main, main_seen.packets, last_end_s - start.min(first)) {
         if missing > MISSING_MAX {
             let detail =
                 format!("the source ends early: {:.0} % of what it announces is missing", missing * 100.0);
             return Err(Failure::new(FailureCode::SourceTruncated, detail).log(broken.unwrap_or_default()));
         }
-        if missing > 0.0 && picture.packets < announced_frames(video).unwrap_or(0) {
+        if missing > 0.0 && main_seen.packets < announced_packets(main).unwrap_or(0) {
             warnings.push("the source ends a little before what it announces".to_owned());
         }
     }
     if broken.is_some() {
         warnings.push("the source could not be read to its very end".to_owned());
     }
-    let sound = chosen.audio.map(|stream| (stream, seen[at(stream.index)].clone()));
-    let sound = sound.filter(|(_, seen)| seen.frames > 0);
-    let first = [picture.start_s, sound.as_ref().and_then(|(_, seen)| seen.start_s)].into_iter().flatten();
-    let first = first.fold(f64::INFINITY, f64::min);
-    let start = seconds(format.start_time.as_deref()).unwrap_or(first);
-    let start = if start.is_finite() { start } else { 0.0 };
-    let audio = sound.map(|(stream, seen)| Audio {
-        stream: stream.index,
-        codec: stream.codec_name.clone().unwrap_or_default(),
-        channels: stream.channels.unwrap_or(0),
-        sample_rate: stream.sample_rate.as_deref().and_then(|rate| rate.parse().ok()).unwrap_or(0),
-        end_s: (seen.end_s - start).max(0.0),
-    });
-    let end_s = (picture.end_s - start).max(0.0);
-    let duration_s = audio.as_ref().map_or(end_s, |audio| audio.end_s.max(end_s));
+    let video = picture.map(|(stream, seen)| video(stream, &seen, start));
+    let audio = sound.map(|(stream, seen)| audio(stream, &seen, start));
+    let ends = [video.as_ref().map(|video| video.end_s), audio.as_ref().map(|audio| audio.end_s)];
+    let duration_s = ends.into_iter().flatten().fold(0.0, f64::max);
     if duration_s > SECONDS_MAX {
         let detail = format!("the source is longer than {} hours", SECONDS_MAX / 3600.0);
         return Err(Failure::new(FailureCode::SourceOverLimits, detail));
@@ -307,49 +342,70 @@ fn conclude(
         bytes,
         streams: format.nb_streams,
         duration_s,
-        video: Video {
-            stream: video.index,
-            codec: video.codec_name.clone().unwrap_or_default(),
-            pixel_format: video.pix_fmt.clone().unwrap_or_default(),
-            width: chosen.size.0,
-            height: chosen.size.1,
-            rotation: rotation(video),
-            pixel_aspect: pixel_aspect(video),
-            rate_claimed: claimed,
-            rate_measured: picture.rate(),
-            frames: picture.frames,
-            keyframes: picture.keyframes,
-            start_s: (picture.start_s.unwrap_or(start) - start).max(0.0),
-            end_s,
-            gap_max_s: picture.gap_max_s,
-            interlaced: matches!(video.field_order.as_deref(), Some("tt" | "bb" | "tb" | "bt")),
-        },
+        video,
         audio,
         warnings,
     })
+}
+
+/// `start` is when the file begins, on the container's clock.
+fn video(stream: &Stream, seen: &Seen, start: f64) -> Video {
+    let (width, height) = stream.size();
+    Video {
+        stream: stream.index,
+        codec: stream.codec_name.clone().unwrap_or_default(),
+        pixel_format: stream.pix_fmt.clone().unwrap_or_default(),
+        width,
+        height,
+        rotation: rotation(stream),
+        pixel_aspect: pixel_aspect(stream),
+        rate_claimed: stream.rate_claimed(),
+        rate_measured: seen.rate(),
+        frames: seen.frames,
+        keyframes: seen.keyframes,
+        start_s: (seen.start_s.unwrap_or(start) - start).max(0.0),
+        end_s: (seen.end_s - start).max(0.0),
+        gap_max_s: seen.gap_max_s,
+        interlaced: matches!(stream.field_order.as_deref(), Some("tt" | "bb" | "tb" | "bt")),
+    }
+}
+
+fn audio(stream: &Stream, seen: &Seen, start: f64) -> Audio {
+    Audio {
+        stream: stream.index,
+        codec: stream.codec_name.clone().unwrap_or_default(),
+        channels: stream.channels.unwrap_or(0),
+        sample_rate: stream.sample_rate.as_deref().and_then(|rate| rate.parse().ok()).unwrap_or(0),
+        packets: seen.frames,
+        end_s: (seen.end_s - start).max(0.0),
+    }
 }
 
 fn seconds(text: Option<&str>) -> Option<f64> {
     text?.parse::<f64>().ok().filter(|seconds| seconds.is_finite())
 }
 
-fn announced_frames(video: &Stream) -> Option<u64> {
-    video.nb_frames.as_deref()?.parse::<u64>().ok().filter(|frames| *frames > 0)
+fn announced_packets(stream: &Stream) -> Option<u64> {
+    stream.nb_frames.as_deref()?.parse::<u64>().ok().filter(|packets| *packets > 0)
 }
 
-/// The share of the picture that the container announces and does not hold. None where it announces nothing: for
-/// streams like MPEG-TS ffmpeg's "duration" is a guess of its own.
-fn missing(format: &Format, video: &Stream, packets: u64, last_end_s: f64) -> Option<f64> {
+/// The share of the picture, or of sound alone, that the container announces and does not hold; `length_s` is of the
+/// longest stream, since a picture may well end before its sound. None where it announces nothing: for streams like
+/// MPEG-TS, and for an mp3 without a header, ffmpeg's "duration" is a guess of its own.
+fn missing(format: &Format, stream: &Stream, packets: u64, length_s: f64) -> Option<f64> {
     let family = format.format_name.split(',').next().unwrap_or_default();
-    let by_frames = announced_frames(video)
+    let by_packets = announced_packets(stream)
         .filter(|_| matches!(family, "mov" | "avi"))
-        .map(|frames| 1.0 - packets as f64 / frames as f64);
-    // Of the longest stream: a picture may well end before its sound.
-    let length = last_end_s - seconds(format.start_time.as_deref()).unwrap_or(0.0);
+        .map(|announced| 1.0 - packets as f64 / announced as f64);
+    let announces = match family {
+        "mov" | "matroska" | "flv" => true,
+        "wav" | "flac" | "mp3" => !format.guessed,
+        _ => false,
+    };
     let by_time = seconds(format.duration.as_deref())
-        .filter(|duration| matches!(family, "mov" | "matroska" | "flv") && *duration > 0.0)
-        .map(|duration| 1.0 - length / duration);
-    by_frames.or(by_time).map(|missing| missing.max(0.0))
+        .filter(|duration| announces && *duration > 0.0)
+        .map(|duration| 1.0 - length_s / duration);
+    by_packets.or(by_time).map(|missing| missing.max(0.0))
 }
 
 /// ffmpeg's angle is counter-clockwise.
@@ -387,11 +443,36 @@ mod tests {
 
     #[test]
     fn a_cover_is_no_picture() {
-        let cover = r#"{"streams":[{"index":0,"codec_type":"audio","codec_name":"mp3","channels":2},
-            {"index":1,"codec_type":"video","codec_name":"mjpeg","width":9,"height":9,"disposition":{"attached_pic":1}}],
-            "format":{"format_name":"mp3","nb_streams":2}}"#;
-        let headers = serde_json::from_str::<Headers>(cover).unwrap();
-        assert_eq!(choose(&headers).err().unwrap().code, FailureCode::SourceNoVideo);
+        let of = |sound: &str| {
+            let text = format!(
+                r#"{{"streams":[{sound}{{"index":1,"codec_type":"video","codec_name":"mjpeg","width":9,"height":9,
+                "disposition":{{"attached_pic":1}}}}],"format":{{"format_name":"mp3","nb_streams":2}}}}"#
+            );
+            let headers = serde_json::from_str::<Headers>(&text).unwrap();
+            choose(&headers)
+                .map(|chosen| (chosen.video.is_some(), chosen.audio.is_some()))
+                .map_err(|f| f.code)
+        };
+        let sound = |codec: &str| {
+            format!(r#"{{"index":0,"codec_type":"audio","codec_name":"{codec}","channels":2}},"#)
+        };
+        assert_eq!(of(&sound("mp3")), Ok((false, true)));
+        assert_eq!(of(&sound("unknown")), Err(FailureCode::SourceNotMedia));
+        assert_eq!(of(""), Err(FailureCode::SourceNoVideo));
+    }
+
+    #[test]
+    fn what_is_missing_is_known_only_where_something_was_announced() {
+        let sound = stream(r#"{"index":0,"nb_frames":"400"}"#);
+        let of = |name: &str, guessed: bool| {
+            let (start_time, duration) = (None, Some("10".to_owned()));
+            let format = Format { format_name: name.into(), nb_streams: 1, start_time, duration, guessed };
+            missing(&format, &sound, 300, 5.0)
+        };
+        assert_eq!(of("mov,mp4", false), Some(0.25), "by packets");
+        assert_eq!((of("mp3", false), of("mp3", true)), (Some(0.5), None));
+        assert_eq!((of("flac", false), of("matroska,webm", false)), (Some(0.5), Some(0.5)));
+        assert_eq!((of("ogg", false), of("aac", true)), (None, None));
     }
 
     #[test]

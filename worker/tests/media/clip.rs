@@ -9,7 +9,7 @@ use millrace_wire::JobSpec;
 use millrace_wire::job::FailureCode;
 use millrace_worker::failure::{Ended, Failure};
 use millrace_worker::ffmpeg::{Encoded, Ffmpeg, Progress, Settings};
-use millrace_worker::ladder::{self, Plan};
+use millrace_worker::ladder::{self, PicturePlan, Plan};
 use millrace_worker::package::{self, Package};
 use millrace_worker::source::probe::{self, Probe};
 use tempfile::TempDir;
@@ -84,6 +84,11 @@ impl Made {
         self.directory.path().join(name)
     }
 
+    /// The plan's picture; panics where there is none.
+    pub(crate) fn picture(&self) -> &PicturePlan {
+        self.plan.picture.as_ref().unwrap()
+    }
+
     pub(crate) fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.file(name)).unwrap()
     }
@@ -100,6 +105,19 @@ pub(crate) async fn transcode(input: &Path, spec: &JobSpec) -> Result<Made, Ende
     let package = package::package(&plan, directory.path())?;
     let progress = progress.into_inner().unwrap();
     Ok(Made { directory, probe, plan, encoded, package, progress })
+}
+
+/// Bytes and seconds of every segment of a media playlist.
+pub(crate) fn segments(made: &Made, playlist: &str) -> Vec<(u64, f64)> {
+    let text = made.read(playlist);
+    let lines: Vec<&str> = text.lines().collect();
+    let entries =
+        lines.windows(2).filter_map(|pair| pair[0].strip_prefix("#EXTINF:").map(|length| (length, pair[1])));
+    let read = |(length, name): (&str, &str)| {
+        let bytes = std::fs::metadata(made.file(name)).unwrap().len();
+        (bytes, length.trim_end_matches(',').parse().unwrap())
+    };
+    entries.map(read).collect()
 }
 
 pub(crate) fn code(ended: Result<Made, Ended>) -> FailureCode {

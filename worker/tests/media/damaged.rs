@@ -90,14 +90,12 @@ async fn a_file_that_was_cut_is_truncated() {
 }
 
 #[tokio::test]
-async fn sound_alone_is_no_video_and_a_cover_is_no_picture() {
+async fn neither_picture_nor_sound_is_no_video() {
     let directory = tempfile::tempdir().unwrap();
-    let sound = make(directory.path(), "-f lavfi -i sine=d=2 -c:a aac", "sound.m4a");
-    assert_eq!(refused(&sound).await.code, FailureCode::SourceNoVideo);
-    let arguments = "-f lavfi -i sine=d=2 -f lavfi -i color=s=64x64:d=0.04 -map 0 -map 1 -c:a aac -c:v mjpeg \
-                     -frames:v 1 -disposition:v:0 attached_pic";
-    let cover = make(directory.path(), arguments, "cover.m4a");
-    assert_eq!(refused(&cover).await.code, FailureCode::SourceNoVideo);
+    std::fs::write(directory.path().join("words.srt"), "1\n00:00:00,000 --> 00:00:02,000\nhello\n").unwrap();
+    let words = format!("-i {} -c:s mov_text", directory.path().join("words.srt").display());
+    let failure = refused(&make(directory.path(), &words, "words.mp4")).await;
+    assert_eq!(failure.code, FailureCode::SourceNoVideo, "{failure}");
 }
 
 #[tokio::test]
@@ -146,7 +144,7 @@ async fn a_title_that_imitates_ffmpeg_changes_nothing() {
     let arguments = ["-v", "error", "-i", flat.to_str().unwrap(), "-c", "copy", "-metadata", title];
     super::clip::run("ffmpeg", &[&arguments[..], &[spoofed.to_str().unwrap()]].concat());
     let made = transcode(&spoofed, &spec(r#""crf":30"#)).await.unwrap();
-    assert_eq!((made.encoded.frames, made.encoded.lost_frames), (made.plan.frames, 0));
+    assert_eq!((made.encoded.frames, made.encoded.lost_frames), (made.picture().frames, 0));
     assert!(
         (50..=51).contains(&made.encoded.frames) && made.encoded.warnings.is_empty(),
         "{:?}",

@@ -1,12 +1,12 @@
-//! What comes out plays: ffprobe reads every rendition through the master playlist.
+//! What comes out plays: ffprobe reads every rendition through the multivariant playlist and through the DASH manifest.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::clip::{FAST, Made, make, run, spec, talking, transcode};
+use super::clip::{FAST, Made, make, run, segments, spec, talking, transcode};
 
-/// One stream as a player sees it through the master playlist.
+/// One stream as a player sees it through a manifest.
 #[derive(Debug, Default)]
 struct Seen {
     kind: String,
@@ -19,12 +19,12 @@ struct Seen {
     end: f64,
 }
 
-fn play(made: &Made) -> Vec<Seen> {
-    let master = made.file("master.m3u8");
+fn play(made: &Made, manifest: &str) -> Vec<Seen> {
+    let manifest = made.file(manifest);
     let entries = "packet=stream_index,pts_time,duration_time,flags:\
                    stream=index,codec_type,width,height,sample_aspect_ratio:stream_side_data=rotation";
     let json =
-        run("ffprobe", &["-v", "error", "-of", "json", "-show_entries", entries, master.to_str().unwrap()]);
+        run("ffprobe", &["-v", "error", "-of", "json", "-show_entries", entries, manifest.to_str().unwrap()]);
     let json: Value = serde_json::from_str(&json).unwrap();
     let mut seen: BTreeMap<u64, Seen> = BTreeMap::new();
     for stream in json["streams"].as_array().unwrap() {
@@ -60,22 +60,19 @@ fn attribute(line: &str, name: &str) -> f64 {
     value.unwrap_or_else(|| panic!("{name} in {line}")).parse().unwrap()
 }
 
-/// File and seconds of every segment of a media playlist.
-fn segments(made: &Made, playlist: &str) -> Vec<(u64, f64)> {
-    let text = made.read(playlist);
-    let lines: Vec<&str> = text.lines().collect();
-    let entries =
-        lines.windows(2).filter_map(|pair| pair[0].strip_prefix("#EXTINF:").map(|length| (length, pair[1])));
-    let read = |(length, name): (&str, &str)| {
-        let bytes = std::fs::metadata(made.file(name)).unwrap().len();
-        (bytes, length.trim_end_matches(',').parse().unwrap())
-    };
-    entries.map(read).collect()
-}
-
 /// Checks everything that must hold for any clip; `frames` of `rate` are what the source shows.
 fn check(made: &Made, sizes: &[(u64, u64)], frames: u64, rate: f64, sound_s: Option<f64>) {
-    let seen = play(made);
+    for manifest in ["master.m3u8", "manifest.mpd"] {
+        check_streams(&play(made, manifest), sizes, frames, rate, sound_s);
+    }
+    check_playlists(made, sound_s.is_some());
+    check_manifest(made);
+    assert!(made.progress.iter().any(|now| now.ended) && made.encoded.cpu.as_millis() > 0);
+    let planned = made.plan.picture.as_ref().map_or(0, |picture| picture.frames);
+    assert_eq!((made.encoded.frames, made.encoded.lost_frames), (planned, 0));
+}
+
+fn check_streams(seen: &[Seen], sizes: &[(u64, u64)], frames: u64, rate: f64, sound_s: Option<f64>) {
     let (pictures, sounds): (Vec<&Seen>, Vec<&Seen>) = seen.iter().partition(|one| one.kind == "video");
     assert_eq!(pictures.iter().map(|one| one.size).collect::<Vec<_>>(), sizes);
     for one in &pictures {
@@ -91,9 +88,6 @@ fn check(made: &Made, sizes: &[(u64, u64)], frames: u64, rate: f64, sound_s: Opt
         assert!((sound.end - sound.start - want).abs() < 0.1, "{want} s: {sound:?}");
         assert!((sound.start - pictures[0].start).abs() < 0.05, "together: {sound:?} {:?}", pictures[0]);
     }
-    check_playlists(made, sound_s.is_some());
-    assert!(made.progress.iter().any(|now| now.ended) && made.encoded.cpu.as_millis() > 0);
-    assert_eq!((made.encoded.frames, made.encoded.lost_frames), (made.plan.frames, 0));
 }
 
 fn check_playlists(made: &Made, sound: bool) {
@@ -104,7 +98,7 @@ fn check_playlists(made: &Made, sound: bool) {
     let lines: Vec<&str> = master.lines().collect();
     let variants = lines.windows(2).filter(|pair| pair[0].starts_with("#EXT-X-STREAM-INF:"));
     let variants: Vec<(&str, &str)> = variants.map(|pair| (pair[0], pair[1])).collect();
-    assert_eq!(variants.len(), made.package.renditions.len());
+    assert_eq!(variants.len(), made.package.outputs.renditions.len());
     for (line, playlist) in variants {
         let video = segments(made, playlist);
         // Measured the plain way: each segment with the sound's segment of the same number.
@@ -135,7 +129,26 @@ fn check_playlists(made: &Made, sound: bool) {
     for file in &made.package.files {
         assert_eq!(std::fs::metadata(made.file(&file.name)).unwrap().len(), file.bytes, "{}", file.name);
     }
-    assert_eq!(made.package.bytes, made.package.files.iter().map(|file| file.bytes).sum::<u64>());
+    assert_eq!(made.package.bytes(), made.package.files.iter().map(|file| file.bytes).sum::<u64>());
+}
+
+/// Every representation's files are there, under the names that its template gives, and its bandwidth is their peak.
+fn check_manifest(made: &Made) {
+    let text = made.read("manifest.mpd");
+    let representations: Vec<&str> = text.split("<Representation ").skip(1).collect();
+    let tracks: Vec<_> = made.package.pictures.iter().chain(&made.package.sound).collect();
+    assert_eq!(representations.len(), tracks.len(), "{text}");
+    for (index, (one, track)) in representations.iter().zip(tracks).enumerate() {
+        assert!(one.starts_with(&format!("id=\"{index}\" ")), "{one}");
+        assert_eq!(track.init, format!("init_{index}.mp4"));
+        let longest = track.segments.iter().map(|one| one.duration).max().unwrap();
+        // A last segment of a moment is a rate that nobody needs: RFC 8216 measures half a target duration and more.
+        let long = track.segments.iter().filter(|one| one.duration * 4 >= longest);
+        let rates = long.map(|one| one.bytes as f64 * 8.0 * f64::from(track.timescale) / one.duration as f64);
+        let declared: f64 = one.split('"').nth(3).unwrap().parse().unwrap();
+        let share = declared / rates.fold(0.0, f64::max);
+        assert!((1.0..=1.05).contains(&share), "{index}: bandwidth is {share} of the peak");
+    }
 }
 
 #[tokio::test]
@@ -145,10 +158,10 @@ async fn a_clip_with_sound_becomes_a_ladder() {
     let made = transcode(&clip, &spec(r#""resolutions":["720p","360p"],"segment_seconds":4"#)).await.unwrap();
     check(&made, &[(640, 360)], 240, 24.0, Some(10.0));
     assert_eq!(
-        made.package.renditions[0].codecs.split(',').map(|c| &c[..5]).collect::<Vec<_>>(),
+        made.package.outputs.renditions[0].codecs.split(',').map(|c| &c[..5]).collect::<Vec<_>>(),
         ["avc1.", "mp4a."]
     );
-    assert_eq!(made.package.renditions[0].name, "360p");
+    assert_eq!(made.package.outputs.renditions[0].name, "360p");
     assert!(made.package.warnings[0].contains("left out 720p"), "{:?}", made.package.warnings);
     let lengths: Vec<f64> = segments(&made, "360p.m3u8").into_iter().map(|(_, length)| length).collect();
     assert_eq!(lengths, [4.0, 4.0, 2.0]);
@@ -176,7 +189,7 @@ async fn a_silent_odd_sized_clip_plays() {
     let clip = make(directory.path(), arguments, "odd.mkv");
     let made = transcode(&clip, &spec(r#""resolutions":["360p"]"#)).await.unwrap();
     check(&made, &[(320, 180)], 125, 25.0, None);
-    assert_eq!(made.package.renditions[0].name, "180p");
+    assert_eq!(made.package.outputs.renditions[0].name, "180p");
 }
 
 #[tokio::test]
@@ -189,7 +202,8 @@ async fn a_turned_clip_stands_upright() {
     let newer = run("ffmpeg", &["-hide_banner", "-h", "full"]).contains("-display_rotation");
     let clip = make(directory.path(), if newer { &arguments } else { &old }, "turned.mp4");
     let made = transcode(&clip, &spec(r#""resolutions":["1080p"]"#)).await.unwrap();
-    assert!([90, 270].contains(&made.probe.video.rotation), "{:?}", made.probe.video);
+    let rotation = made.probe.video.as_ref().unwrap().rotation;
+    assert!([90, 270].contains(&rotation), "{rotation}");
     check(&made, &[(180, 320)], 75, 25.0, Some(3.0));
 }
 
@@ -223,11 +237,27 @@ async fn a_recording_with_a_gap_and_no_duration_keeps_its_length() {
     let clip = make(directory.path(), arguments, "live.webm");
     let made = transcode(&clip, &spec(r#""segment_seconds":2"#)).await.unwrap();
     assert!((made.probe.duration_s - 6.0).abs() < 0.1, "{:?}", made.probe);
-    let rate = made.plan.fps.as_f64();
+    let rate = made.picture().fps.as_f64();
     check(&made, &[(320, 180)], (6.0 * rate).round() as u64, rate, None);
     assert!(
         made.package.warnings.iter().any(|warning| warning.contains("stands still")),
         "{:?}",
         made.package.warnings
     );
+}
+
+#[tokio::test]
+async fn without_a_stream_the_segments_are_verified_and_not_published() {
+    let directory = tempfile::tempdir().unwrap();
+    let clip = talking(directory.path(), "320x180", "25", "3");
+    let made = transcode(&clip, &spec(r#""output_format":"mp4""#)).await.unwrap();
+    let package = &made.package;
+    assert_eq!((package.files.len(), package.pictures.len(), package.sound.is_some()), (0, 1, true));
+    assert_eq!((&package.outputs.hls, &package.outputs.dash), (&None, &None));
+    assert_eq!(package.outputs.renditions[0].url, None);
+    assert_eq!(package.outputs.audio.as_ref().unwrap().url, None);
+    let left = std::fs::read_dir(made.directory.path()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!left.iter().any(|name| name.ends_with(".mpd") || name.ends_with(".m3u8")), "{left:?}");
+    assert!(made.file(&package.pictures[0].init).exists());
 }
