@@ -17,13 +17,15 @@ use crate::cost::CostModel;
 use crate::failure::{Ended, Failure};
 use crate::ffmpeg::{self, Ffmpeg};
 use crate::ladder::Plan;
+use crate::ladder::Wanted;
 use crate::lease::{Leases, Running, Stop};
 use crate::metrics::Metrics;
 use crate::objects::{self, Objects};
+use crate::package::track::Track;
 use crate::package::{self, Package};
 use crate::source::{fetch::Fetcher, probe};
 use crate::store::{self, AttemptEnd, Claim, Manifest, Published, Store};
-use crate::{keys, ladder};
+use crate::{keys, ladder, progressive, thumbnails};
 
 /// First wait before another try; doubles with each, up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_secs(5);
@@ -148,8 +150,10 @@ impl Runner {
         self.metrics.encoded(&plan, &encoded);
 
         self.enter(running, Phase::Publishing, None).await?;
+        let wanted = plan.wanted;
         let mut package = package(plan, out.clone()).await?;
-        // Here belongs what is made of the verified tracks: every file of a job is there before its bytes are summed.
+        self.add_files(wanted, &mut package, &scratch, running).await?;
+        self.add_thumbnails(wanted, &mut package, &scratch, running).await?;
         package.outputs.bytes = package.bytes();
         self.publish(claim, running, &out, package, encoded.warnings).await
     }
@@ -181,6 +185,61 @@ impl Runner {
             }
         }
         Ok(())
+    }
+
+    /// Adds the progressive files that are wanted.
+    async fn add_files(
+        &self,
+        wanted: Wanted,
+        package: &mut Package,
+        scratch: &Scratch,
+        running: &Running,
+    ) -> Result<(), Ended> {
+        let Package { files, outputs, pictures, sound, .. } = package;
+        let (ffmpeg, sound, out, stop) = (&self.ffmpeg, sound.as_ref(), scratch.out(), &running.stop);
+        if wanted.mp4 {
+            let named = outputs.renditions.iter().map(|one| one.name.as_str());
+            let pictures: Vec<(&str, &Track)> = named.zip(&*pictures).collect();
+            let made = progressive::make(ffmpeg, &pictures, sound, &out, &scratch.0, stop).await?;
+            let renditions = outputs.renditions.iter_mut().zip(&made);
+            renditions.for_each(|(one, file)| one.mp4 = Some(file.name.clone()));
+            files.extend(made);
+        }
+        if wanted.audio {
+            let made = progressive::make(ffmpeg, &[], sound, &out, &scratch.0, stop).await?;
+            let audio = outputs.audio.iter_mut().zip(&made);
+            audio.for_each(|(one, file)| one.mp4 = Some(file.name.clone()));
+            files.extend(made);
+        }
+        Ok(())
+    }
+
+    /// Adds poster and sprites. A ladder without them is still a ladder: only what another attempt could mend fails it.
+    async fn add_thumbnails(
+        &self,
+        wanted: Wanted,
+        package: &mut Package,
+        scratch: &Scratch,
+        running: &Running,
+    ) -> Result<(), Ended> {
+        if !wanted.thumbnails {
+            return Ok(());
+        }
+        let pictures: Vec<&Track> = package.pictures.iter().collect();
+        match thumbnails::make(&self.ffmpeg, &pictures, &scratch.out(), &scratch.0, &running.stop).await {
+            Ok(made) => {
+                package.outputs.poster = Some(thumbnails::POSTER.to_owned());
+                package.outputs.thumbnails = Some(thumbnails::INDEX.to_owned());
+                package.files.extend(made.files);
+                Ok(())
+            }
+            Err(Ended::Failed(failure)) if failure.code != FailureCode::ScratchUnavailable => {
+                warn!(%failure, "no thumbnails");
+                package.warnings.push("no poster and no sprites could be made of the picture".to_owned());
+                Ok(())
+            }
+            Err(ended) => Err(ended),
+        }
     }
 
     async fn publish(

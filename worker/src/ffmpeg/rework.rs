@@ -66,7 +66,7 @@ impl Inner {
 
 fn bad_exit(limits: &Limits, probed: &Probed) -> Failure {
     let (status, mut log) = (probed.exit.status, Log::default());
-    probed.complaints.iter().for_each(|line| log.line(line, 0, None));
+    probed.complaints.iter().for_each(|line| log.line(line, Some(0), None));
     let fail = |code, detail: &str| Failure::new(code, detail).log(probed.describe());
     if status.code() == Some(i32::from(cage::EXIT_NO_CAGE)) {
         no_cage(&probed.describe())
