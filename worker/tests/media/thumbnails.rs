@@ -166,7 +166,7 @@ async fn a_ladder_gets_a_poster_tiles_and_their_index() {
 #[tokio::test]
 async fn every_tile_shows_its_moment_in_its_colour() {
     let directory = tempfile::tempdir().unwrap();
-    let colours = [0xC8_3C_28_u32, 0x1E_A0_50, 0x28_46_D2, 0xE6_D2_32, 0x82_82_82, 0xFF_FF_FF, 0x10_10_10];
+    let colours = [0xc8_3c28_u32, 0x1e_a050, 0x28_46d2, 0xe6_d232, 0x82_8282, 0xff_ffff, 0x10_1010];
     let sources: Vec<String> =
         colours.iter().map(|c| format!("-f lavfi -i color=0x{c:06x}:s=320x180:r=24:d=2 ")).collect();
     let arguments = format!("{} -filter_complex concat=n={} {FAST}", sources.concat(), colours.len());
