@@ -29,7 +29,7 @@ impl Segments {
     pub(super) async fn of(clip: &Path, fields: &str) -> Self {
         let made = transcode(clip, &spec(fields)).await.unwrap();
         let read = |index| track::read(made.directory.path(), index).unwrap();
-        let names = made.plan.rungs.iter().map(|rung| rung.name.clone());
+        let names = made.plan.rungs().iter().map(|rung| rung.name.clone());
         let pictures: Vec<_> = names.enumerate().map(|(index, name)| (name, read(index))).collect();
         let sound = made.plan.audio.as_ref().map(|_| read(pictures.len()));
         Self { made, pictures, sound, work: tempfile::tempdir().unwrap() }
