@@ -9,6 +9,7 @@ mod media {
     mod damaged;
     mod fetching;
     mod leftovers;
+    mod odd;
     mod played;
     mod progressive;
     mod sandbox;

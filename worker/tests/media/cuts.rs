@@ -61,6 +61,9 @@ async fn sound_alone_is_cut_as_asked() {
     for segment_seconds in [2_u32, 3, 10] {
         let clip = make(directory.path(), "-f lavfi -i anullsrc=r=44100:d=300 -c:a pcm_s16le", "quiet.wav");
         let made = transcode(&clip, &spec(&format!(r#""segment_seconds":{segment_seconds}"#))).await.unwrap();
+        // What the watchdog sees, where no frames are counted.
+        let moves = made.progress.windows(2).all(|pair| pair[0].media < pair[1].media || pair[1].ended);
+        assert!(moves && made.progress.len() > 1, "{:?}", made.progress);
         let starts = starts(&made, "audio.m3u8");
         for (number, start) in starts.iter().enumerate() {
             let off = start - number as f64 * f64::from(segment_seconds);

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::clip::{settings, spec, talking};
+use super::clip::{make, settings, spec, talking};
 
 const INPUT: &str = "MILLRACE_TEST_INPUT";
 
@@ -111,6 +111,16 @@ async fn one_that_does_not_listen_is_killed_after_the_grace() {
 #[tokio::test]
 async fn one_that_stalls_is_stopped() {
     let (_directory, clip) = long_clip();
+    stall(clip).await;
+}
+
+#[tokio::test]
+async fn sound_alone_that_stalls_is_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    stall(make(directory.path(), "-f lavfi -i anullsrc=r=48000:d=3600 -c:a flac", "long.flac")).await;
+}
+
+async fn stall(clip: PathBuf) {
     let timeouts = Settings {
         stall_timeout: Duration::from_secs(2),
         kill_grace: Duration::from_millis(200),

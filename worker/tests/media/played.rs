@@ -61,9 +61,12 @@ fn attribute(line: &str, name: &str) -> f64 {
 }
 
 /// Checks everything that must hold for any clip; `frames` of `rate` are what the source shows.
-fn check(made: &Made, sizes: &[(u64, u64)], frames: u64, rate: f64, sound_s: Option<f64>) {
-    for manifest in ["master.m3u8", "manifest.mpd"] {
-        check_streams(&play(made, manifest), sizes, frames, rate, sound_s);
+pub(crate) fn check(made: &Made, sizes: &[(u64, u64)], frames: u64, rate: f64, sound_s: Option<f64>) {
+    check_streams(&play(made, "master.m3u8"), sizes, frames, rate, sound_s);
+    // ffmpeg's reader of DASH ends with the shorter of picture and sound.
+    let picture_s = frames as f64 / rate;
+    if sizes.is_empty() || sound_s.is_none_or(|sound_s| (sound_s - picture_s).abs() < 0.5) {
+        check_streams(&play(made, "manifest.mpd"), sizes, frames, rate, sound_s);
     }
     check_playlists(made, sound_s.is_some());
     check_manifest(made);
@@ -86,26 +89,31 @@ fn check_streams(seen: &[Seen], sizes: &[(u64, u64)], frames: u64, rate: f64, so
     assert_eq!(sounds.len(), usize::from(sound_s.is_some()));
     for (sound, want) in sounds.iter().zip(sound_s) {
         assert!((sound.end - sound.start - want).abs() < 0.1, "{want} s: {sound:?}");
-        assert!((sound.start - pictures[0].start).abs() < 0.05, "together: {sound:?} {:?}", pictures[0]);
+        let start = pictures.first().map_or(0.0, |picture| picture.start);
+        assert!((sound.start - start).abs() < 0.05, "together: {sound:?} {pictures:?}");
     }
 }
 
 fn check_playlists(made: &Made, sound: bool) {
     let master = made.read("master.m3u8");
     assert!(master.starts_with("#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-INDEPENDENT-SEGMENTS\n"), "{master}");
-    assert_eq!(master.contains("URI=\"audio.m3u8\""), sound);
+    assert_eq!(master.contains("audio.m3u8"), sound);
     let sound: Vec<(u64, f64)> = if sound { segments(made, "audio.m3u8") } else { Vec::new() };
     let lines: Vec<&str> = master.lines().collect();
     let variants = lines.windows(2).filter(|pair| pair[0].starts_with("#EXT-X-STREAM-INF:"));
     let variants: Vec<(&str, &str)> = variants.map(|pair| (pair[0], pair[1])).collect();
-    assert_eq!(variants.len(), made.package.outputs.renditions.len());
+    assert_eq!(variants.len(), made.package.outputs.renditions.len().max(1));
     for (line, playlist) in variants {
         let video = segments(made, playlist);
-        // Measured the plain way: each segment with the sound's segment of the same number.
-        let with = |index: usize| sound.get(index).map_or(0.0, |(bytes, length)| *bytes as f64 / length);
-        let rate =
-            |(index, (bytes, length)): (usize, &(u64, f64))| 8.0 * (*bytes as f64 / length + with(index));
-        let peak = video.iter().enumerate().map(rate).fold(0.0, f64::max);
+        // Measured the plain way: each segment with what it covers of the sound's segment of that number.
+        let with = |index: usize, length: f64| match sound.get(index) {
+            Some((bytes, sound_s)) if playlist != "audio.m3u8" => *bytes as f64 * (length / sound_s).min(1.0),
+            _ => 0.0,
+        };
+        let both = |(index, (bytes, length)): (usize, &(u64, f64))| {
+            ((*bytes as f64 + with(index, *length)) as u64, *length)
+        };
+        let peak = peak(&video.iter().enumerate().map(both).collect::<Vec<_>>());
         let declared = attribute(line, "BANDWIDTH") / peak;
         assert!((1.0..=1.05).contains(&declared), "{playlist}: BANDWIDTH is {declared} of the peak");
         assert!(attribute(line, "AVERAGE-BANDWIDTH") <= attribute(line, "BANDWIDTH"));
@@ -132,6 +140,18 @@ fn check_playlists(made: &Made, sound: bool) {
     assert_eq!(made.package.bytes(), made.package.files.iter().map(|file| file.bytes).sum::<u64>());
 }
 
+/// The highest rate of any segment, of bytes and seconds. A last segment of a moment is a rate that nobody needs (RFC
+/// 8216 measures half a target duration and more), so it counts with the one before.
+fn peak(segments: &[(u64, f64)]) -> f64 {
+    let longest = segments.iter().map(|(_, length)| *length).fold(0.0, f64::max);
+    let rates = segments.iter().enumerate().map(|(index, (bytes, length))| {
+        let before = segments[..index].last().filter(|_| *length < longest / 4.0);
+        let (more, longer) = before.copied().unwrap_or((0, 0.0));
+        (bytes + more) as f64 * 8.0 / (length + longer)
+    });
+    rates.fold(0.0, f64::max)
+}
+
 /// Every representation's files are there, under the names that its template gives, and its bandwidth is their peak.
 fn check_manifest(made: &Made) {
     let text = made.read("manifest.mpd");
@@ -141,12 +161,10 @@ fn check_manifest(made: &Made) {
     for (index, (one, track)) in representations.iter().zip(tracks).enumerate() {
         assert!(one.starts_with(&format!("id=\"{index}\" ")), "{one}");
         assert_eq!(track.init, format!("init_{index}.mp4"));
-        let longest = track.segments.iter().map(|one| one.duration).max().unwrap();
-        // A last segment of a moment is a rate that nobody needs: RFC 8216 measures half a target duration and more.
-        let long = track.segments.iter().filter(|one| one.duration * 4 >= longest);
-        let rates = long.map(|one| one.bytes as f64 * 8.0 * f64::from(track.timescale) / one.duration as f64);
+        let seconds = |ticks: u64| ticks as f64 / f64::from(track.timescale);
+        let segments = track.segments.iter().map(|one| (one.bytes, seconds(one.duration)));
         let declared: f64 = one.split('"').nth(3).unwrap().parse().unwrap();
-        let share = declared / rates.fold(0.0, f64::max);
+        let share = declared / peak(&segments.collect::<Vec<_>>());
         assert!((1.0..=1.05).contains(&share), "{index}: bandwidth is {share} of the peak");
     }
 }

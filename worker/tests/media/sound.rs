@@ -23,7 +23,8 @@ fn heard(made: &Made) -> (f64, f64) {
     (ends.fold(0.0, f64::max), level(&master))
 }
 
-fn level(path: &Path) -> f64 {
+/// Mean level of the sound in dB, full scale being 0.
+pub(crate) fn level(path: &Path) -> f64 {
     let filter = "astats=measure_perchannel=none,ametadata=print:key=lavfi.astats.Overall.RMS_level:file=-";
     let filter = filter.replace("astats=", "astats=metadata=1:");
     let arguments =

@@ -1,0 +1,105 @@
+//! Odd sources, each with its right answer. Those of sound alone are in `sound`, those that are broken in `damaged`,
+//! turned and odd-sized ones in `played`.
+
+use std::path::Path;
+
+use super::clip::{FAST, make, spec, transcode};
+use super::played::check;
+use super::sound::level;
+
+#[tokio::test]
+async fn digital_silence_is_sound_like_any_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = format!(
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=4 -f lavfi -i anullsrc=r=44100:cl=stereo:d=4 {FAST} -c:a aac"
+    );
+    let made =
+        transcode(&make(directory.path(), &arguments, "quiet.mp4"), &spec(r#""crf":30"#)).await.unwrap();
+    check(&made, &[(320, 180)], 100, 25.0, Some(4.0));
+    assert!(made.package.warnings.is_empty(), "{:?}", made.package.warnings);
+    assert!(level(&made.file("audio.m3u8")) < -80.0);
+}
+
+#[tokio::test]
+async fn a_gap_of_ten_seconds_is_a_picture_that_stands_still() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments = format!(
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=20 -f lavfi -i sine=d=20 -vf select='not(between(t,5,15))' \
+         -fps_mode vfr {FAST} -c:a aac"
+    );
+    let clip = make(directory.path(), &arguments, "gap.mkv");
+    let made = transcode(&clip, &spec(r#""segment_seconds":2,"crf":30"#)).await.unwrap();
+    let rate = made.picture().fps.as_f64();
+    // Keyframes and cuts are at their frames, or the verification would not have passed it.
+    check(&made, &[(320, 180)], (20.0 * rate).round() as u64, rate, Some(20.0));
+    let still = made.package.warnings.iter().any(|warning| warning.contains("stands still for up to 10."));
+    assert!(still, "{:?}", made.package.warnings);
+}
+
+#[tokio::test]
+async fn one_frame_with_sound_is_as_long_as_its_sound() {
+    let directory = tempfile::tempdir().unwrap();
+    let arguments =
+        format!("-f lavfi -i testsrc2=s=320x180:r=25:d=0.04 -f lavfi -i sine=d=3 {FAST} -c:a aac");
+    let made = transcode(&make(directory.path(), &arguments, "one.mp4"), &spec(r#""crf":30"#)).await.unwrap();
+    check(&made, &[(320, 180)], 1, 25.0, Some(3.0));
+    assert!((made.package.outputs.duration_s - 3.0).abs() < 0.1, "{:?}", made.package.outputs);
+}
+
+/// A picture and a sound of their own lengths.
+async fn of_lengths(directory: &Path, picture_s: u32, sound_s: u32) {
+    let arguments = format!(
+        "-f lavfi -i testsrc2=s=320x180:r=25:d={picture_s} -f lavfi -i sine=d={sound_s} {FAST} -c:a aac"
+    );
+    let clip = make(directory, &arguments, "lengths.mp4");
+    let made = transcode(&clip, &spec(r#""segment_seconds":2"#)).await.unwrap();
+    check(&made, &[(320, 180)], u64::from(picture_s) * 25, 25.0, Some(f64::from(sound_s)));
+    let longer = f64::from(picture_s.max(sound_s));
+    assert!((made.package.outputs.duration_s - longer).abs() < 0.1, "{:?}", made.package.outputs);
+}
+
+#[tokio::test]
+async fn picture_and_sound_keep_their_own_lengths() {
+    let directory = tempfile::tempdir().unwrap();
+    of_lengths(directory.path(), 3, 8).await;
+    of_lengths(directory.path(), 8, 3).await;
+}
+
+#[tokio::test]
+async fn six_channels_become_two_and_none_is_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let tone = |amplitude: f64, hertz: u32| format!("{amplitude}*sin(2*PI*{hertz}*t)");
+    let all: Vec<String> = (0..6).map(|channel| tone(0.4, 300 + 100 * channel)).collect();
+    let voice: Vec<String> = (0..6).map(|channel| tone(if channel == 2 { 0.4 } else { 0.0 }, 440)).collect();
+    for (name, channels, loud) in [("all.mp4", all, -25.0..-6.0), ("voice.mp4", voice, -25.0..-8.0)] {
+        let sound = format!("aevalsrc={}:c=5.1:s=48000:d=4", channels.join("|"));
+        let arguments =
+            format!("-f lavfi -i testsrc2=s=320x180:r=25:d=4 -f lavfi -i {sound} {FAST} -c:a aac");
+        let made = transcode(&make(directory.path(), &arguments, name), &spec(r#""crf":30"#)).await.unwrap();
+        assert_eq!(made.probe.audio.as_ref().unwrap().channels, 6);
+        check(&made, &[(320, 180)], 100, 25.0, Some(4.0));
+        assert!(made.read("master.m3u8").contains("CHANNELS=\"2\""));
+        let level = level(&made.file("audio.m3u8"));
+        assert!(loud.contains(&level), "{name}: {level} dB");
+    }
+}
+
+#[tokio::test]
+async fn any_rate_and_number_of_channels_becomes_stereo_at_48_khz() {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, sound) in [
+        ("8khz.wav", "sine=r=8000:d=4"),
+        ("96khz.flac", "sine=r=96000:d=4 -ac 2"),
+        ("mono.mp3", "sine=r=44100:d=4 -ac 1"),
+    ] {
+        let clip = make(directory.path(), &format!("-f lavfi -i {sound}"), name);
+        let made =
+            transcode(&clip, &spec(r#""crf":30"#)).await.unwrap_or_else(|ended| panic!("{name}: {ended}"));
+        let audio = made.package.outputs.audio.as_ref().unwrap();
+        assert_eq!((audio.channels, audio.sample_rate), (2, 48_000), "{name}");
+        assert_eq!(made.package.sound.as_ref().unwrap().timescale, 48_000, "{name}");
+        check(&made, &[], 0, 25.0, Some(4.0));
+        let level = level(&made.file("audio.m3u8"));
+        assert!((-25.0..-15.0).contains(&level), "{name}: {level} dB");
+    }
+}
