@@ -88,27 +88,29 @@ fn own(web: &Path) -> Result<Vec<File>, Box<dyn Error>> {
     Ok(files)
 }
 
-/// A file without what is only for people: indentation and, in modules, comments that have lines of their own. Not more
-/// (no minifier is needed for a few kilobytes), so a module must not have text over several lines that looks like those.
+/// A file without what is only for people: indentation, the types of modules and comments that have lines of their own,
+/// the spaces of style sheets. No minifier is needed for a few kilobytes; in return no text in a module may look like
+/// `/**`, and none over several lines like a comment.
 fn bare(file: &File) -> Result<String, Box<dyn Error>> {
-    let (mut text, mut comment) = (String::new(), false);
-    for line in std::str::from_utf8(&file.bytes)?.lines().map(str::trim).filter(|line| !line.is_empty()) {
-        if file.name.ends_with(".js") {
-            let begins = line.starts_with("/**");
-            if comment || begins {
-                // `/** @type {…} */ (value)` is code.
-                comment = !line.contains("*/");
-                if !begins || comment || line.ends_with("*/") {
-                    continue;
-                }
-            } else if line.starts_with("//") {
-                continue;
-            }
-        }
-        text.push_str(line);
-        text.push('\n');
+    let mut text = std::str::from_utf8(&file.bytes)?.to_owned();
+    let (is_module, is_style) = (file.name.ends_with(".js"), file.name.ends_with(".css"));
+    while let Some(begins) = text.find("/**").filter(|_| is_module) {
+        let length = text[begins..].find("*/").ok_or("a comment without an end")? + 2;
+        text.replace_range(begins..begins + length, "");
     }
-    Ok(text)
+    let mut kept = String::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        if !(is_module && line.starts_with("//")) {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    if is_style {
+        for (from, to) in [(" {", "{"), ("{ ", "{"), ("; }", "}"), ("; ", ";"), (": ", ":"), (", ", ",")] {
+            kept = kept.replace(from, to);
+        }
+    }
+    Ok(kept)
 }
 
 /// hls.js and its licence; nothing when one of them is not there.

@@ -47,6 +47,8 @@ export class Problem extends Error {
     /** @type {string} */
     this.code = said.code ?? "";
     /** @type {string | undefined} */
+    this.detail = said.detail;
+    /** @type {string | undefined} */
     this.field = said.field;
     const seconds = Number(after ?? said.retry_after_s);
     /** Seconds after which another try makes sense, if it does. */

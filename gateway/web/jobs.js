@@ -67,6 +67,7 @@ export function startJobs() {
   let timer = 0;
   let asked = 0;
 
+  state.append(...Object.entries(STATES).map(([value, word]) => element("option", { value }, word)));
   const mark = () => {
     for (const [id, card] of cards) {
       if (id === open) card.link.setAttribute("aria-current", "true");

@@ -19,8 +19,8 @@ import { percent, span } from "./format.js";
 const LOOK_MS = 1000;
 /** Looks that a sparkline shows: two minutes. */
 const PAST = 120;
-/** Slots that are drawn one by one; more are only counted. */
-const SLOTS_DRAWN = 16;
+/** Most slots that are drawn one by one; more are only counted. */
+const SLOTS_DRAWN_MAX = 16;
 
 /** Why something takes no job now. @type {Record<string, string>} */
 const REASONS = {
@@ -74,12 +74,10 @@ export function choice(pools) {
     const reasons = pools.map((pool) => `${pool.name}: ${why(pool.rejected) || "no share"}`).join("; ");
     return `A new job would be refused now. ${reasons}.`;
   }
-  const [first, ...rest] = open;
-  const others = rest.map((pool) => `${pool.name} ${percent(pool.share)}`).join(", ");
-  const when = first.wait_s > 0 ? `would wait about ${span(first.wait_s)}` : "would start at once";
-  return rest.length
-    ? `A new job goes most likely to ${first.name} (${percent(first.share)}; ${others}) and there it ${when}.`
-    : `A new job goes to ${first.name}, and ${when}.`;
+  const names = open.map((pool) => `${pool.name} (${percent(pool.share)})`);
+  const last = names.pop();
+  const when = open[0].wait_s > 0 ? `in about ${span(open[0].wait_s)}` : "at once";
+  return `A new job goes to ${[names.join(", "), last].filter(Boolean).join(" or ")}, and in ${open[0].name} it starts ${when}.`;
 }
 
 /** A pool's rows: its own, and one for each of its workers. */
@@ -95,10 +93,8 @@ class PoolRows {
     this.line = svg("polyline", { fill: "none", "vector-effect": "non-scaling-stroke" });
     const spark = svg("svg", { class: "spark", viewBox: "0 0 120 24", preserveAspectRatio: "none", "aria-hidden": "true" }, this.line);
     this.state = element("span", { class: "state" });
-    [this.running, this.waiting, this.wait, this.weight, this.egress] = Array.from({ length: 5 }, () => element("td"));
-    ["Running", "Waiting", "Wait", "Weight", "Egress"].forEach((head, place) => {
-      [this.running, this.waiting, this.wait, this.weight, this.egress][place].dataset.head = head;
-    });
+    [this.running, this.waiting, this.wait, this.weight, this.egress] =
+      ["Running", "Waiting", "Wait", "Weight", "Egress"].map((head) => element("td", { "data-head": head }));
     this.row = element("tr", { class: "pool", "data-testid": "pool", "data-pool": pool.name },
       element("th", { scope: "row" }, element("i", { class: "dot", "aria-hidden": "true" }), pool.name, this.state),
       element("td", { "data-head": "Share of new jobs" }, element("span", { class: "share-cell" }, this.share.node, spark)),
@@ -106,7 +102,7 @@ class PoolRows {
       this.running, this.waiting, this.wait, this.weight, this.egress);
     this.segment = element("span", {});
     this.body = element("tbody", {}, this.row);
-    for (const node of [this.body, this.segment]) node.dataset.colour = String(colour % 6);
+    for (const node of [this.body, this.segment]) node.dataset.colour = String(colour % 4);
     this.show(pool);
   }
 
@@ -169,7 +165,7 @@ class WorkerRow {
     this.state.dataset.state = worker.healthy ? (worker.rejected ? "retry_wait" : "succeeded") : "failed";
     this.row.classList.toggle("gone", !worker.healthy);
     const [slots, running] = [report?.slots ?? 0, report?.running ?? 0];
-    const drawn = slots <= SLOTS_DRAWN ? slots : 0;
+    const drawn = slots <= SLOTS_DRAWN_MAX ? slots : 0;
     while (this.slots.children.length > drawn) this.slots.lastChild?.remove();
     while (this.slots.children.length < drawn) this.slots.append(element("i"));
     [...this.slots.children].forEach((slot, place) => slot.classList.toggle("busy", place < running));

@@ -157,6 +157,11 @@ export function startSubmit(told) {
   const form = /** @type {HTMLFormElement} */ (byId("submit-form"));
   const [drop, files, url, queue, missing] = ["drop", "files", "url", "queue", "submit-error"].map(byId);
   const button = /** @type {HTMLButtonElement} */ (form.querySelector("button.primary"));
+  const slots = [...form.querySelectorAll("[data-of]")].map((box) => {
+    const slot = element("p", { class: "error", role: "alert", hidden: true });
+    box.append(slot);
+    return /** @type {const} */ ([box.getAttribute("data-of"), slot]);
+  });
   /** @type {Item[]} */
   let items = [];
   let sending = false;
@@ -169,9 +174,9 @@ export function startSubmit(told) {
   /** Errors of fields stand next to them. @param {Problem} [problem] @returns {boolean} Whether it has a place. */
   const place = (problem) => {
     let placed = false;
-    for (const slot of /** @type {NodeListOf<HTMLElement>} */ (form.querySelectorAll("[data-field]"))) {
-      const here = problem != null && slot.dataset.field === problem.field;
-      complain(slot, here ? problem.message : "");
+    for (const [field, slot] of slots) {
+      const here = problem != null && field === problem.field;
+      complain(slot, here ? problem.detail || problem.message : "");
       if (here && slot.closest("details")) byId("options").open = true;
       placed ||= here;
     }
@@ -269,11 +274,6 @@ export function startSubmit(told) {
       drop.classList.toggle("over", over > 0);
     });
   }
-  form.addEventListener("change", () => {
-    const { priority, resolutions, output_format: formats, segment_seconds: segment } = readOptions(form);
-    const parts = [resolutions?.join(", "), formats?.join(", "), segment && `${segment} s`, priority];
-    say(byId("options-said"), parts.filter(Boolean).join(" · "));
-  });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     place();
