@@ -20,6 +20,8 @@ use toml::Spanned;
 pub const POOLS_MAX: usize = 64;
 /// Most endpoints of one file.
 pub const ENDPOINTS_MAX: usize = 4096;
+/// Most further origins of the page: each stands in a header of every answer.
+pub const ORIGINS_MAX: usize = 16;
 /// Largest admin weight: above it, arithmetic with the smallest capacities would lose its meaning.
 pub const WEIGHT_MAX: f64 = 1e6;
 /// Largest price, in US dollars, of a gigabyte or of an hour of waiting.
@@ -34,6 +36,8 @@ pub struct Config {
     pub routing: Routing,
     /// How long it waits for what.
     pub timeouts: Timeouts,
+    /// What the web page shows.
+    pub page: Page,
     /// The pools, in the file's order.
     pub pools: Vec<Pool>,
 }
@@ -73,6 +77,19 @@ pub struct Timeouts {
     pub body: Duration,
     /// A client's whole request header.
     pub header: Duration,
+}
+
+/// The web page at `/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// Whether the public listener tells of pools and workers. That is for operators: addresses, prices, load. The
+    /// default is to tell only where none but this machine can ask, which is wrong behind a reverse proxy on the same
+    /// machine: say `false` there.
+    pub pools: bool,
+    /// Further origins (`https://HOST`) that the page may upload to and play from, for an object store of its own.
+    pub origins: Vec<String>,
 }
 
 impl Default for Timeouts {
@@ -146,6 +163,8 @@ struct Raw {
     #[serde(default)]
     timeouts: RawTimeouts,
     #[serde(default)]
+    page: RawPage,
+    #[serde(default)]
     pools: Vec<RawPool>,
 }
 
@@ -173,6 +192,15 @@ struct RawTimeouts {
     idle: Option<Spanned<String>>,
     body: Option<Spanned<String>>,
     header: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPage {
+    enabled: Option<bool>,
+    pools: Option<bool>,
+    #[serde(default)]
+    origins: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -234,8 +262,9 @@ impl Raw {
             return Err(file.error_at(raw.span(), "routing.wait_usd_per_hour", message));
         }
         let timeouts = self.timeouts.validate(file)?;
+        let page = self.page.validate(file, &listen)?;
         let pools = validate_pools(self.pools, file)?;
-        Ok(Config { listen, routing: Routing { wait_usd_per_hour: wait }, timeouts, pools })
+        Ok(Config { listen, routing: Routing { wait_usd_per_hour: wait }, timeouts, page, pools })
     }
 }
 
@@ -278,6 +307,35 @@ impl RawTimeouts {
             idle: read(self.idle, "timeouts.idle", or.idle, second, hour)?,
             body: read(self.body, "timeouts.body", or.body, 50 * ms, 10 * minute)?,
             header: read(self.header, "timeouts.header", or.header, 50 * ms, 10 * minute)?,
+        })
+    }
+}
+
+impl RawPage {
+    fn validate(self, file: &File, listen: &Listen) -> Result<Page, Error> {
+        if self.origins.len() > ORIGINS_MAX {
+            let message = format!("{} are too many; at most {ORIGINS_MAX}", self.origins.len());
+            return Err(file.error("page.origins", message));
+        }
+        let mut origins = Vec::with_capacity(self.origins.len());
+        for (place, raw) in self.origins.into_iter().enumerate() {
+            let host =
+                raw.get_ref().strip_prefix("https://").or_else(|| raw.get_ref().strip_prefix("http://"));
+            // It becomes part of a header with a syntax of its own, so nothing else may be in it.
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
+            if !host.is_some_and(|host| !host.is_empty() && host.chars().all(plain)) {
+                let message = format!(
+                    "{:?} is no origin; it wants https://HOST or https://HOST:PORT without a path",
+                    raw.get_ref()
+                );
+                return Err(file.error_at(raw.span(), format!("page.origins[{place}]"), message));
+            }
+            origins.push(raw.into_inner());
+        }
+        Ok(Page {
+            enabled: self.enabled.unwrap_or(true),
+            pools: self.pools.unwrap_or(listen.http.ip().is_loopback()),
+            origins,
         })
     }
 }
@@ -434,6 +492,22 @@ endpoints = ["[::1]:9001"]
     }
 
     #[test]
+    fn pools_are_shown_in_public_only_where_nobody_else_can_ask_unless_said_so() {
+        let page = |http: &str, page: &str| {
+            let file =
+                GOOD.replacen("127.0.0.1:0", http, 1).replacen("[[pools]]", &format!("{page}\n[[pools]]"), 1);
+            read(&file).unwrap().page
+        };
+        assert!(page("127.0.0.1:0", "").pools && page("[::1]:0", "").pools);
+        assert!(!page("0.0.0.0:8080", "").pools && !page("[::]:8080", "").pools);
+        assert!(!page("127.0.0.1:0", "[page]\npools = false").pools);
+        assert!(page("0.0.0.0:8080", "[page]\npools = true").pools);
+        assert!(page("0.0.0.0:8080", "").enabled && !page("127.0.0.1:0", "[page]\nenabled = false").enabled);
+        let origins = page("127.0.0.1:0", "[page]\norigins = [\"https://b.example:9000\"]").origins;
+        assert_eq!(origins, ["https://b.example:9000"]);
+    }
+
+    #[test]
     fn every_error_names_its_line_and_key() {
         let cases = [
             ("name = \"gcp\"", "name = \"aws\"", ":9:8: pools[1].name: aws is the name of an earlier pool"),
@@ -464,6 +538,11 @@ endpoints = ["[::1]:9001"]
                 "[[pools]]",
                 "[timeouts]\nsubmit = \"1h\"\n[[pools]]",
                 ":6:10: timeouts.submit: 1h is out of range",
+            ),
+            (
+                "[[pools]]",
+                "[page]\norigins = [\"https://b.example; script-src *\"]\n[[pools]]",
+                ":6:12: page.origins[0]: \"https://b.example; script-src *\" is no origin",
             ),
             (
                 "[[pools]]",

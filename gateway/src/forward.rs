@@ -96,7 +96,7 @@ impl Failure {
             Route::Submit | Route::UploadRequest => true,
             Route::Read | Route::Media => !matches!(self, Self::Refused | Self::Status(502 | 504)),
             Route::Upload { .. } | Route::Cancel => self == Self::Connect,
-            Route::Livez | Route::Readyz => false,
+            _ => false,
         }
     }
 }
@@ -135,7 +135,7 @@ pub fn peer(address: SocketAddr, route: &Route, timeouts: &Timeouts) -> HttpPeer
         Route::Submit | Route::UploadRequest | Route::Cancel => timeouts.submit,
         Route::Read => timeouts.query,
         Route::Upload { .. } => timeouts.upload,
-        Route::Media | Route::Livez | Route::Readyz => timeouts.read,
+        _ => timeouts.read,
     };
     peer.options.connection_timeout = Some(timeouts.connect);
     peer.options.total_connection_timeout = Some(timeouts.connect);

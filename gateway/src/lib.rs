@@ -3,7 +3,7 @@
 //! A request meets the modules in this order: [`edge`] takes the connection, [`proxy`] translates Pingora's phases,
 //! [`request`] says what is asked for, [`admission`] reads a submit and settles its id, [`dispatch`] leads it through
 //! the workers, [`route`] chooses a pool and a worker from [`fleet`]'s snapshot, [`forward`] talks to the worker.
-//! Beside that path: [`config`] is the routing file, [`reload`] swaps it, [`admin`] shows and steers, [`drain`] ends
+//! Beside that path: [`page`] is the web page at `/`, [`config`] is the routing file, [`reload`] swaps it, [`admin`] shows and steers, [`drain`] ends
 //! the process without dropping a request, [`metrics`] counts, [`status`] is the operator's view from the command line.
 //!
 //! Invariants: `route` does no I/O and reads no clock; only `edge`, `proxy`, `forward` and `serve` name Pingora;
@@ -19,6 +19,7 @@ pub mod error;
 pub mod fleet;
 pub mod forward;
 pub mod metrics;
+pub mod page;
 pub mod proxy;
 pub mod reload;
 pub mod request;

@@ -17,12 +17,15 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use tracing::{debug, info, warn};
 
+use crate::admin::status::Status;
 use crate::admission;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::dispatch::{Dispatch, Repeatable, Request, Target};
 use crate::drain::InFlight;
 use crate::edge;
 use crate::forward::{self, Failure};
+use crate::page::{self, Parts};
+use crate::reload::Reloader;
 use crate::request::{self, Route};
 use crate::route::Job;
 
@@ -40,6 +43,8 @@ const OWN_ANSWER: ErrorType = ErrorType::Custom("OwnAnswer");
 pub struct Proxy {
     /// Chooses workers.
     pub dispatch: Dispatch,
+    /// Knows which routing file is in force.
+    pub reloader: Arc<Reloader>,
 }
 
 /// A request as Pingora carries it from phase to phase.
@@ -86,7 +91,11 @@ impl Proxy {
         Ok(())
     }
 
-    async fn local(&self, session: &mut Session, route: &Route) -> Result<()> {
+    /// What the gateway answers itself.
+    async fn local(&self, session: &mut Session, route: &Route, config: &Config) -> Result<()> {
+        if matches!(route, Route::Page | Route::Asset { .. } | Route::Pools) {
+            return self.page(session, route, &config.page).await;
+        }
         let unready = match route {
             Route::Readyz => self.dispatch.drain.unready(&self.dispatch.fleet),
             _ => None,
@@ -96,6 +105,32 @@ impl Proxy {
             Some(reason) => (503, serde_json::json!({ "status": "unready", "reason": reason })),
         };
         write(session, status, "application/json", body.to_string(), &[]).await
+    }
+}
+
+impl Proxy {
+    async fn page(&self, session: &mut Session, route: &Route, page: &config::Page) -> Result<()> {
+        let asked = session.req_header();
+        let response = match route {
+            Route::Page if page.pools => page::index(page, Parts::All, &asked.headers),
+            Route::Page => page::index(page, Parts::Jobs, &asked.headers),
+            Route::Asset { name } => page::asset(page, name, asked.uri.query(), &asked.headers),
+            Route::Pools if page.pools => {
+                let generation = self.reloader.state().generation;
+                Some(page::pools(&Status::of(&self.dispatch.fleet, generation)))
+            }
+            _ => None,
+        };
+        let Some(response) = response else {
+            let problem = request::Refused::NotFound.problem(&asked.method, asked.uri.path());
+            return tell(session, &problem, None).await;
+        };
+        let (parts, body) = response.into_parts();
+        let mut header = ResponseHeader::from(parts);
+        if header.status != http::StatusCode::NOT_MODIFIED {
+            header.insert_header(http::header::CONTENT_LENGTH, body.len())?;
+        }
+        send(session, header, body).await
     }
 }
 
@@ -138,8 +173,8 @@ impl ProxyHttp for Proxy {
             }
         };
         let request = ctx.request.insert(Request::new(route.clone()));
-        if matches!(route, Route::Livez | Route::Readyz) {
-            self.local(session, &route).await?;
+        if route.is_local() {
+            self.local(session, &route, &ctx.config).await?;
             return Ok(true);
         }
         if route.reads_body() {
@@ -409,14 +444,19 @@ async fn write(
     for (name, value) in more {
         header.insert_header(*name, value.as_str())?;
     }
+    send(session, header, Bytes::from(body)).await
+}
+
+/// Answers with that, and without the body if only the header was asked for, or if there is none.
+async fn send(session: &mut Session, header: ResponseHeader, body: Bytes) -> Result<()> {
     if !session.is_body_done() {
         // What is left of the body would be read as the next request.
         session.set_keepalive(None);
     }
-    let bodiless = session.req_header().method == http::Method::HEAD;
+    let bodiless = session.req_header().method == http::Method::HEAD || body.is_empty();
     session.write_response_header(Box::new(header), bodiless).await?;
     if !bodiless {
-        session.write_response_body(Some(Bytes::from(body)), true).await?;
+        session.write_response_body(Some(body), true).await?;
     }
     Ok(())
 }

@@ -21,6 +21,15 @@ pub enum Route {
     Media,
     /// The end of a job: `DELETE /jobs/ID`.
     Cancel,
+    /// The web page: `GET /`.
+    Page,
+    /// A file of the page: `GET /assets/NAME`.
+    Asset {
+        /// Which.
+        name: String,
+    },
+    /// The operator's view of the pools: `GET /pools`.
+    Pools,
     /// `GET /livez`.
     Livez,
     /// `GET /readyz`, and `GET /health`, which means the same.
@@ -37,8 +46,13 @@ impl Route {
             Self::Read => "read",
             Self::Media => "media",
             Self::Cancel => "cancel",
-            Self::Livez | Self::Readyz => "local",
+            Self::Page | Self::Asset { .. } | Self::Pools | Self::Livez | Self::Readyz => "local",
         }
+    }
+
+    /// Whether the gateway answers it itself.
+    pub fn is_local(&self) -> bool {
+        self.as_str() == "local"
     }
 
     /// Whether the gateway reads the whole body before it chooses a worker.
@@ -113,6 +127,9 @@ pub fn classify(method: &Method, path: &str) -> Result<Route, Refused> {
             let pool = pool.parse().map_err(|_| Refused::NotFound)?;
             take("PUT", &[(Method::PUT, Route::Upload { pool })])
         }
+        [""] => take("GET, HEAD", &reading(Route::Page)),
+        ["assets", name] => take("GET, HEAD", &reading(Route::Asset { name: (*name).to_owned() })),
+        ["pools"] => take("GET, HEAD", &reading(Route::Pools)),
         ["livez"] => take("GET, HEAD", &reading(Route::Livez)),
         ["readyz" | "health"] => take("GET, HEAD", &reading(Route::Readyz)),
         _ => Err(Refused::NotFound),
@@ -140,6 +157,9 @@ mod tests {
             (Method::GET, "/media/a/720p/seg-1.m4s", Route::Media),
             (Method::POST, "/upload/request", Route::UploadRequest),
             (Method::PUT, "/upload/aws/uploads/k/v.mp4", aws()),
+            (Method::GET, "/", Route::Page),
+            (Method::HEAD, "/assets/app.js", Route::Asset { name: "app.js".to_owned() }),
+            (Method::GET, "/pools", Route::Pools),
             (Method::GET, "/livez", Route::Livez),
             (Method::GET, "/health", Route::Readyz),
         ] {
@@ -149,9 +169,19 @@ mod tests {
 
     #[test]
     fn what_is_not_in_the_api_is_refused() {
-        for path in
-            ["", "/", "/metrics", "/jobs/", "/jobs/a/b", "/media/a", "/upload/aws", "/upload/.x/k", "jobs"]
-        {
+        for path in [
+            "",
+            "//",
+            "/metrics",
+            "/status",
+            "/assets/a/b",
+            "/jobs/",
+            "/jobs/a/b",
+            "/media/a",
+            "/upload/aws",
+            "/upload/.x/k",
+            "jobs",
+        ] {
             assert_eq!(classify(&Method::GET, path), Err(Refused::NotFound), "{path}");
         }
         assert_eq!(classify(&Method::GET, "/process"), Err(Refused::Method { allow: "POST" }));

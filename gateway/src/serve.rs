@@ -85,7 +85,7 @@ pub async fn serve(
     let reloader = Arc::new(Reloader::new(path, file.text().to_owned(), fleet.clone(), metrics.clone()));
     let budget = Arc::new(Budget::default());
     let dispatch = Dispatch { fleet: fleet.clone(), drain: drain.clone(), metrics: metrics.clone(), budget };
-    let proxy = Proxy { dispatch };
+    let proxy = Proxy { dispatch, reloader: reloader.clone() };
     let edge = Edge::new(http_proxy(&Arc::new(server_conf()), proxy), fleet.clone(), metrics.clone());
 
     let stop = CancellationToken::new();

@@ -5,6 +5,8 @@
 mod fake;
 #[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod page;
 
 use std::time::{Duration, Instant};
 

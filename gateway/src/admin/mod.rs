@@ -1,4 +1,4 @@
-//! The operator's listener: metrics, readiness, status, reload. Loopback only, since it asks nobody for a token.
+//! The operator's listener: metrics, readiness, status, reload, the page with the pools alone. Loopback only, since it asks nobody for a token.
 //!
 //! Our own small app: Pingora's metrics app answers every path with the metrics.
 
@@ -6,11 +6,13 @@ pub mod status;
 
 use std::sync::Arc;
 
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use bytes::Bytes;
 use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::drain::Drain;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
+use crate::page::{self, Parts};
 use crate::reload::{Reloader, Trigger};
 use status::Status;
 
@@ -46,6 +49,9 @@ pub async fn run(listener: TcpListener, admin: Admin, stop: CancellationToken) -
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/status", get(show))
+        .route("/", get(index))
+        .route("/assets/{name}", get(asset))
+        .route("/pools", get(pools))
         .route("/reload", post(reload))
         .with_state(admin);
     // Not graceful: an operator's open connection must not keep the process.
@@ -74,6 +80,28 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 
 async fn show(State(admin): State<Admin>) -> Json<Status> {
     Json(Status::of(&admin.fleet, admin.reloader.state().generation))
+}
+
+async fn pools(State(admin): State<Admin>) -> Response {
+    plain(Some(page::pools(&Status::of(&admin.fleet, admin.reloader.state().generation))))
+}
+
+async fn index(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    plain(page::index(&admin.fleet.config().page, Parts::Pools, &headers))
+}
+
+async fn asset(
+    State(admin): State<Admin>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
+    plain(page::asset(&admin.fleet.config().page, &name, query.as_deref(), &headers))
+}
+
+/// The page's answer as axum's.
+fn plain(response: Option<axum::http::Response<Bytes>>) -> Response {
+    response.map_or_else(|| StatusCode::NOT_FOUND.into_response(), |response| response.map(Body::from))
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {

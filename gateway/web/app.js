@@ -1,0 +1,33 @@
+// @ts-check
+// Starts the parts of the page that this listener offers, and follows the address: `#job/ID` opens a job.
+
+import { byId } from "./elements.js";
+import { openJob } from "./job.js";
+import { startJobs } from "./jobs.js";
+import { playerAddress } from "./player.js";
+import { startPools } from "./pools.js";
+import { startSubmit } from "./submit.js";
+
+const parts = (document.documentElement.dataset.parts ?? "").split(" ");
+
+if (!playerAddress()) document.querySelector("[data-licence]")?.remove();
+
+if (parts.includes("jobs")) {
+  const jobs = startJobs();
+  const openFromAddress = () => {
+    // A job's id has no character that an address would have to escape.
+    const id = /^#job\/([\w.-]+)$/.exec(location.hash)?.[1] ?? null;
+    openJob(id, () => jobs.refresh());
+    jobs.mark(id);
+  };
+  window.addEventListener("hashchange", openFromAddress);
+  openFromAddress();
+  startSubmit({
+    accepted(job) {
+      jobs.refresh();
+      // Who sends one video wants to see what becomes of it; who sends many, or watches another, is left alone.
+      if (byId("job").hidden) location.hash = `#job/${job.job_id}`;
+    },
+  });
+}
+if (parts.includes("pools")) startPools();
