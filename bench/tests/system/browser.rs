@@ -1,0 +1,129 @@
+//! The proof that matters: real players in a real browser play what we make, to its end, without an error event.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use millrace_bench::media;
+use millrace_wire::job::Job;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::chromium::{self, Requests, Wanted};
+use crate::stage::{Stage, made};
+
+const PICTURE: &str = "testsrc2=size=854x480:rate=30000/1001:duration=9,noise=alls=6:allf=t";
+const TONE: &str = "sine=frequency=440:sample_rate=44100:duration=9";
+/// B-frames, as cameras and editors write them.
+const H264: [&str; 8] = ["-c:v", "libx264", "-preset", "veryfast", "-bf", "3", "-pix_fmt", "yuv420p"];
+const AAC: [&str; 4] = ["-c:a", "aac", "-ac", "2"];
+
+/// Nine seconds at 29.97 frames a second, with sound.
+pub(crate) async fn film() -> PathBuf {
+    let input = ["-f", "lavfi", "-i", PICTURE, "-f", "lavfi", "-i", TONE];
+    made("film", &[&input[..], &H264, &AAC].concat()).await
+}
+
+async fn sound() -> PathBuf {
+    made("sound", &[&["-f", "lavfi", "-i", TONE][..], &AAC].concat()).await
+}
+
+async fn silent() -> PathBuf {
+    made("silent", &[&["-f", "lavfi", "-i", PICTURE][..], &H264].concat()).await
+}
+
+/// Frames come and go: all of them for half a second, then every fifth.
+async fn uneven() -> PathBuf {
+    let picture = format!("{PICTURE},select='lt(mod(t,1),0.5)+not(mod(n,5))'");
+    let input = ["-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", TONE, "-vsync", "vfr"];
+    made("uneven", &[&input[..], &H264, &AAC].concat()).await
+}
+
+/// What the result of a clip must be, from the clip itself where that says it.
+async fn wanted(clip: &PathBuf, job: &Job) -> Wanted {
+    let source = media::inspect(clip).await.unwrap();
+    let outputs = job.outputs.as_ref().unwrap();
+    let sizes: &[(u32, u32)] = if source.videos().count() > 0 { &[(854, 480), (640, 360)] } else { &[] };
+    Wanted {
+        seconds: source.duration_s,
+        sizes: sizes.to_vec(),
+        frame_rate: outputs.renditions.first().map_or(0.0, |rendition| rendition.frame_rate),
+        sound: source.audios().count() > 0,
+    }
+}
+
+#[tokio::test]
+async fn hls_and_dash_play_to_the_end_in_a_browser_without_an_error_or_a_hole() {
+    let stage = Stage::two_pools().await;
+    let clips = [
+        ("film", film().await),
+        ("sound", sound().await),
+        ("silent", silent().await),
+        ("uneven", uneven().await),
+    ];
+    for (id, clip) in &clips {
+        stage.client.submit(&json!({ "job_id": id, "input_url": stage.web.url_of(clip) })).await.unwrap();
+    }
+    let mut faults = Vec::new();
+    for (id, clip) in &clips {
+        let job = stage.succeeded(id).await;
+        let wanted = wanted(clip, &job).await;
+        let outputs = job.outputs.unwrap();
+        let url =
+            |path: Option<String>| stage.client.url(&path.expect("a stream has both manifests")).unwrap();
+        let (hls, dash) = (url(outputs.hls), url(outputs.dash));
+        let (by_hls, by_shaka) = tokio::join!(
+            chromium::play("hls", hls.as_str(), id, &[]),
+            chromium::play("shaka", dash.as_str(), id, &[])
+        );
+        let found = by_hls.faults(&wanted).into_iter().chain(by_shaka.faults(&wanted));
+        faults.extend(found.map(|fault| format!("{id} by {fault}")));
+    }
+    assert!(faults.is_empty(), "{}\n(see {})", faults.join("\n"), chromium::artifacts().display());
+    stage.end().await;
+}
+
+/// What `page.mjs` prints.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Page {
+    failure: Option<String>,
+    requests: Requests,
+    /// Percentages that the page showed while it sent the file, and while the job ran.
+    upload: BTreeSet<u32>,
+    progress: BTreeSet<u32>,
+    states: Vec<String>,
+    ended: bool,
+    played_s: f64,
+    pools: Vec<String>,
+    /// Wider than the window, at 390 pixels: what sticks out.
+    overflow: Vec<String>,
+    violations: Vec<String>,
+}
+
+#[tokio::test]
+async fn the_page_uploads_a_file_shows_its_progress_and_plays_it() {
+    let stage = Stage::two_pools().await;
+    let clip = film().await;
+    let gateway = stage.system.gateway_url();
+    let admin = stage.system.admin().unwrap().url("/").unwrap();
+    let args = ["--url", gateway, "--admin", admin.as_str(), "--file", clip.to_str().unwrap()];
+    let page: Page = chromium::node("page.mjs", &args).await;
+    assert_eq!(page.failure, None, "{page:#?}");
+    assert_eq!((&page.requests.console, &page.requests.failed), (&vec![], &vec![]));
+    let mut own = [gateway, admin.as_str().trim_end_matches('/')];
+    own.sort_unstable();
+    let mut asked = page.requests.origins.clone();
+    asked.sort_unstable();
+    assert_eq!(asked, own, "nobody else is asked");
+    assert!(page.upload.last() == Some(&100), "the upload was seen to end: {page:?}");
+    assert!(page.progress.len() >= 3, "the progress was seen to move: {page:?}");
+    assert_eq!(page.states.last().map(String::as_str), Some("succeeded"), "{page:?}");
+    assert!(page.states.iter().any(|state| state == "running"), "{page:?}");
+    let length_s = media::inspect(&clip).await.unwrap().duration_s;
+    assert!(page.ended && (page.played_s - length_s).abs() < 0.1, "{page:?}");
+    assert_eq!(page.pools, ["aws", "gcp"]);
+    assert_eq!((page.overflow, page.violations), (vec![], vec![]));
+    let job = stage.client.jobs().await.unwrap().remove(0);
+    assert_eq!(stage.succeeded(job.job_id.as_str()).await.job_id, job.job_id, "the job is the store's, too");
+    stage.end().await;
+}
