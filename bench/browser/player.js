@@ -37,13 +37,15 @@ video.requestVideoFrameCallback(shown);
 
 // Both keep the whole clip: what was buffered stays to be measured.
 const KEEP_S = 120;
+// A busy machine stands still for a second or two by itself; a stream that makes a player stand still does so for good.
+const STALL_S = 5;
 
 // `level` is the one quality to use, as `levels` names it; without it the player chooses as it goes.
 
 function hls() {
   const { Events } = Hls;
   const keep = { maxBufferLength: KEEP_S, maxMaxBufferLength: KEEP_S, backBufferLength: KEEP_S };
-  const player = new Hls({ ...keep, autoStartLoad: false });
+  const player = new Hls({ ...keep, autoStartLoad: false, detectStallWithCurrentTimeMs: STALL_S * 1000 });
   player.on(Events.ERROR, (_, data) => {
     const about = data.error?.message ?? data.reason ?? '';
     fail('hls.js', `${data.type} ${data.details} ${data.frag?.relurl ?? ''} ${about}`.trim(), data.fatal);
@@ -68,7 +70,7 @@ function hls() {
 function shakaPlayer() {
   shaka.polyfill.installAll();
   const player = new shaka.Player();
-  player.configure({ streaming: { bufferingGoal: KEEP_S, bufferBehind: KEEP_S } });
+  player.configure({ streaming: { bufferingGoal: KEEP_S, bufferBehind: KEEP_S, stallThreshold: STALL_S } });
   player.addEventListener('error', ({ detail }) => {
     fail('shaka', `${detail.code} ${detail.message}`, detail.severity === shaka.util.Error.Severity.CRITICAL);
   });

@@ -3,6 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use axum::Router;
+use axum::extract::Path;
+use axum::http::header::ACCESS_CONTROL_ALLOW_ORIGIN;
+use axum::routing::get;
 use millrace_bench::media;
 use millrace_wire::job::Job;
 use serde::Deserialize;
@@ -80,6 +84,84 @@ async fn hls_and_dash_play_to_the_end_in_a_browser_without_an_error_or_a_hole() 
     }
     assert!(faults.is_empty(), "{}\n(see {})", faults.join("\n"), chromium::artifacts().display());
     stage.end().await;
+}
+
+#[tokio::test]
+async fn a_broken_stream_is_seen_to_be_broken() {
+    let stage = Stage::two_pools().await;
+    let clip = film().await;
+    stage.client.submit(&json!({ "job_id": "film", "input_url": stage.web.url_of(&clip) })).await.unwrap();
+    let job = stage.succeeded("film").await;
+    let wanted = wanted(&clip, &job).await;
+    let outputs = job.outputs.unwrap();
+    let (hls, dash) = (outputs.hls.unwrap(), outputs.dash.unwrap());
+    let hole = Spoilt::serve(&stage, &hls, without_second_segment);
+    let shifted = Spoilt::serve(&stage, &dash, |_, text| {
+        text.replace("<SegmentTemplate ", "<SegmentTemplate presentationTimeOffset=\"20000\" ")
+    });
+    let (hole, shifted) = (hole.await, shifted.await);
+    let (by_hls, by_shaka) = tokio::join!(
+        chromium::play("hls", &hole.url, "hole", &[]),
+        chromium::play("shaka", &shifted.url, "shifted", &[])
+    );
+    let faults = [by_hls.faults(&wanted), by_shaka.faults(&wanted)];
+    for faults in &faults {
+        println!("{}", faults.join("\n"));
+    }
+    let found = |place: usize, what: &str| faults[place].iter().any(|fault: &String| fault.contains(what));
+    assert!(found(0, "an error event"), "{faults:#?}");
+    assert!(found(1, "video/mp4") && found(1, ", not [0, "), "{faults:#?}");
+    stage.end().await;
+}
+
+/// Of the pictures; the sound stays whole.
+fn without_second_segment(name: &str, playlist: String) -> String {
+    if name == "audio.m3u8" {
+        return playlist;
+    }
+    let mut segments = 0;
+    let mut kept = String::new();
+    let mut lines = playlist.lines();
+    while let Some(line) = lines.next() {
+        segments += usize::from(line.starts_with("#EXTINF:"));
+        if line.starts_with("#EXTINF:") && segments == 2 {
+            lines.next();
+        } else {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
+}
+
+/// What the gateway serves, but for the manifests.
+struct Spoilt {
+    url: String,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl Spoilt {
+    async fn serve(stage: &Stage, manifest: &str, spoil: fn(&str, String) -> String) -> Self {
+        let manifest = stage.client.url(manifest).unwrap();
+        let name = manifest.path().rsplit('/').next().unwrap().to_owned();
+        let client = stage.client.clone();
+        let answer = async move |Path(name): Path<String>| {
+            let answer = client.get(manifest.join(&name).unwrap().as_str()).await.unwrap();
+            let is_manifest = name.ends_with(".m3u8") || name.ends_with(".mpd");
+            let body = if is_manifest { spoil(&name, answer.text()).into_bytes() } else { answer.body };
+            (answer.status, [(ACCESS_CONTROL_ALLOW_ORIGIN, "*")], body)
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/{name}", listener.local_addr().unwrap());
+        let router = Router::new().route("/{name}", get(answer));
+        Self { url, server: tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }) }
+    }
+}
+
+impl Drop for Spoilt {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
 }
 
 /// What `page.mjs` prints.

@@ -121,9 +121,10 @@ async fn measure(stage: &Stage, init: &str, segments: &[Segment]) -> Vec<Measure
         std::fs::write(file.path(), [init.as_slice(), &bytes].concat()).unwrap();
         let packets = media::packets(file.path()).await.unwrap();
         let codec = media::inspect(file.path()).await.unwrap().streams.remove(0).codec_name;
-        let start = packets.iter().map(|packet| packet.pts_s).fold(f64::MAX, f64::min);
-        let seconds = packets.iter().map(|packet| packet.duration_s).sum();
-        measured.push(Measured { start, seconds, bytes: bytes.len() as f64, codec });
+        // The edit list puts what is skipped, an encoder's priming, before zero.
+        let start = packets.iter().map(|packet| packet.pts_s).fold(f64::MAX, f64::min).max(0.0);
+        let end = packets.iter().map(|packet| packet.pts_s + packet.duration_s).fold(0.0, f64::max);
+        measured.push(Measured { start, seconds: end - start, bytes: bytes.len() as f64, codec });
     }
     measured
 }
