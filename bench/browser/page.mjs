@@ -77,20 +77,25 @@ async function visit(browser) {
   await looks(page, 'operator');
 }
 
-/** Runs in the page, before its own scripts: keeps every value that the bars and the job's state ever had. */
+/** Runs in the page, before its own scripts: keeps every value that was seen of the bars and of the job's state. */
 function observe() {
   const observed = { upload: [], progress: [], states: [] };
   window.observed = observed;
   const keep = (list, value) => {
-    if (value !== undefined && !Number.isNaN(value) && list.at(-1) !== value) list.push(value);
+    if (value !== undefined && list.at(-1) !== value) list.push(value);
   };
-  const shown = (bar) => !bar.hidden && bar.hasAttribute('value');
+  const share = (bar) => {
+    const seen = bar?.checkVisibility() && bar.hasAttribute('value');
+    return seen ? Math.round((bar.value / bar.max) * 100) : undefined;
+  };
+  const find = (name) => [...document.querySelectorAll(`[data-testid=${name}]`)];
   new MutationObserver(() => {
-    for (const [name, list] of [['upload-progress', observed.upload], ['job-progress', observed.progress]]) {
-      const bars = [...document.querySelectorAll(`[data-testid=${name}]`)].filter(shown);
-      for (const bar of bars) keep(list, Math.round((bar.value / bar.max) * 100));
-    }
-    keep(observed.states, document.querySelector('[data-testid=job-card]')?.dataset.state);
+    const [card] = find('job-card');
+    // The list has a bar of its own, which is asked for less often.
+    const bars = find('job-progress');
+    keep(observed.upload, share(find('upload-progress')[0]));
+    keep(observed.progress, share(bars.find((bar) => !bar.closest('[data-testid=job-card]')) ?? bars[0]));
+    keep(observed.states, card?.dataset.state);
   }).observe(document, { subtree: true, childList: true, attributes: true });
 }
 
