@@ -37,8 +37,10 @@ video.requestVideoFrameCallback(shown);
 
 // Both keep the whole clip: what was buffered stays to be measured.
 const KEEP_S = 120;
-// A busy machine stands still for a second or two by itself; a stream that makes a player stand still does so for good.
+// A busy machine stands still for a second or two by itself; a stream that makes a player stand still does so for good,
+// or the player jumps, which is an error.
 const STALL_S = 5;
+const AHEAD_S = 0.5;
 
 // `level` is the one quality to use, as `levels` names it; without it the player chooses as it goes.
 
@@ -47,6 +49,11 @@ function hls() {
   const keep = { maxBufferLength: KEEP_S, maxMaxBufferLength: KEEP_S, backBufferLength: KEEP_S };
   const player = new Hls({ ...keep, autoStartLoad: false, detectStallWithCurrentTimeMs: STALL_S * 1000 });
   player.on(Events.ERROR, (_, data) => {
+    // It takes every `waiting` of the video element for a stall at once, also that of a decoder which has no time.
+    if (data.details === 'bufferStalledError' && !data.fatal && data.buffer >= AHEAD_S) {
+      note('stalled', `${data.buffer.toFixed(3)} s in the buffer`);
+      return;
+    }
     const about = data.error?.message ?? data.reason ?? '';
     fail('hls.js', `${data.type} ${data.details} ${data.frag?.relurl ?? ''} ${about}`.trim(), data.fatal);
   });

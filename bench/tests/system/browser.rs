@@ -44,13 +44,19 @@ async fn uneven() -> PathBuf {
 /// What the result of a clip must be, from the clip itself where that says it.
 async fn wanted(clip: &PathBuf, job: &Job) -> Wanted {
     let source = media::inspect(clip).await.unwrap();
+    let packets = media::packets(clip).await.unwrap();
+    let end = |stream: &media::Stream| {
+        let own = packets.iter().filter(|packet| packet.stream_index == stream.index);
+        own.map(|packet| packet.pts_s + packet.duration_s).fold(0.0, f64::max)
+    };
+    let picture_s = source.videos().next().map(end);
+    let sizes: &[(u32, u32)] = if picture_s.is_some() { &[(854, 480), (640, 360)] } else { &[] };
     let outputs = job.outputs.as_ref().unwrap();
-    let sizes: &[(u32, u32)] = if source.videos().count() > 0 { &[(854, 480), (640, 360)] } else { &[] };
     Wanted {
-        seconds: source.duration_s,
+        picture_s,
+        sound_s: source.audios().next().map(end),
         sizes: sizes.to_vec(),
         frame_rate: outputs.renditions.first().map_or(0.0, |rendition| rendition.frame_rate),
-        sound: source.audios().count() > 0,
     }
 }
 

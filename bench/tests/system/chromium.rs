@@ -92,14 +92,14 @@ pub(crate) struct Look {
 /// What a stream must be.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
-    /// The source's length.
-    pub(crate) seconds: f64,
+    /// When the source's picture ends; none when there is none.
+    pub(crate) picture_s: Option<f64>,
+    /// When its sound ends; none when there is none.
+    pub(crate) sound_s: Option<f64>,
     /// Every rendition's size; none when there is no picture.
     pub(crate) sizes: Vec<(u32, u32)>,
     /// Frames a second.
     pub(crate) frame_rate: f64,
-    /// Whether there is sound.
-    pub(crate) sound: bool,
 }
 
 impl Play {
@@ -115,11 +115,11 @@ impl Play {
         match &self.played {
             Some(played) if played.ended => {
                 faults.extend(played.buffered.faults("played", wanted));
-                let frames = wanted.frame_rate * wanted.seconds;
-                if !wanted.sizes.is_empty() && played.decoded_frames < frames * DECODED_MIN {
+                let frames = wanted.frame_rate * wanted.picture_s.unwrap_or(0.0);
+                if played.decoded_frames < frames * DECODED_MIN {
                     faults.push(format!("{} of {frames:.0} frames decoded", played.decoded_frames));
                 }
-                if wanted.sound != (played.decoded_audio_bytes > 0) {
+                if wanted.sound_s.is_some() != (played.decoded_audio_bytes > 0) {
                     faults.push(format!("{} bytes of sound decoded", played.decoded_audio_bytes));
                 }
             }
@@ -148,17 +148,23 @@ impl Buffered {
         let mut faults = Vec::new();
         let kinds = |kind: &str| self.sources.iter().filter(|s| s.mime_type.starts_with(kind)).count();
         let has = (kinds("video/"), kinds("audio/"));
-        if has != (usize::from(!wanted.sizes.is_empty()), usize::from(wanted.sound)) {
+        if has != (usize::from(wanted.picture_s.is_some()), usize::from(wanted.sound_s.is_some())) {
             faults.push(format!("{what}: {} buffers of pictures, {} of sound", has.0, has.1));
         }
-        let sources = self.sources.iter().map(|one| (one.mime_type.as_str(), &one.ranges));
-        for (name, ranges) in sources.chain([("the video element", &self.video)]) {
-            let whole = matches!(ranges.as_slice(), [(start, end)]
-                if *start <= START_S_MAX && (end - wanted.seconds).abs() <= END_S_OFF_MAX);
+        let mut check = |name: &str, ranges: &[Range], end_s: f64| {
+            let whole = matches!(ranges, [(start, end)]
+                if *start <= START_S_MAX && (end - end_s).abs() <= END_S_OFF_MAX);
             if !whole {
-                faults.push(format!("{what}: {name} has {ranges:?}, not [0, {}]", wanted.seconds));
+                faults.push(format!("{what}: {name} has {ranges:?}, not [0, {end_s}]"));
             }
+        };
+        for one in &self.sources {
+            let end_s = if one.mime_type.starts_with("video/") { wanted.picture_s } else { wanted.sound_s };
+            check(&one.mime_type, &one.ranges, end_s.unwrap_or(0.0));
         }
+        // At the end of a stream its buffer reaches as far as the longest.
+        let end_s = wanted.picture_s.into_iter().chain(wanted.sound_s).fold(0.0, f64::max);
+        check("the video element", &self.video, end_s);
         faults
     }
 }

@@ -85,9 +85,9 @@ async fn flash_and_beep_stay_within_a_frame_of_each_other_in_every_format() {
     stage.client.submit(&spec).await.unwrap();
     let outputs = stage.succeeded("sync").await.outputs.unwrap();
     let url = |path: &str| stage.client.url(path).unwrap().to_string();
-    let hls = url(outputs.hls.as_deref().unwrap());
-    let dash = url(outputs.dash.as_deref().unwrap());
-    let file = download(&stage, outputs.renditions[0].mp4.as_deref().unwrap()).await;
+    let hls = url(outputs.hls.as_deref().expect("HLS was asked for"));
+    let dash = url(outputs.dash.as_deref().expect("DASH comes with HLS"));
+    let file = download(&stage, outputs.renditions[0].mp4.as_deref().expect("files were asked for")).await;
     let sources = [("hls", hls.as_str()), ("dash", dash.as_str()), ("mp4", file.path().to_str().unwrap())];
     for (name, what) in sources {
         let heard = beeps(what, "0:a:0").await;
