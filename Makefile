@@ -16,7 +16,7 @@ help: ## List the commands
 	@echo "  PORT=8080        the gateway's port of \`make up\`; its admin side is on the next one"
 	@echo "  DATA=./.millrace where \`make demo\` and \`make up\` keep everything"
 
-setup: ## Install what is missing (ffmpeg, a C compiler, cmake, …), else say nothing
+setup: ## Install what is missing to build and run (ffmpeg, a C compiler, cmake, …), else say nothing
 	@scripts/setup
 
 demo: ## Transcode a real clip through one gateway and two pools, check the result, and end
@@ -32,7 +32,8 @@ up: ## Start the same system and serve on PORT until Ctrl-C
 build: setup ## Build the three programs into target/debug
 	$(CARGO) build --workspace --bins --locked
 
-test: setup ## Check format and lints, then run every test, with real binaries and real ffmpeg
+test: ## Check format and lints, then run every test, with real binaries, real ffmpeg and a real browser
+	@scripts/setup test
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) build --workspace --bins --locked

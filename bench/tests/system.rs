@@ -7,20 +7,28 @@ mod stage;
 
 #[path = "system/bad_input.rs"]
 mod bad_input;
+#[path = "system/browser.rs"]
+mod browser;
 #[path = "system/cancel.rs"]
 mod cancel;
+#[path = "system/chromium.rs"]
+mod chromium;
 #[path = "system/events.rs"]
 mod events;
 #[path = "system/gateway.rs"]
 mod gateway;
 #[path = "system/jobs.rs"]
 mod jobs;
+#[path = "system/manifests.rs"]
+mod manifests;
 #[path = "system/playlist.rs"]
 mod playlist;
 #[path = "system/saturation.rs"]
 mod saturation;
 #[path = "system/stream.rs"]
 mod stream;
+#[path = "system/sync.rs"]
+mod sync;
 #[path = "system/up.rs"]
 mod up;
 #[path = "system/uploads.rs"]

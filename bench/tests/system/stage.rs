@@ -1,17 +1,18 @@
 //! What every test stands on: one system at a time, clips made here, and a web server that answers by script.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{self, State};
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse};
 use axum::routing::get;
 use millrace_bench::clip::{self, Picture};
 use millrace_bench::system::Builder;
-use millrace_bench::{Client, System};
+use millrace_bench::{Client, System, media};
 use millrace_wire::job::{Job, Phase, State as JobState};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, watch};
@@ -107,6 +108,25 @@ pub(crate) async fn clip(picture: &Picture) -> PathBuf {
     path
 }
 
+/// The clip that ffmpeg makes of these arguments, made once and kept beside the test programs; [`Web`] serves it as
+/// `/made/NAME`, by the file's name.
+pub(crate) async fn made(name: &str, args: &[&str]) -> PathBuf {
+    // Other arguments are another clip, so that no old one is taken for it.
+    let mut hasher = DefaultHasher::new();
+    args.hash(&mut hasher);
+    let made = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let path = made.join(format!("{name}-{:016x}.mp4", hasher.finish()));
+    if !path.is_file() {
+        // Written beside and renamed: half a clip would be taken for a whole one.
+        let beside = made.join(format!("{name}.{}.part.mp4", std::process::id()));
+        let mut ffmpeg = tokio::process::Command::new("ffmpeg");
+        ffmpeg.args(["-nostdin", "-v", "error", "-y"]).args(args).arg(&beside);
+        media::output(ffmpeg, PATIENCE).await.unwrap();
+        std::fs::rename(&beside, &path).unwrap();
+    }
+    path
+}
+
 /// A web server on loopback whose answers are bad in every way that matters, and good where they should be.
 pub(crate) struct Web {
     url: String,
@@ -136,6 +156,7 @@ impl Web {
             .route("/small.mp4", get(async |State(content): State<Content>| content.small.to_vec()))
             .route("/heavy.mp4", get(async |State(content): State<Content>| content.heavy.to_vec()))
             .route("/ladder.mp4", get(async |State(content): State<Content>| content.ladder.to_vec()))
+            .route("/made/{name}", get(made_before))
             .route("/held.mp4", get(held))
             .route("/empty.mp4", get(async || Vec::new()))
             .route("/html.mp4", get(async || Html("<!DOCTYPE html><html><body>Sign in first</body></html>")))
@@ -155,6 +176,11 @@ impl Web {
     /// The URL of a path on this server.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.url)
+    }
+
+    /// The URL of a clip of [`made`].
+    pub(crate) fn url_of(&self, clip: &Path) -> String {
+        self.url(&format!("/made/{}", clip.file_name().unwrap().to_str().unwrap()))
     }
 
     /// Lets every `/held.mp4` go on, those that wait and those to come.
@@ -182,6 +208,11 @@ impl Drop for Web {
     fn drop(&mut self) {
         self.server.abort();
     }
+}
+
+/// A clip of [`made`]: its whole name is one segment of the path, so it cannot lead elsewhere.
+async fn made_before(extract::Path(name): extract::Path<String>) -> Vec<u8> {
+    tokio::fs::read(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)).await.unwrap()
 }
 
 async fn held(State(content): State<Content>) -> Vec<u8> {
