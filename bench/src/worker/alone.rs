@@ -259,24 +259,27 @@ mod tests {
 
     #[test]
     fn one_child_is_told_apart_from_those_before_and_after_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let done = directory.path().join("done");
         // Each `sh` burns about as much; only the second is wanted.
         let burn = |mark: &str| {
             format!(
-                "sh -c 'sleep 0.3; i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done' {mark}; sleep 0.3; "
+                "sh -c 'sleep 0.2; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done' {mark}; sleep 0.2; "
             )
         };
-        let script = [burn("first"), burn("wanted"), burn("last"), "sleep 60; :".to_owned()].concat();
-        let mut shell = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).spawn().unwrap();
+        let script =
+            [burn("first"), burn("wanted"), burn("last"), format!("touch {}; read end", done.display())]
+                .concat();
+        let mut shell = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         let mut watch = Watch::Waiting;
-        let idle = |pid| procfs::descendants(pid).iter().any(|p| p.command_line() == "sleep 60");
-        while !idle(shell.id()) {
+        while !done.exists() {
             assert!(Instant::now() < deadline, "the shell is not done: {watch:?}");
             watch = watch.look(shell.id(), |child| child.arguments().last().is_some_and(|w| w == "wanted"));
             std::thread::sleep(Duration::from_millis(5));
         }
         let all = Cpu::of(shell.id()).unwrap().children;
-        shell.kill().unwrap();
+        // This closes its input, for which it waits.
         shell.wait().unwrap();
         let Watch::Ended(encode) = watch else { panic!("{watch:?}") };
         let share = encode.cpu.as_secs_f64() / all.as_secs_f64();

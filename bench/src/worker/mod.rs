@@ -81,8 +81,9 @@ pub async fn run(options: &Options) -> Result<()> {
     let mut report = bench.measure(options, &clip).await?;
     report.worker = program.display().to_string();
     bench.worker.stop().await?;
-    // Of all that was made, only the figures are wanted; after a failure it stays, to be looked at.
-    fs::remove_dir_all(&bench.work).with_context(|| format!("remove {}", bench.work.display()))?;
+    // A dozen jobs are a gigabyte; what was compared stays, so that the command can be run again.
+    let objects = bench.work.join("objects");
+    fs::remove_dir_all(&objects).with_context(|| format!("remove {}", objects.display()))?;
     println!("\n{}", report.text());
     let path = out.join("worker.json");
     let json = serde_json::to_string_pretty(&report).context("write the report as JSON")?;
@@ -201,7 +202,7 @@ impl Bench {
     }
 }
 
-/// Runs one ffmpeg as a shell would, in an empty directory.
+/// Runs one ffmpeg as a shell would, in an empty directory. On no leash: starting that would count as ffmpeg's.
 async fn run_by_hand(arguments: &[String], directory: &Path) -> Result<Cost> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

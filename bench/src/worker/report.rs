@@ -75,8 +75,9 @@ impl Report {
             self.limits(),
             self.qualities(),
             self.estimate(),
+            // What the kernel counts in ticks of 10 ms, over five seconds.
             format!(
-                "a worker without work uses {:.4} CPU seconds in a second; that is not subtracted",
+                "a worker without work uses {:.3} CPU seconds in a second (give or take 0.002), which is not subtracted",
                 self.worker_idle_cpu_per_s
             ),
             String::new(),
