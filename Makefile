@@ -14,6 +14,7 @@ help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PORT=8080        the gateway's port of \`make up\`; its admin side is on the next one"
+	@echo "  BENCH_ARGS=      for \`make bench-worker\`: --seconds 10 --runs 3 is quicker, --clip FILE is a clip of yours"
 	@echo "  DATA=./.millrace where \`make demo\` and \`make up\` keep everything"
 
 setup: ## Install what is missing (ffmpeg, a C compiler, cmake, …), else say nothing
@@ -44,7 +45,7 @@ test: setup ## Check format and lints, then run every test, with real binaries a
 	$(CARGO) test --workspace --locked --doc
 
 # Both in one build, so that the bench finds the worker beside itself.
-bench-worker: ## Measure a job beside the same ffmpeg by hand (about 15 minutes; BENCH_ARGS='--seconds 10 --runs 3')
+bench-worker: ## Measure a job beside the same ffmpeg by hand (about 15 minutes)
 	@scripts/setup demo
 	@$(CARGO) build --release --locked -p millrace-worker -p millrace-bench
 	@exec $(or $(CARGO_TARGET_DIR),target)/release/millrace-bench worker --data '$(DATA)' \
