@@ -8,12 +8,13 @@ CARGO ?= cargo
 BENCH = $(or $(CARGO_TARGET_DIR),target)/debug/millrace-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up build test fmt lint clean-data
+.PHONY: help setup demo up build test bench-worker fmt lint clean-data
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PORT=8080        the gateway's port of \`make up\`; its admin side is on the next one"
+	@echo "  BENCH_ARGS=      for \`make bench-worker\`: --seconds 10 --runs 3 is quicker, --clip FILE is a clip of yours"
 	@echo "  DATA=./.millrace where \`make demo\` and \`make up\` keep everything"
 
 setup: ## Install what is missing to build and run (ffmpeg, a C compiler, cmake, …), else say nothing
@@ -43,6 +44,13 @@ test: ## Check format and lints, then run every test, with real binaries, real f
 		set -x; $(CARGO) test --workspace --locked --lib --bins --tests; \
 	fi
 	$(CARGO) test --workspace --locked --doc
+
+# Both in one build, so that the bench finds the worker beside itself.
+bench-worker: ## Measure a job beside the same ffmpeg by hand (about 15 minutes)
+	@scripts/setup demo
+	@$(CARGO) build --release --locked -p millrace-worker -p millrace-bench
+	@exec $(or $(CARGO_TARGET_DIR),target)/release/millrace-bench worker --data '$(DATA)' \
+		--out '$(or $(CARGO_TARGET_DIR),target)/bench' $(BENCH_ARGS)
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

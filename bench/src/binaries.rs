@@ -36,23 +36,29 @@ impl Binaries {
     }
 
     fn in_directory(directory: &Path) -> Result<Self> {
-        let find = |name: &str| {
-            let path = directory.join(name);
-            if !path.is_file() {
-                bail!(
-                    "{} is not there: build it with `cargo build --workspace`, or say with {DIRECTORY_VARIABLE} \
-                     where the binaries are",
-                    path.display()
-                );
-            }
-            Ok(path)
-        };
+        let find = |name: &str| find(directory, name);
         Ok(Self {
             gateway: find("millrace-gateway")?,
             worker: find("millrace-worker")?,
             bench: find("millrace-bench")?,
         })
     }
+}
+
+/// One program of a directory.
+///
+/// # Errors
+/// It is not there; with the command that builds it.
+pub fn find(directory: &Path, name: &str) -> Result<PathBuf> {
+    let path = directory.join(name);
+    if !path.is_file() {
+        bail!(
+            "{} is not there: build it with `cargo build --workspace`, or say with {DIRECTORY_VARIABLE} \
+             where the binaries are",
+            path.display()
+        );
+    }
+    Ok(path)
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! The harness: a whole Millrace system of real binaries on loopback, and what drives it.
 //!
-//! System tests, the demo and (later) the benchmarks all start the system the same way: real processes, real sockets,
+//! System tests, the demo and the benchmarks all start the system the same way: real processes, real sockets,
 //! real ffmpeg, ports given by the kernel. Rejected: running gateway and workers inside the test's own process. It
 //! starts faster, but a `kill -9` is then no kill -9, and what a binary prints, leaks or leaves behind stays unseen.
 //!
 //! In the order in which a system comes to life: [`binaries`] finds the programs, [`process`] starts them (through
 //! [`leash`], so that none outlives us), `data` is the directory it lives in, [`routing`] writes the gateway's file, [`system`] holds them together,
 //! [`client`] talks to them, [`procfs`] proves what they left behind. [`clip`], [`media`], [`progress`] and [`table`]
-//! serve [`demo`] and [`up`].
+//! serve [`demo`] and [`up`]. [`worker`] measures one worker beside ffmpeg by hand.
 
 pub mod binaries;
 pub mod client;
@@ -23,6 +23,7 @@ pub mod routing;
 pub mod system;
 pub mod table;
 pub mod up;
+pub mod worker;
 
 pub use client::{Answer, Client};
 pub use system::System;

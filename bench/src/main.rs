@@ -1,4 +1,4 @@
-//! `millrace-bench`: a whole system on this machine, to look at (`demo`, `up`) and later to measure.
+//! `millrace-bench`: a whole system on this machine, to look at (`demo`, `up`) and to measure (`worker`).
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
-use millrace_bench::{demo, install_crypto, leash, up};
+use millrace_bench::{demo, install_crypto, leash, up, worker};
 use millrace_runtime::shutdown::Shutdown;
 
 /// Runs a whole Millrace system on this machine.
@@ -33,6 +33,27 @@ enum Command {
         /// Where the jobs, the results and the logs go.
         #[arg(long, value_name = "DIR", default_value = "./.millrace")]
         data: PathBuf,
+    },
+    /// Measure what a job of one worker costs beside the same ffmpeg by hand; fails when a limit is broken.
+    Worker {
+        /// A clip of your own, instead of the demo's.
+        #[arg(long, value_name = "FILE")]
+        clip: Option<PathBuf>,
+        /// Use only so many seconds of the clip.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        seconds: Option<u32>,
+        /// How often everything is measured, in turns.
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+        runs: u32,
+        /// The demo's clip is kept in `cache` below.
+        #[arg(long, value_name = "DIR", default_value = "./.millrace")]
+        data: PathBuf,
+        /// Where worker.json goes.
+        #[arg(long, value_name = "DIR", default_value = "./target/bench")]
+        out: PathBuf,
+        /// The worker's program [default: millrace-worker beside this program]
+        #[arg(long, value_name = "FILE")]
+        worker: Option<PathBuf>,
     },
     /// Become PROGRAM, and die when PARENT does.
     #[command(hide = true)]
@@ -76,6 +97,13 @@ fn run(command: Command) -> Result<()> {
                 }
             }
             Command::Up { port, data } => up::run(&up::Options { port, data }, &shutdown).await,
+            Command::Worker { clip, seconds, runs, data, out, worker } => {
+                let options = worker::Options { clip, seconds, runs, data, out, worker };
+                tokio::select! {
+                    done = worker::run(&options) => done,
+                    () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
+                }
+            }
             Command::Leash { .. } => unreachable!("handled above"),
         }
     })

@@ -1,9 +1,10 @@
-//! What runs, read from `/proc`: to prove that nothing was left behind. Linux only; elsewhere every list is empty,
-//! and [`AVAILABLE`] says so.
+//! What runs, read from `/proc`: to prove that nothing was left behind, and to measure what it cost. Linux only;
+//! elsewhere every list is empty, and [`AVAILABLE`] says so.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 /// Whether this system has a `/proc` to read.
 pub const AVAILABLE: bool = cfg!(target_os = "linux");
@@ -50,14 +51,55 @@ impl Process {
 
     /// Its command line, with spaces between the arguments.
     pub fn command_line(&self) -> String {
+        self.arguments().join(" ").trim().to_owned()
+    }
+
+    /// Its arguments, the program first; none when it is gone.
+    pub fn arguments(&self) -> Vec<String> {
         let raw = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
-        String::from_utf8_lossy(&raw).replace('\0', " ").trim().to_owned()
+        let text = String::from_utf8_lossy(&raw);
+        if text.is_empty() {
+            return Vec::new();
+        }
+        // A program that renames itself may leave the last end out.
+        text.strip_suffix('\0').unwrap_or(&text).split('\0').map(str::to_owned).collect()
     }
 
     fn belongs_below(&self, directory: &Path) -> bool {
         let works_there =
             fs::read_link(format!("/proc/{}/cwd", self.pid)).is_ok_and(|cwd| cwd.starts_with(directory));
         works_there || self.command_line().contains(&*directory.to_string_lossy())
+    }
+}
+
+/// CPU time of a process, user and system together, in the kernel's ticks of usually 10 ms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cpu {
+    /// Its own, all threads that it ever had included.
+    pub own: Duration,
+    /// That of its children which have ended and were waited for, and of theirs.
+    pub children: Duration,
+}
+
+impl Cpu {
+    /// Looks at a process that runs, or that ended and was not waited for yet; `None` when it is gone.
+    pub fn of(pid: u32) -> Option<Self> {
+        let ticks = rustix::param::clock_ticks_per_second().max(1);
+        Self::from_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, ticks)
+    }
+
+    /// Fields 14 to 17 of `/proc/PID/stat`.
+    fn from_stat(stat: &str, ticks_per_second: u64) -> Option<Self> {
+        let fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11).take(4);
+        let ticks: Vec<u64> = fields.map(|field| field.parse().ok()).collect::<Option<_>>()?;
+        let [user, system, children_user, children_system] = ticks[..] else { return None };
+        let time = |ticks: u64| Duration::from_secs_f64(ticks as f64 / ticks_per_second as f64);
+        Some(Self { own: time(user + system), children: time(children_user + children_system) })
+    }
+
+    /// Both together.
+    pub fn total(self) -> Duration {
+        self.own + self.children
     }
 }
 
@@ -122,6 +164,19 @@ mod tests {
         assert_eq!((process.pid, process.parent, process.started), (7, 3, 4711));
         assert_eq!(process.name, "a) (b)");
         assert_eq!(Process::from_stat(&stat.replace(" S ", " Z ")), None);
+    }
+
+    #[test]
+    fn cpu_time_is_told_apart_from_that_of_the_children() {
+        let stat = "7 (a) b) S 3 7 7 0 -1 4 1 0 0 0 150 25 300 5 20 0 1 0 4711 1 1";
+        let cpu = Cpu::from_stat(stat, 100).unwrap();
+        assert_eq!((cpu.own, cpu.children), (Duration::from_millis(1750), Duration::from_millis(3050)));
+        assert_eq!(Cpu::from_stat("7 (a) S 3", 100), None);
+
+        let before = Cpu::of(std::process::id()).unwrap();
+        let burn = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+        assert!(Command::new("sh").args(["-c", burn]).status().unwrap().success());
+        assert!(Cpu::of(std::process::id()).unwrap().children > before.children);
     }
 
     #[test]
