@@ -241,9 +241,9 @@ mod tests {
         let plan = plan_of(640, 360, true);
         assert_eq!(timeline(&picture(&plan, 0, 216_000, 1)).len(), 1);
         let runs = timeline(&sound(plan.segment, 7200, 300));
-        let ends = runs.iter().map(|run| run.start + run.duration * (run.more + 1));
+        let mut ends = runs.iter().map(|run| run.start + run.duration * (run.more + 1));
         let starts = runs.iter().skip(1).map(|run| run.start);
         assert_eq!(ends.clone().take(runs.len() - 1).collect::<Vec<_>>(), starts.collect::<Vec<_>>());
-        assert_eq!(ends.last(), Some(7200 * 48_000));
+        assert_eq!(ends.next_back(), Some(7200 * 48_000));
     }
 }
