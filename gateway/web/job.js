@@ -78,8 +78,9 @@ function show(panel, id, changed) {
       else item.removeAttribute("aria-current");
     });
     const failed = now.error && now.state !== "succeeded" && now.state !== "cancelled";
-    const tense = now.state === "retry_wait" ? "Will be tried again" : "Failed";
-    complain(error, failed ? `${tense}: ${now.error?.detail} (${now.error?.code})` : "");
+    // A job that is tried again still has the error of the attempt before.
+    const what = isFinal(now.state) ? "Failed" : "An attempt failed, and the job is tried again";
+    complain(error, failed ? `${what}: ${now.error?.detail} (${now.error?.code})` : "");
     fact("Pool", now.pool);
     fact("Worker", now.worker ?? "");
     fact("Attempt", now.attempt ? String(now.attempt) : "");

@@ -97,15 +97,15 @@ async function stream(hold, media, job, outputs, controls) {
   const Hls = await library();
   if (hold.ended) return;
   if (!Hls?.isSupported()) {
+    const missing = playerAddress() ? "" : "This gateway was built without hls.js (npm ci --prefix gateway/web, then build again). ";
     if (media.canPlayType(HLS_TYPE)) {
       media.src = outputs.hls ?? "";
-      say(controls.now, "played by the browser itself");
+      say(controls.now, `${missing}The browser plays the stream by itself.`);
     } else if (outputs.renditions.some((one) => one.mp4) || outputs.audio?.mp4) {
       progressive(media, outputs, controls);
+      if (missing) say(controls.now, `${missing}This is an MP4 file.`);
     } else {
-      complain(controls.error, playerAddress()
-        ? "This browser cannot play HLS. The addresses below work in other players."
-        : "This gateway was built without hls.js, and this browser does not play HLS by itself. Run `npm ci --prefix gateway/web`, build again, or ask for MP4 files.");
+      complain(controls.error, `${missing}This browser does not play HLS by itself; the addresses below work in other players.`);
     }
     return;
   }

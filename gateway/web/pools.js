@@ -22,23 +22,8 @@ const PAST = 120;
 /** Most slots that are drawn one by one; more are only counted. */
 const SLOTS_DRAWN_MAX = 16;
 
-/** Why something takes no job now. @type {Record<string, string>} */
-const REASONS = {
-  draining: "draining",
-  weight_zero: "weight 0",
-  no_usable_worker: "no usable worker",
-  saturated: "full",
-  unknown: "not heard of yet",
-  down: "down",
-  pool_draining: "its pool drains",
-  drained: "drained by the operator",
-  ejected: "ejected",
-  on_trial: "on trial",
-  stale: "its report is old",
-};
-
-/** @param {string | null | undefined} reason */
-const why = (reason) => (reason ? (REASONS[reason] ?? reason) : "");
+/** Why something takes no job now, in words: the API's labels are ones. @param {string | null | undefined} reason */
+const why = (reason) => (reason ?? "").replaceAll("_", " ");
 
 /** @param {Pool} pool @param {(report: Report) => number} count */
 const sum = (pool, count) => pool.workers.reduce((all, { report }) => all + (report ? count(report) : 0), 0);

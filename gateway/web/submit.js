@@ -186,6 +186,7 @@ export function startSubmit(told) {
   /** @param {Item} item */
   const again = (item) => {
     complain(item.error);
+    place();
     item.retry.hidden = true;
     item.stop = new AbortController();
     item.options = readOptions(form);
@@ -253,7 +254,7 @@ export function startSubmit(told) {
     choose(files.files);
     files.value = "";
   });
-  url.addEventListener("input", () => {
+  form.addEventListener("input", () => {
     place();
     complain(missing);
     changed();

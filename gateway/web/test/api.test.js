@@ -32,7 +32,7 @@ test("the choice is told in shares, and why there is none", () => {
   const pool = (name, share, wait_s, rejected) => ({ name, share, wait_s, rejected });
   assert.equal(choice([pool("aws", 0.25, 0), pool("gcp", 0.75, 12)]), "A new job goes to gcp (75 %) or aws (25 %), and in gcp it starts in about 12 s.");
   assert.equal(choice([pool("aws", 1, 0), pool("gcp", 0, 0, "draining")]), "A new job goes to aws (100 %), and in aws it starts at once.");
-  assert.equal(choice([pool("aws", 0, 0, "saturated")]), "A new job would be refused now. aws: full.");
+  assert.equal(choice([pool("aws", 0, 0, "no_usable_worker")]), "A new job would be refused now. aws: no usable worker.");
 });
 
 test("the newest share is at the right edge", () => {
