@@ -13,6 +13,7 @@ import { start } from './site.mjs';
 import { until, watch } from './watch.mjs';
 
 const RATE = 4;
+const HAVE_FUTURE_DATA = 3;
 // Longest waits. The player's own time-outs are shorter, so that its error is heard before ours.
 const LOAD_MS = 20_000;
 const STALL_MS = 10_000;
@@ -92,6 +93,10 @@ async function throwIfStopped(page) {
 }
 
 async function playedThrough(page, status) {
+  await until('something to play', LOAD_MS, async () => {
+    await throwIfStopped(page);
+    return (await status()).readyState >= HAVE_FUTURE_DATA;
+  });
   await page.evaluate((rate) => stage.play(rate), RATE);
   let [furthest, movedAt] = [-1, Date.now()];
   for (;;) {

@@ -41,6 +41,7 @@ const KEEP_S = 120;
 // or the player jumps, which is an error.
 const STALL_S = 5;
 const AHEAD_S = 0.5;
+const STALLS = ['bufferStalledError', 'bufferNudgeOnStall'];
 
 // `level` is the one quality to use, as `levels` names it; without it the player chooses as it goes.
 
@@ -49,8 +50,9 @@ function hls() {
   const keep = { maxBufferLength: KEEP_S, maxMaxBufferLength: KEEP_S, backBufferLength: KEEP_S };
   const player = new Hls({ ...keep, autoStartLoad: false, detectStallWithCurrentTimeMs: STALL_S * 1000 });
   player.on(Events.ERROR, (_, data) => {
-    // It takes every `waiting` of the video element for a stall at once, also that of a decoder which has no time.
-    if (data.details === 'bufferStalledError' && !data.fatal && data.buffer >= AHEAD_S) {
+    // It takes every `waiting` of the video element for a stall, also that of a decoder which has no time. With data
+    // ahead it nudges and goes on; where that does not help it gives up, which is fatal.
+    if (STALLS.includes(data.details) && !data.fatal && data.buffer >= AHEAD_S) {
       note('stalled', `${data.buffer.toFixed(3)} s in the buffer`);
       return;
     }
@@ -96,7 +98,8 @@ function shakaPlayer() {
         player.configure({ restrictions: { minHeight: level.height, maxHeight: level.height } });
       }
       await player.attach(video);
-      await player.load(url);
+      // What it throws has a number and no message.
+      await player.load(url).catch((error) => fail('shaka', `${error.code} ${error.data}`, true));
     },
     levels: () =>
       tracks().map(({ width, height, bandwidth }, place) => ({ place, width, height, bitrate: bandwidth })),
@@ -157,12 +160,13 @@ window.stage = {
     return buffers.length > 0 && buffers.every(({ buffer, source }) => source.readyState === 'ended' && !buffer.updating);
   },
   status() {
-    const { ended, duration, currentTime, videoWidth, videoHeight } = video;
+    const { ended, duration, currentTime, readyState, videoWidth, videoHeight } = video;
     const { totalVideoFrames, droppedVideoFrames } = video.getVideoPlaybackQuality();
     return {
       ended,
       duration,
       currentTime,
+      readyState,
       videoWidth,
       videoHeight,
       decodedFrames: totalVideoFrames,
