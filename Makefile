@@ -44,6 +44,7 @@ test: ## Check format and lints, then run every test, with real binaries, real f
 		set -x; $(CARGO) test --workspace --locked --lib --bins --tests; \
 	fi
 	$(CARGO) test --workspace --locked --doc
+	cd gateway/web && node --test
 
 # Both in one build, so that the bench finds the worker beside itself.
 bench-worker: ## Measure a job beside the same ffmpeg by hand (about 15 minutes)
