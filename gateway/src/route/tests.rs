@@ -5,9 +5,9 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::explain::{PoolRejection, Rejection};
+use super::explain::{PoolRejection, Reason, Rejection, Why};
 use super::*;
-use crate::fleet::snapshot::{Compensation, Health, Pool, Report};
+use crate::fleet::snapshot::{Compensation, Health, Pool, Report, Worker};
 
 const NOW: Duration = Duration::from_secs(1000);
 
@@ -32,17 +32,10 @@ fn load() -> LoadReport {
 
 fn worker(port: u16, load: LoadReport) -> Worker {
     Worker {
-        address: SocketAddr::from(([127, 0, 0, 1], port)),
-        drain: false,
         health: Health::Up,
         report: Some(Report { at: NOW, load }),
-        compensation: Compensation::default(),
-        ejected_until: None,
-        on_trial: false,
-        failing_until: None,
         round_trip: Duration::from_millis(1),
-        read_latency_s: 0.0,
-        reads: 0,
+        ..Worker::new(SocketAddr::from(([127, 0, 0, 1], port)))
     }
 }
 
@@ -237,7 +230,8 @@ fn reads_go_to_healthy_workers_and_fail_open() {
     one.pools[0].workers[0].health = Health::Down { reason: "refused".to_owned() };
     let (up, down) = (one.pools[0].workers[1].address, one.pools[0].workers[0].address);
     let go = |snapshot: &Snapshot, exclude: &Exclude| {
-        read(snapshot, None, Draining::Welcome, exclude, NOW, &mut rng())
+        let chosen = View::new(snapshot, NOW).read(None, Draining::Welcome, exclude, &mut rng());
+        chosen.map(|chosen| chosen.address)
     };
     assert_eq!(go(&one, &Exclude::default()), Some(up));
     let tried = Exclude { tried: vec![up], store: None };
@@ -248,7 +242,8 @@ fn reads_go_to_healthy_workers_and_fail_open() {
     one.pools[0].workers[1].report = Some(Report { at: NOW - Duration::from_secs(4), load: load() });
     assert_eq!(go(&one, &Exclude::default()), Some(down), "one that is silent may hang");
     let gcp = "gcp".parse().unwrap();
-    assert_eq!(read(&one, Some(&gcp), Draining::LastResort, &Exclude::default(), NOW, &mut rng()), None);
+    let view = View::new(&one, NOW);
+    assert_eq!(view.read(Some(&gcp), Draining::LastResort, &Exclude::default(), &mut rng()), None);
 }
 
 #[test]
