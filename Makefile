@@ -6,12 +6,15 @@ CARGO ?= cargo
 # Run as it was built, together with the others: `cargo run -p` would choose other features of shared crates and build
 # those again. No optimisation: ffmpeg does the heavy work in any profile, and a first build is twice as fast.
 BENCH = $(or $(CARGO_TARGET_DIR),target)/debug/millrace-bench
+# What measures is optimised.
+BENCH_RELEASE = $(or $(CARGO_TARGET_DIR),target)/release/millrace-bench
+BENCH_OUT = $(or $(CARGO_TARGET_DIR),target)/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up build test fmt lint clean-data
+.PHONY: help setup demo up build test bench-routing fmt lint clean-data
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PORT=8080        the gateway's port of \`make up\`; its admin side is on the next one"
 	@echo "  DATA=./.millrace where \`make demo\` and \`make up\` keep everything"
@@ -42,6 +45,12 @@ test: setup ## Check format and lints, then run every test, with real binaries a
 		set -x; $(CARGO) test --workspace --locked --lib --bins --tests; \
 	fi
 	$(CARGO) test --workspace --locked --doc
+
+bench-routing: ## Simulate days of jobs with the real routing code, beside other balancers; measure one decision
+	@scripts/setup
+	@$(CARGO) build --release -p millrace-bench --locked
+	@$(BENCH_RELEASE) simulate --all --out '$(BENCH_OUT)'
+	@$(BENCH_RELEASE) pick
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

@@ -37,7 +37,7 @@ pub enum Failure {
     Timeout,
     /// It answered 429.
     Refused,
-    /// It answered 502, 503 or 504.
+    /// It answered 500, 502, 503 or 504.
     Status(u16),
 }
 
@@ -58,7 +58,7 @@ impl Failure {
     pub fn of_status(status: u16) -> Option<Self> {
         match status {
             429 => Some(Self::Refused),
-            502..=504 => Some(Self::Status(status)),
+            500 | 502..=504 => Some(Self::Status(status)),
             _ => None,
         }
     }
@@ -251,6 +251,7 @@ mod tests {
         assert!(Failure::Status(503).retryable(&Route::Read) && !Failure::Refused.retryable(&Route::Read));
         assert!(Failure::Connect.retryable(&upload) && !Failure::Broke.retryable(&upload));
         assert!(!Failure::Broke.retryable(&Route::Cancel));
-        assert_eq!(Failure::of_status(500), None, "a worker's own defect would meet it everywhere");
+        assert!(Failure::of_status(500).is_some_and(|failure| failure.retryable(&Route::Submit)));
+        assert_eq!(Failure::of_status(501), None, "no other worker knows better");
     }
 }

@@ -1,8 +1,9 @@
 //! Outliers: a worker whose answers keep failing is left alone for a while.
 //!
 //! Five consecutive failures eject it for 30 s × the number of its ejections, at most 300 s. Then one request tries
-//! it: it comes back, or it goes again for longer. A 429 is no failure: a full worker is a working one. Pure: the
-//! caller says what time it is and whether the pool can spare another worker.
+//! it: it comes back, or it goes again for longer. A 429 is no failure: a full worker is a working one. One that its
+//! pool cannot spare stays, but counts as failing for as long as it would have been gone. Pure: the caller says what
+//! time it is and whether the pool can spare another worker.
 
 use std::time::Duration;
 
@@ -32,8 +33,12 @@ impl Outlier {
     pub fn failed(&mut self, now: Duration, spare: bool) -> bool {
         self.failures = self.failures.saturating_add(1);
         self.failing_until = Some(now + FAILING);
-        let done = !self.on_trial && self.failures < FAILURES_MAX;
-        if done || !spare || self.ejected(now) {
+        let bearable = !self.on_trial && self.failures < FAILURES_MAX;
+        if bearable || self.ejected(now) {
+            return false;
+        }
+        if !spare {
+            self.failing_until = Some(now + EJECTION);
             return false;
         }
         if self.ejected_until.is_some_and(|until| now.saturating_sub(until) > EJECTION_MAX) {
@@ -114,6 +119,6 @@ mod tests {
     fn a_pool_that_cannot_spare_it_keeps_it() {
         let mut outlier = Outlier::default();
         assert!((0..9).all(|_| !outlier.failed(s(1), false)));
-        assert!(!outlier.ejected(s(1)) && outlier.failing_until() == Some(s(11)));
+        assert!(!outlier.ejected(s(1)) && outlier.failing_until() == Some(s(31)));
     }
 }

@@ -93,6 +93,22 @@ fn submits_count_until_answered_and_a_while_longer_when_timed_out() {
 }
 
 #[test]
+fn routing_sees_who_is_up_at_once_and_counts_soon() {
+    let fleet = fleet();
+    let job = crate::route::Job::default();
+    let choose = || fleet.view().submit(&job, &crate::route::Exclude::default(), &mut rand::rng());
+    assert!(choose().is_err(), "nobody has reported");
+    fleet.probed(at(1), LoadReport { slots: 1, queue_max: 0, ..report("aws", 1) }, Duration::from_millis(1));
+    assert_eq!(choose().map(|choice| choice.address), Ok(at(1)));
+    let _submitting = fleet.submitting(at(1), 10.0);
+    let since = Instant::now();
+    while choose().is_ok() {
+        assert!(since.elapsed() < Duration::from_secs(5), "its only slot is still taken for free");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn never_more_than_half_of_a_pool_is_ejected() {
     let fleet = fleet();
     let fail = |port| (0..5).any(|_| fleet.judge(at(port), Verdict::Failed, None));

@@ -48,7 +48,7 @@ pub struct Standing {
     pub capacity: f64,
     /// Capacity · admin weight · ramp.
     pub k: f64,
-    /// Free share of its capacity, 0–1.
+    /// Free share of its capacity, 0–1, without what is free at workers that fail.
     pub free_share: f64,
     /// How far it has come back, 0–1.
     pub ramp: f64,
@@ -74,12 +74,16 @@ impl Standing {
         let ramp = preference.back_at.map_or(1.0, |back| {
             (now.saturating_sub(back).as_secs_f64() / RAMP.as_secs_f64()).clamp(RAMP_MIN, 1.0)
         });
-        let (mut slots, mut capacity, mut free, mut age_s) = (0.0, 0.0, 0.0, f64::INFINITY);
+        let (mut slots, mut capacity, mut free, mut idle, mut age_s) = (0.0, 0.0, 0.0, false, f64::INFINITY);
         let mut nearest = (f64::INFINITY, 0.0);
         for worker in usable.clone() {
             slots += worker.slots;
             capacity += worker.slots * worker.speed;
-            free += worker.free.min(worker.slots) * worker.speed;
+            // A slot of one that fails is no room: a pool that only fails must not attract by being idle.
+            if worker.failing_s <= 0.0 {
+                free += worker.free.min(worker.slots) * worker.speed;
+            }
+            idle |= worker.free > 0.0;
             age_s = worker.age_s.min(age_s);
             if worker.round_trip_s + worker.failing_s < nearest.0 + nearest.1 {
                 nearest = (worker.round_trip_s, worker.failing_s);
@@ -101,7 +105,7 @@ impl Standing {
             k: capacity * preference.weight * ramp,
             free_share: free / capacity,
             ramp,
-            wait_s: if free > 0.0 { 0.0 } else { wait_s(usable) },
+            wait_s: if idle { 0.0 } else { wait_s(usable) },
             age_s,
             speed: capacity / slots,
             round_trip_s: nearest.0,
