@@ -132,8 +132,13 @@ impl Standing {
 
     /// Its weight in the draw, where the best open pool's F is `least_s`.
     pub fn weight(&self, f_s: f64, least_s: f64) -> f64 {
-        (self.k * self.free_share).max(FULL_SHARE * self.k) * (-(f_s - least_s) / DECAY_S).exp()
+        (self.k * self.free_share).max(FULL_SHARE * self.k) * decay(f_s - least_s)
     }
+}
+
+/// What is left of a pool's weight when it is worse by so many seconds.
+pub fn decay(by_s: f64) -> f64 {
+    if by_s > 0.0 { (-by_s / DECAY_S).exp() } else { 1.0 }
 }
 
 /// Seconds until a pool without a free slot would start one more job.
@@ -171,19 +176,16 @@ pub fn egress_s(usd_per_gb: f64, gb: f64, wait_usd_per_second: f64) -> f64 {
     if seconds.is_nan() { 0.0 } else { seconds.clamp(0.0, SECONDS_MAX) }
 }
 
-/// Draws a place at random by weight. Weights too small to add up to anything count as equal.
-pub fn draw(weights: &[f64], rng: &mut impl Rng) -> Option<usize> {
-    let total: f64 = weights.iter().sum();
+/// Draws a place at random by weight; each entry is the sum of all weights up to its own. Weights too small to add up to
+/// anything count as equal.
+pub fn draw(sums: &[f64], rng: &mut impl Rng) -> Option<usize> {
+    let total = *sums.last()?;
     if !(total.is_normal() && total > 0.0) {
-        return (!weights.is_empty()).then(|| rng.random_range(0..weights.len()));
+        return Some(rng.random_range(0..sums.len()));
     }
-    let mut point = rng.random::<f64>() * total;
-    for (place, weight) in weights.iter().enumerate() {
-        if point < *weight {
-            return Some(place);
-        }
-        point -= weight;
-    }
-    // Rounding may leave a rest at the very end: it belongs to the last that has any weight.
-    weights.iter().rposition(|weight| *weight > 0.0)
+    let point = rng.random::<f64>() * total;
+    // Without a branch that nobody can predict. Rounding may leave a point at the very end: it belongs to the last that
+    // has any weight, where the sums reach the total.
+    let place = sums.iter().filter(|sum| **sum <= point).count();
+    if place < sums.len() { Some(place) } else { sums.iter().position(|sum| *sum >= total) }
 }

@@ -104,24 +104,25 @@ impl View {
     /// Chooses among all that is left in this view; `retry` is only the reason that is given.
     pub(super) fn choose(&self, job: &Job, retry: bool, rng: &mut impl Rng) -> Result<Choice, Refused> {
         let from = self.input_pool(job);
-        let least = (0..self.pools.len())
-            .filter_map(|place| self.open_f_s(place, job, from))
-            .min_by(f64::total_cmp)
-            .unwrap_or(0.0);
-        // One pass and no allocation: each pool replaces the one held so far by its share of all weight seen.
-        let (mut held, mut open, mut total) = (None, 0_usize, 0.0);
-        for (place, pool) in self.pools.iter().enumerate() {
+        // One pass and no allocation: each pool replaces the one held so far by its share of all weight seen. Weights
+        // are relative to the least F seen, and rescaled when a lesser one comes.
+        let (mut held, mut open, mut total, mut least) = (None, 0_usize, 0.0, f64::INFINITY);
+        for place in 0..self.pools.len() {
             let Some(f_s) = self.open_f_s(place, job, from) else { continue };
-            let weight = pool.standing.weight(f_s, least);
+            if f_s < least {
+                total *= pool::decay(least - f_s);
+                least = f_s;
+            }
+            let weight = self.pools[place].standing.weight(f_s, least);
             open += 1;
             total += weight;
-            // Weights too small to add up to anything count as equal.
-            let takes = if f64::is_normal(total) {
-                rng.random::<f64>() * total < weight
-            } else {
-                rng.random_range(0..open) == 0
+            let takes = match () {
+                () if open == 1 => true,
+                // Weights too small to add up to anything count as equal.
+                () if !f64::is_normal(total) => rng.random_range(0..open) == 0,
+                () => rng.random::<f64>() * total < weight,
             };
-            if takes || held.is_none() {
+            if takes {
                 held = Some((place, f_s));
             }
         }

@@ -240,36 +240,47 @@ impl Seats {
         rng: &mut impl Rng,
     ) -> Option<usize> {
         let open = self.open(priority);
-        let mut compared = [&Seat::NOBODY; SAMPLE_ABOVE];
-        let count = if open <= SAMPLE_ABOVE {
-            for (slot, seat) in compared.iter_mut().zip(&self.seats[..open]) {
-                *slot = seat;
-            }
-            open
-        } else {
-            // With repetition: among more than 64 it hardly happens, and does no harm.
-            for (drawn, slot) in compared[..SAMPLE].iter_mut().enumerate() {
-                *slot = match self.free {
-                    few @ 0..SAMPLE if drawn < few => &self.seats[drawn],
-                    few @ 0..SAMPLE => &self.seats[rng.random_range(few..open)],
-                    free => &self.seats[rng.random_range(0..free)],
-                };
-            }
-            SAMPLE
-        };
-        let compared = &compared[..count];
-        let f_s = |seat: &Seat| seat.base_s + work_s * seat.slowness + egress_s;
-        let least = compared.iter().map(|seat| f_s(seat)).min_by(f64::total_cmp)?;
-        let band = least + BAND_S.max(least * BAND_SHARE);
-        let mut shares = [0.0; SAMPLE_ABOVE];
-        for (share, seat) in shares.iter_mut().zip(compared) {
-            *share = if f_s(seat) <= band { seat.share } else { 0.0 };
+        if open <= SAMPLE_ABOVE {
+            return choose_among::<SAMPLE_ABOVE>(self.seats[..open].iter(), work_s, egress_s, rng);
         }
-        let drawn = super::pool::draw(&shares[..count], rng)?;
-        Some(compared[drawn].place as usize)
+        // With repetition: among more than 64 it hardly happens, and does no harm. Each number serves two draws; the
+        // bias of taking 32 of its bits by multiplication is below 64 ÷ 2³².
+        let mut numbers = [0_u64; SAMPLE / 2];
+        numbers.iter_mut().for_each(|number| *number = rng.next_u64());
+        let sampled = (0..SAMPLE).map(|drawn| {
+            let bits = u64::from((numbers[drawn / 2] >> (32 * (drawn % 2))) as u32);
+            let within = |from: usize, to: usize| from + ((bits * (to - from) as u64) >> 32) as usize;
+            &self.seats[match self.free {
+                few @ 0..SAMPLE if drawn < few => drawn,
+                few @ 0..SAMPLE => within(few, open),
+                free => within(0, free),
+            }]
+        });
+        choose_among::<SAMPLE>(sampled, work_s, egress_s, rng)
     }
 }
 
-impl Seat {
-    const NOBODY: Self = Self { base_s: f64::MAX, slowness: 0.0, share: 0.0, place: 0 };
+/// Chooses among at most `MOST` seats; answers the place that the seat stands for.
+fn choose_among<'a, const MOST: usize>(
+    seats: impl Iterator<Item = &'a Seat>,
+    work_s: f64,
+    egress_s: f64,
+    rng: &mut impl Rng,
+) -> Option<usize> {
+    let (mut f_s, mut shares, mut places) = ([0.0; MOST], [0.0; MOST], [0_u32; MOST]);
+    let (mut count, mut least) = (0, f64::INFINITY);
+    for seat in seats.take(MOST) {
+        f_s[count] = seat.base_s + work_s * seat.slowness + egress_s;
+        (shares[count], places[count]) = (seat.share, seat.place);
+        least = f64::min(least, f_s[count]);
+        count += 1;
+    }
+    let band = least + BAND_S.max(least * BAND_SHARE);
+    let mut total = 0.0;
+    for (share, f_s) in shares[..count].iter_mut().zip(&f_s) {
+        total += if *f_s <= band { *share } else { 0.0 };
+        *share = total;
+    }
+    let drawn = super::pool::draw(&shares[..count], rng)?;
+    Some(places[drawn] as usize)
 }
