@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use millrace_gateway::fleet::outlier::Outlier;
+use millrace_gateway::fleet::outlier::{Outlier, Reliability};
 use millrace_gateway::fleet::snapshot::{Health, Pool, Report, Snapshot, Worker};
 use millrace_gateway::fleet::{PROBE_FAILURES_MAX, TIMED_OUT_COUNTS};
 use millrace_gateway::route::{self, Choice, Exclude, Refused, View};
@@ -90,7 +90,16 @@ impl Gateway {
                 seen.push(Seen { place: (place, member), phase_s, answered_s, outlier: Outlier::default() });
             }
             let egress_usd_per_gb = pool.egress_usd_per_gb;
-            pools.push(Pool { id, weight: 1.0, egress_usd_per_gb, drain: false, back_at: None, workers });
+            let (back_at, reliability) = (None, Reliability::default());
+            pools.push(Pool {
+                id,
+                weight: 1.0,
+                egress_usd_per_gb,
+                drain: false,
+                back_at,
+                reliability,
+                workers,
+            });
         }
         Self { snapshot: Snapshot { wait_usd_per_second: setting.wait_usd_per_hour / 3600.0, pools }, seen }
     }
@@ -191,6 +200,12 @@ impl Gateway {
         let now = at(now_s);
         let peers = &self.snapshot.pools[self.seen[worker].place.0].workers;
         let spare = (peers.iter().filter(|peer| peer.ejected(now)).count() + 1) * 2 <= peers.len();
+        let reliability = &mut self.snapshot.pools[self.seen[worker].place.0].reliability;
+        if answered {
+            reliability.answered(now)
+        } else {
+            reliability.failed(now)
+        }
         let (known, seen) = self.known(worker);
         if answered {
             seen.answered_s = now_s;

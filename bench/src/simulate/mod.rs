@@ -148,7 +148,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let outcomes = in_parallel(&work, |(scenario, policy, seed)| {
         let (rule, queues) = policies[*policy];
-        Summary::of(scenarios[*scenario].1.run(rule, queues, *seed))
+        Summary::of(&scenarios[*scenario].1.run(rule, queues, *seed))
     });
     let mut results: Vec<Scenario> = Vec::new();
     let mut rest = outcomes.as_slice();
@@ -157,7 +157,7 @@ pub fn run(options: &Options) -> Result<()> {
         for (rule, queues) in &policies {
             let (these, others) = rest.split_at(seeds.len());
             rest = others;
-            let median = |of: fn(&Summary) -> f64| quantile(these.iter().map(of).collect(), 0.5);
+            let median = |of: fn(&Summary) -> f64| quantile(&these.iter().map(of).collect::<Vec<_>>(), 0.5);
             rows.push(Row {
                 rule: *rule,
                 queues: *queues,
@@ -186,21 +186,22 @@ struct Summary {
 }
 
 impl Summary {
-    fn of(outcome: Outcome) -> Self {
+    fn of(outcome: &Outcome) -> Self {
         Self {
             egress_usd: outcome.egress_usd,
             fast_share: outcome.first_pool_share,
-            p99_s: quantile(outcome.finish_s.clone(), 0.99),
-            p50_s: quantile(outcome.finish_s, 0.5),
+            p99_s: quantile(&outcome.finish_s, 0.99),
+            p50_s: quantile(&outcome.finish_s, 0.5),
         }
     }
 }
 
 /// The value that this share of all does not exceed; 0 of none.
-pub fn quantile(mut of: Vec<f64>, share: f64) -> f64 {
-    of.sort_by(f64::total_cmp);
-    let place = (of.len() as f64 * share).ceil() as usize;
-    of.get(place.saturating_sub(1)).copied().unwrap_or(0.0)
+pub fn quantile(of: &[f64], share: f64) -> f64 {
+    let mut sorted = of.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let place = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(place.saturating_sub(1)).copied().unwrap_or(0.0)
 }
 
 /// Maps on as many threads as there are cores; the order stays.

@@ -61,7 +61,8 @@ pub fn fleet(workers: usize) -> Snapshot {
         };
         let workers = (first..first + workers / 2).map(worker).collect();
         let id = name.parse().expect("a pool's name");
-        Pool { id, weight: 1.0, egress_usd_per_gb: 0.1, drain: false, back_at: None, workers }
+        let (back_at, reliability) = (None, Default::default());
+        Pool { id, weight: 1.0, egress_usd_per_gb: 0.1, drain: false, back_at, reliability, workers }
     };
     let mut pool = pool;
     let pools = vec![pool("aws", 0), pool("gcp", workers / 2)];

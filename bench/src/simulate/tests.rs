@@ -1,7 +1,7 @@
 use super::*;
 
 fn p99(of: &[f64]) -> f64 {
-    quantile(of.to_vec(), 0.99)
+    quantile(of, 0.99)
 }
 
 /// The pools at a fifth of their size: small enough for an unoptimised build.
@@ -29,7 +29,7 @@ fn ours_is_ahead_of_peers_without_pool_queues_and_near_a_central_queue() {
     let day = setting(0.85, 2.0);
     let row = |(rule, queues): (Rule, Queues)| {
         let finish_s = day.run(rule, queues, 5).finish_s;
-        let (p50_s, p99_s) = (quantile(finish_s.clone(), 0.5), p99(&finish_s));
+        let (p50_s, p99_s) = (quantile(&finish_s, 0.5), p99(&finish_s));
         Row { rule, queues, p50_s, p99_s, egress_usd: 0.0, fast_share: 0.0 }
     };
     let compared = |(rule, queues): &(Rule, Queues)| *rule == Rule::Millrace || *queues == Queues::Workers;
@@ -38,10 +38,11 @@ fn ours_is_ahead_of_peers_without_pool_queues_and_near_a_central_queue() {
     assert!(sticky < 0.75 && central < 1.15, "{sticky} of the best peer, {central} of the best central one");
 }
 
-/// Half of the work that the first pool alone can take, while the second one has a fault, and without a second one.
+/// 60 % of the work that the first pool alone can take, beside a second one with a fault, and without a second one. Both
+/// are as fast, so that the faulty one, which is always idle, is attractive.
 fn beside(fault: Fault) -> (Outcome, Outcome) {
-    let mut day = small(1.0 / 3.0, 6.0);
-    day.pools[1].fault = fault;
+    let mut day = small(0.3, 6.0);
+    (day.pools[1].fault, day.pools[1].speed) = (fault, day.pools[0].speed);
     let mut alone = day.clone();
     alone.pools.truncate(1);
     alone.load = day.load * day.capacity() / alone.capacity();
@@ -77,10 +78,11 @@ fn a_pool_that_answers_late_or_boasts_does_not_slow_the_healthy_one() {
 }
 
 #[test]
-fn few_jobs_meet_a_pool_that_never_answers() {
+fn a_pool_that_never_answers_is_tried_a_few_times_an_hour() {
     let (with, alone) = beside(Fault::BlackHole);
-    let (median, before) = (quantile(with.finish_s.clone(), 0.5), quantile(alone.finish_s.clone(), 0.5));
+    let (median, before) = (quantile(&with.finish_s, 0.5), quantile(&alone.finish_s, 0.5));
     assert!(median < 1.2 * before, "a median of {median} s, and {before} s without that pool");
-    let tries = with.retries as f64 / with.finish_s.len() as f64;
-    assert!(tries < 0.2, "{tries} lost tries per job");
+    // However many jobs there are: what is tried grows with time.
+    let tries = with.retries as f64 / 8.0 / 6.0;
+    assert!(tries < 25.0, "each gateway tries it {tries} times an hour");
 }

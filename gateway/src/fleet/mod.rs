@@ -25,7 +25,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::route::{View, read};
-use outlier::Outlier;
+use outlier::{Outlier, Reliability};
 use snapshot::{Health, Pool, Report, Snapshot, Worker};
 
 /// Failed probes in a row after which a worker counts as down. A probe that times out is none: a worker whose
@@ -225,6 +225,8 @@ impl Fleet {
         let mut targets = BTreeMap::new();
         let mut diff = Diff::default();
         self.change(|state| {
+            let reliability: HashMap<PoolId, Reliability> =
+                state.snapshot.pools.iter().map(|pool| (pool.id.clone(), pool.reliability)).collect();
             let mut known: HashMap<SocketAddr, (PoolId, Worker, Endpoint)> = state.take();
             for (place, pool) in config.pools.iter().enumerate() {
                 let presence = Presence { born: now, there: false, back_at: None };
@@ -253,6 +255,7 @@ impl Fleet {
                     egress_usd_per_gb: pool.egress_usd_per_gb,
                     drain: pool.drain,
                     back_at: None,
+                    reliability: reliability.get(&pool.name).copied().unwrap_or_default(),
                     workers,
                 });
             }
@@ -361,8 +364,14 @@ impl Fleet {
                 (gone + 1) * 2 <= peers.len()
             };
             let Some(endpoint) = state.endpoints.get_mut(&address) else { return false };
-            let Pool { id, workers, .. } = &mut state.snapshot.pools[pool];
+            let Pool { id, workers, reliability, .. } = &mut state.snapshot.pools[pool];
             let worker = &mut workers[worker];
+            match (verdict, read_latency) {
+                (Verdict::Failed, _) => reliability.failed(now),
+                (Verdict::Answered, None) => reliability.answered(now),
+                // A pool that answers reads may still take no jobs.
+                (Verdict::Answered, Some(_)) => {}
+            }
             let was_on_trial = endpoint.outlier.on_trial();
             match verdict {
                 Verdict::Answered => {

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::outlier::Reliability;
 use millrace_wire::{LoadReport, PoolId, WorkerId};
 
 /// Everything routing knows at one moment.
@@ -29,6 +30,8 @@ pub struct Pool {
     pub drain: bool,
     /// When it came back as a whole, if it had been gone.
     pub back_at: Option<Duration>,
+    /// How reliable its answers are of late.
+    pub reliability: Reliability,
     /// Its workers.
     pub workers: Vec<Worker>,
 }

@@ -3,7 +3,7 @@
 //! K = Σ slots · speed · admin weight · ramp over usable workers; weight = max(K · free share, 5 % of K) ·
 //! exp(−(F − least F) ÷ 10 s). Smooth: no threshold at which all gateways would turn around together. A pool with a free
 //! slot has no wait (as a worker has none), and else the wait is of real capacity, not of K, because an operator's
-//! preference makes no encoder faster.
+//! preference makes no encoder faster. A pool that fails is as much slower as its failures cost.
 
 use std::time::Duration;
 
@@ -11,12 +11,18 @@ use rand::Rng;
 
 use super::explain::{PoolRejection, Terms};
 use super::{Job, worker};
+use crate::fleet::outlier::Reliability;
 use crate::fleet::snapshot::Pool;
 
 /// How fast a pool loses shares as it gets worse: by a factor of e per this many seconds.
 pub const DECAY_S: f64 = 10.0;
 /// The share of its capacity that a pool without a free slot keeps.
 pub const FULL_SHARE: f64 = 0.05;
+/// What a failed try costs a job, in seconds: about two timeouts of a submit. A pool that answers the share r of its jobs
+/// costs 1 ÷ r − 1 failures for each that it takes.
+pub const UNRELIABLE_S: f64 = 20.0;
+/// The largest penalty for failing, in seconds.
+pub const FAILING_S_MAX: f64 = 600.0;
 /// How long a pool that comes back takes to its full share.
 pub const RAMP: Duration = Duration::from_secs(30);
 /// Where the ramp starts: a pool without any share would never be tried.
@@ -30,12 +36,13 @@ pub struct Preference {
     weight: f64,
     drain: bool,
     back_at: Option<Duration>,
+    reliability: Reliability,
 }
 
 impl Preference {
     /// A pool's.
     pub fn of(pool: &Pool) -> Self {
-        Self { weight: pool.weight, drain: pool.drain, back_at: pool.back_at }
+        Self { weight: pool.weight, drain: pool.drain, back_at: pool.back_at, reliability: pool.reliability }
     }
 }
 
@@ -60,7 +67,7 @@ pub struct Standing {
     pub speed: f64,
     /// To its nearest worker and back …
     pub round_trip_s: f64,
-    /// … and that worker's penalty.
+    /// … and that worker's penalty, with the pool's own.
     pub failing_s: f64,
 }
 
@@ -109,7 +116,8 @@ impl Standing {
             age_s,
             speed: capacity / slots,
             round_trip_s: nearest.0,
-            failing_s: nearest.1,
+            failing_s: (nearest.1 + UNRELIABLE_S * (1.0 / preference.reliability.at(now) - 1.0))
+                .min(FAILING_S_MAX),
         }
     }
 

@@ -50,6 +50,7 @@ fn pool(name: &str, workers: Vec<Worker>) -> Pool {
         egress_usd_per_gb: 0.1,
         drain: false,
         back_at: None,
+        reliability: Default::default(),
         workers,
     }
 }
@@ -247,6 +248,20 @@ fn a_pool_that_only_fails_is_tried_and_attracts_nothing() {
     ]);
     let share = shares(&two, &Job::default())["gcp"];
     assert!((0.01..0.08).contains(&share), "{share}");
+}
+
+#[test]
+fn a_pool_that_failed_as_a_whole_gets_little_and_comes_back() {
+    let mut two = snapshot(vec![pool("aws", vec![worker(1, busy(0))]), pool("gcp", vec![worker(2, load())])]);
+    assert!(shares(&two, &Job::default())["gcp"] > 0.99, "the other one is busy for a minute");
+    (0..8).for_each(|_| two.pools[1].reliability.failed(NOW));
+    assert!(shares(&two, &Job::default()).get("gcp").is_none_or(|share| *share < 0.01));
+    for worker in two.pools.iter_mut().flat_map(|pool| &mut pool.workers) {
+        worker.report.as_mut().unwrap().at += Duration::from_secs(900);
+    }
+    let later = NOW + Duration::from_secs(900);
+    let record = consider(&two, &Job::default(), &Exclude::default(), later);
+    assert!(record[1].share > 0.9, "{record:?}");
 }
 
 #[test]

@@ -226,6 +226,12 @@ impl View {
                 }
             }
             pool.settle(self.at);
+            // Where this job has failed it will rather fail again.
+            let tried = pool.workers.iter().filter(|place| exclude.tried.contains(&place.address)).count();
+            if tried > 0 && pool.standing.capacity > 0.0 {
+                let failing_s = pool.standing.failing_s + pool::UNRELIABLE_S * tried as f64;
+                pool.standing.failing_s = failing_s.min(pool::FAILING_S_MAX);
+            }
             pool
         };
         Self { pools: self.pools.iter().map(narrowed).collect(), reads: read::Candidates::default(), ..*self }
