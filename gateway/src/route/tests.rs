@@ -534,6 +534,31 @@ proptest! {
     }
 
     #[test]
+    fn another_idle_worker_makes_nobody_wait_longer(queues in prop::collection::vec(0..4_u32, 1..8), seed: u64) {
+        let workers: Vec<Worker> = queues.iter().zip(1..).map(|(waiting, port)| worker(port, busy(*waiting))).collect();
+        let mut one = snapshot(vec![pool("aws", workers)]);
+        let live = Job { priority: Priority::Live, ..Job::default() };
+        let wait = |snapshot: &Snapshot| {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let waits = (0..200).map(|_| {
+                let decision = submit(snapshot, &live, &Exclude::default(), NOW, &mut rng).unwrap();
+                let chosen = decision.pools[0].workers.iter().find(|worker| worker.address == decision.address);
+                chosen.unwrap().terms.unwrap().wait_s
+            });
+            waits.sum::<f64>() / 200.0
+        };
+        let before = wait(&one);
+        one.pools[0].workers.push(worker(99, load()));
+        let after = wait(&one);
+        prop_assert!(after <= before && after <= worker::BAND_S / 2.0, "{before} s before, {after} s after");
+    }
+}
+
+proptest! {
+    // Two thousand workers a case.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
     fn a_small_pool_beside_a_large_one_is_weighed_by_its_capacity(
         states in (0..4_u8, 0..4_u8), prices in (prop_oneof![Just(0.0), 0.0..1.0], prop_oneof![Just(0.0), 0.0..1.0]), seed: u64,
     ) {
@@ -559,25 +584,5 @@ proptest! {
             let share = record[0].share;
             prop_assert!((share - 0.001).abs() < 1e-4, "2 of 2002 workers have a share of {share}");
         }
-    }
-
-    #[test]
-    fn another_idle_worker_makes_nobody_wait_longer(queues in prop::collection::vec(0..4_u32, 1..8), seed: u64) {
-        let workers: Vec<Worker> = queues.iter().zip(1..).map(|(waiting, port)| worker(port, busy(*waiting))).collect();
-        let mut one = snapshot(vec![pool("aws", workers)]);
-        let live = Job { priority: Priority::Live, ..Job::default() };
-        let wait = |snapshot: &Snapshot| {
-            let mut rng = StdRng::seed_from_u64(seed);
-            let waits = (0..200).map(|_| {
-                let decision = submit(snapshot, &live, &Exclude::default(), NOW, &mut rng).unwrap();
-                let chosen = decision.pools[0].workers.iter().find(|worker| worker.address == decision.address);
-                chosen.unwrap().terms.unwrap().wait_s
-            });
-            waits.sum::<f64>() / 200.0
-        };
-        let before = wait(&one);
-        one.pools[0].workers.push(worker(99, load()));
-        let after = wait(&one);
-        prop_assert!(after <= before && after <= worker::BAND_S / 2.0, "{before} s before, {after} s after");
     }
 }
