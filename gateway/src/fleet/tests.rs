@@ -119,6 +119,25 @@ fn never_more_than_half_of_a_pool_is_ejected() {
 }
 
 #[test]
+fn a_pool_is_as_reliable_as_its_jobs_were_whatever_its_reads_say() {
+    let fleet = fleet();
+    let reliability = || fleet.snapshot().pools[0].reliability.at(fleet.now());
+    (0..3).for_each(|_| {
+        fleet.judge(at(1), Verdict::Failed, None);
+    });
+    (0..9).for_each(|_| {
+        fleet.judge(at(2), Verdict::Answered, Some(Duration::from_millis(5)));
+    });
+    assert!(reliability() < 0.5, "{}", reliability());
+    fleet.apply(config("[[pools]]\nname = \"aws\"\nendpoints = [\"127.0.0.1:2\"]"));
+    assert!(reliability() < 0.5, "a reload keeps it");
+    (0..9).for_each(|_| {
+        fleet.judge(at(2), Verdict::Answered, None);
+    });
+    assert!(reliability() > 0.9, "{}", reliability());
+}
+
+#[test]
 fn a_reload_keeps_what_is_known_by_address() {
     let fleet = fleet();
     fleet.probed(at(1), report("aws", 1), Duration::from_millis(1));
