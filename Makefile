@@ -6,12 +6,15 @@ CARGO ?= cargo
 # Run as it was built, together with the others: `cargo run -p` would choose other features of shared crates and build
 # those again. No optimisation: ffmpeg does the heavy work in any profile, and a first build is twice as fast.
 BENCH = $(or $(CARGO_TARGET_DIR),target)/debug/millrace-bench
+# What measures is optimised.
+BENCH_RELEASE = $(or $(CARGO_TARGET_DIR),target)/release/millrace-bench
+BENCH_OUT = $(or $(CARGO_TARGET_DIR),target)/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up build test bench-worker fmt lint clean-data
+.PHONY: help setup demo up build test bench-worker bench-routing fmt lint clean-data
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PORT=8080        the gateway's port of \`make up\`; its admin side is on the next one"
 	@echo "  BENCH_ARGS=      for \`make bench-worker\`: --seconds 10 --runs 3 is quicker, --clip FILE is a clip of yours"
@@ -50,8 +53,13 @@ test: ## Check format and lints, then run every test, with real binaries, real f
 bench-worker: ## Measure a job beside the same ffmpeg by hand (about 15 minutes)
 	@scripts/setup demo
 	@$(CARGO) build --release --locked -p millrace-worker -p millrace-bench
-	@exec $(or $(CARGO_TARGET_DIR),target)/release/millrace-bench worker --data '$(DATA)' \
-		--out '$(or $(CARGO_TARGET_DIR),target)/bench' $(BENCH_ARGS)
+	@exec $(BENCH_RELEASE) worker --data '$(DATA)' --out '$(BENCH_OUT)' $(BENCH_ARGS)
+
+bench-routing: ## Simulate days of jobs with the real routing code, beside other balancers; measure one decision
+	@scripts/setup
+	@$(CARGO) build --release -p millrace-bench --locked
+	@$(BENCH_RELEASE) simulate --all --out '$(BENCH_OUT)'
+	@$(BENCH_RELEASE) pick
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

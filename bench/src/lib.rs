@@ -7,7 +7,8 @@
 //! In the order in which a system comes to life: [`binaries`] finds the programs, [`process`] starts them (through
 //! [`leash`], so that none outlives us), `data` is the directory it lives in, [`routing`] writes the gateway's file, [`system`] holds them together,
 //! [`client`] talks to them, [`procfs`] proves what they left behind. [`clip`], [`media`], [`progress`] and [`table`]
-//! serve [`demo`] and [`up`]. [`worker`] measures one worker beside ffmpeg by hand.
+//! serve [`demo`] and [`up`]. [`worker`] measures one worker beside ffmpeg by hand. [`simulate`] stands apart: it starts
+//! nothing, and runs the gateway's routing code in virtual time.
 
 pub mod binaries;
 pub mod client;
@@ -20,6 +21,7 @@ pub mod process;
 pub mod procfs;
 pub mod progress;
 pub mod routing;
+pub mod simulate;
 pub mod system;
 pub mod table;
 pub mod up;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
-use millrace_bench::{demo, install_crypto, leash, up, worker};
+use millrace_bench::{demo, install_crypto, leash, simulate, up, worker};
 use millrace_runtime::shutdown::Shutdown;
 
 /// Runs a whole Millrace system on this machine.
@@ -55,6 +55,26 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         worker: Option<PathBuf>,
     },
+    /// Simulate days of jobs in virtual time with the real routing code, beside what other balancers would do.
+    Simulate {
+        /// Hours of arrivals in each day.
+        #[arg(long, default_value_t = 24.0)]
+        hours: f64,
+        /// How many days; the tables show medians.
+        #[arg(long, default_value_t = 5)]
+        seeds: u64,
+        /// The first day's seed.
+        #[arg(long, default_value_t = 1)]
+        first_seed: u64,
+        /// Also other lengths, more gateways, and jobs of which less is known.
+        #[arg(long)]
+        all: bool,
+        /// Where the tables and the plot go.
+        #[arg(long, value_name = "DIR", default_value = "target/bench")]
+        out: PathBuf,
+    },
+    /// Measure what one routing decision costs.
+    Pick,
     /// Become PROGRAM, and die when PARENT does.
     #[command(hide = true)]
     Leash {
@@ -83,6 +103,22 @@ fn run(command: Command) -> Result<()> {
     if let Command::Leash { parent, program, args } = &command {
         return leash::run(*parent, program, args);
     }
+    match &command {
+        Command::Simulate { hours, seeds, first_seed, all, out } => {
+            return simulate::run(&simulate::Options {
+                hours: *hours,
+                seeds: *seeds,
+                first_seed: *first_seed,
+                out: out.clone(),
+                all: *all,
+            });
+        }
+        Command::Pick => {
+            simulate::pick::run();
+            return Ok(());
+        }
+        _ => {}
+    }
     install_crypto();
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
     runtime.block_on(async {
@@ -104,7 +140,7 @@ fn run(command: Command) -> Result<()> {
                     () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
                 }
             }
-            Command::Leash { .. } => unreachable!("handled above"),
+            Command::Leash { .. } | Command::Simulate { .. } | Command::Pick => unreachable!("handled above"),
         }
     })
 }

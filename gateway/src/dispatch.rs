@@ -11,12 +11,13 @@ use millrace_wire::{Code, JobId, PoolId, Problem};
 use tracing::debug;
 
 use crate::drain::Drain;
+use crate::fleet::snapshot::Worker;
 use crate::fleet::{Fleet, Reading, Submitting, Verdict};
 use crate::forward::{Budget, Failure, TRIES_MAX, Ticket};
 use crate::metrics::Metrics;
 use crate::request::Route;
-use crate::route::explain::{Reason, Refusal, Why};
-use crate::route::{self, Draining, Exclude, Job};
+use crate::route::explain::{Reason, Why};
+use crate::route::{self, Draining, Exclude, Job, Refused};
 
 /// Chooses workers for requests.
 #[derive(Debug)]
@@ -159,7 +160,7 @@ impl Dispatch {
         match &request.route {
             Route::Submit | Route::UploadRequest => self.choose_for_job(request),
             Route::Upload { pool } => {
-                if self.fleet.snapshot().pool(pool).is_none() {
+                if !self.fleet.view().has_pool(pool) {
                     let detail = format!("there is no pool {pool}; ask for a new upload URL");
                     return Err(Box::new(Problem::new(Code::NotFound, detail)));
                 }
@@ -170,19 +171,15 @@ impl Dispatch {
     }
 
     fn choose_for_job(&self, request: &Request) -> Result<Target, Box<Problem>> {
-        let (snapshot, now) = (self.fleet.snapshot(), self.fleet.now());
-        match route::submit(&snapshot, &request.job, &request.exclude, now, &mut rand::rng()) {
-            Ok(decision) => {
-                let labels = [decision.pool.as_str(), decision.reason.as_str()];
+        let view = self.fleet.view();
+        match view.submit(&request.job, &request.exclude, &mut rand::rng()) {
+            Ok(choice) => {
+                let pool = view.pool(choice.pool);
+                let labels = [pool.as_str(), choice.reason.as_str()];
                 self.metrics.decisions.with_label_values(&labels).inc();
-                Ok(Target {
-                    pool: decision.pool,
-                    address: decision.address,
-                    worker: decision.worker.map(String::from),
-                    reason: Some(decision.reason),
-                })
+                Ok(self.target(pool, choice.address, Some(choice.reason)))
             }
-            Err(refusal) => Err(Box::new(self.refused(request, &refusal))),
+            Err(refused) => Err(Box::new(self.refused(request, refused))),
         }
     }
 
@@ -192,24 +189,27 @@ impl Dispatch {
         pool: Option<&PoolId>,
         draining: Draining,
     ) -> Result<Target, Box<Problem>> {
-        let (snapshot, now) = (self.fleet.snapshot(), self.fleet.now());
-        let address = route::read(&snapshot, pool, draining, &request.exclude, now, &mut rand::rng());
-        let Some((pool, worker)) = address.and_then(|address| snapshot.find(address)) else {
+        let view = self.fleet.view();
+        let Some(chosen) = view.read(pool, draining, &request.exclude, &mut rand::rng()) else {
             let detail = "no worker is left that could answer";
             return Err(Box::new(Problem::new(Code::NoHealthyWorker, detail)));
         };
-        let name = worker.id().map(|id| id.as_str().to_owned());
-        Ok(Target { pool: pool.id.clone(), address: worker.address, worker: name, reason: None })
+        Ok(self.target(view.pool(chosen.pool), chosen.address, None))
     }
 
-    fn refused(&self, request: &Request, refusal: &Refusal) -> Problem {
-        self.metrics.refusals.with_label_values(&[refusal.why.as_str()]).inc();
-        request.name(match refusal.why {
+    fn target(&self, pool: &PoolId, address: SocketAddr, reason: Option<Reason>) -> Target {
+        let worker = self.fleet.of(address, |worker| worker.id().map(|id| id.as_str().to_owned()));
+        Target { pool: pool.clone(), address, worker: worker.flatten(), reason }
+    }
+
+    fn refused(&self, request: &Request, refused: Refused) -> Problem {
+        self.metrics.refusals.with_label_values(&[refused.why.as_str()]).inc();
+        request.name(match refused.why {
             // A job that may have been accepted somewhere was not simply refused.
             _ if request.last.is_some_and(Failure::outcome_unknown) => return request.failed(),
             Why::Exhausted if request.last.is_some() => return request.failed(),
             Why::Saturated => {
-                let after = refusal.retry_after_s.unwrap_or(1);
+                let after = refused.retry_after_s.unwrap_or(1);
                 let detail = "every worker's slots and queue are full; post again later with the same job_id";
                 Problem::new(Code::Saturated, detail).retry_after(after)
             }
@@ -304,9 +304,8 @@ impl Dispatch {
         }
         if request.route.reads_body() && request.exclude.store.is_none() {
             // Without a report there is no store to match, and no worker's store is "".
-            let snapshot = self.fleet.snapshot();
-            let report = snapshot.find(address).and_then(|(_, worker)| worker.report.as_ref());
-            let store = report.map(|report| report.load.store_id.clone());
+            let store_id = |worker: &Worker| Some(worker.report.as_ref()?.load.store_id.clone());
+            let store = self.fleet.of(address, store_id).flatten();
             request.exclude.store = Some(store.unwrap_or_default());
         }
         if let Some(submitting) = tried.submitting {

@@ -39,7 +39,7 @@ pub enum Failure {
     Refused,
     /// It answered 503 to a stream or a file and said when to come back: it has no room for one more.
     Busy,
-    /// It answered 502, 503 or 504.
+    /// It answered 500, 502, 503 or 504.
     Status(u16),
 }
 
@@ -61,7 +61,7 @@ impl Failure {
         match header.status.as_u16() {
             429 => Some(Self::Refused),
             503 if *route == Route::Media && retry_after(header).is_some() => Some(Self::Busy),
-            status @ 502..=504 => Some(Self::Status(status)),
+            status @ (500 | 502..=504) => Some(Self::Status(status)),
             _ => None,
         }
     }
@@ -263,8 +263,9 @@ mod tests {
         assert!(!Failure::Broke.retryable(&Route::Cancel));
         let answer = |status| ResponseHeader::build(status, None).unwrap();
         let (read, media) = (Route::Read, Route::Media);
-        let defect = Failure::of_answer(&answer(500), &read);
-        assert_eq!(defect, None, "a worker's own defect would meet it everywhere");
+        let failed = Failure::of_answer(&answer(500), &Route::Submit);
+        assert!(failed.is_some_and(|failure| failure.retryable(&Route::Submit)));
+        assert_eq!(Failure::of_answer(&answer(501), &read), None, "no other worker knows better");
         assert_eq!(Failure::of_answer(&answer(503), &media), Some(Failure::Status(503)));
         let mut full = answer(503);
         full.insert_header("retry-after", "5").unwrap();

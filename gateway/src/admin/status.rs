@@ -79,9 +79,7 @@ impl Status {
     pub fn of(fleet: &Fleet, config_generation: u64) -> Self {
         let (snapshot, now) = (fleet.snapshot(), fleet.now());
         let (job, anywhere) = (Job::default(), Exclude::default());
-        let consider = |pool| route::pool::consider(&snapshot, pool, &job, &anywhere, now);
-        let mut considered: Vec<_> = snapshot.pools.iter().map(consider).collect();
-        route::pool::weigh(&mut considered);
+        let considered = route::consider(&snapshot, &job, &anywhere, now);
         let pools = snapshot.pools.iter().zip(considered).map(|(pool, considered)| {
             let workers = pool.workers.iter().zip(&considered.workers).map(|(worker, seen)| Worker {
                 address: worker.address,

@@ -1,8 +1,12 @@
-//! The fleet: what the gateway knows of every endpoint, and the [`Snapshot`] of it that routing reads.
+//! The fleet: what the gateway knows of every endpoint, and the [`View`] of it that routing reads.
 //!
-//! One lock guards all of it and is held for microseconds, never across an await; readers take the snapshot, which
-//! is rebuilt when something changed and swapped whole. Per-endpoint locks were rejected: a decision compares all
-//! workers, so it wants them as of one moment. What is known of an endpoint survives a reload by its address.
+//! One lock guards all of it and is never held across an await; readers take the view, which is made anew when
+//! something changed and swapped whole. Per-endpoint locks were rejected: a decision compares all workers, so it wants
+//! them as of one moment. What is known of an endpoint survives a reload by its address.
+//!
+//! Making a view costs microseconds for ten workers and a millisecond for ten thousand, and something changes with
+//! every request. So a view that only counts differently is made anew when [`REST`] times its cost has passed, which
+//! bounds the cost to a twentieth of a core; who is up, ejected or configured counts at once.
 
 pub mod outlier;
 pub mod probe;
@@ -10,8 +14,8 @@ pub mod snapshot;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -20,8 +24,9 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use outlier::Outlier;
-use snapshot::{Compensation, Health, Pool, Report, Snapshot, Worker};
+use crate::route::{View, read};
+use outlier::{Outlier, Reliability};
+use snapshot::{Health, Pool, Report, Snapshot, Worker};
 
 /// Failed probes in a row after which a worker counts as down. A probe that times out is none: a worker whose
 /// encoders starve it is busy, not dead, and the age of its report prices that.
@@ -30,8 +35,10 @@ pub const PROBE_FAILURES_MAX: u32 = 2;
 pub const TIMED_OUT_COUNTS: Duration = Duration::from_secs(3);
 /// How long after it is first configured a pool may take to come up and still need no ramp.
 pub const START_GRACE: Duration = Duration::from_secs(10);
-/// Time constant of the read latency's decay.
-const LATENCY_DECAY_S: f64 = 10.0;
+/// After a view was made, this many times its cost pass before small changes make another one.
+pub const REST: u32 = 20;
+/// A view as old as this is made anew though nothing changed: ejections end, reports get stale.
+pub const VIEW_AGE_MAX: Duration = Duration::from_millis(250);
 /// What a failed read counts as, so that fast failures don't attract work.
 pub const FAILURE_LATENCY_S: f64 = 5.0;
 
@@ -43,31 +50,33 @@ pub type Targets = Arc<BTreeMap<SocketAddr, PoolId>>;
 pub struct Fleet {
     start: Instant,
     state: Mutex<State>,
-    dirty: AtomicBool,
-    published: ArcSwap<Snapshot>,
+    /// Something changed since the view was made …
+    changed: AtomicBool,
+    /// … which decides who is usable at all.
+    urgent: AtomicBool,
+    /// Until when small changes wait, in microseconds since the start.
+    rest_until_us: AtomicU64,
+    view: ArcSwap<View>,
     targets: watch::Sender<Targets>,
 }
 
 #[derive(Debug)]
 struct State {
     config: Arc<Config>,
+    /// Kept up to date in place, so that a view can be made without copying ten thousand reports.
+    snapshot: Snapshot,
     endpoints: HashMap<SocketAddr, Endpoint>,
     pools: HashMap<PoolId, Presence>,
 }
 
-#[derive(Debug)]
+/// What routing needs not know of a worker.
+#[derive(Debug, Default)]
 struct Endpoint {
-    pool: PoolId,
-    health: Health,
-    report: Option<Report>,
+    /// Its pool's and its own place in the snapshot.
+    place: (usize, usize),
     probe_failures: u32,
     probed: bool,
-    compensation: Compensation,
     outlier: Outlier,
-    round_trip: Option<Duration>,
-    read_latency_s: f64,
-    read_at: Duration,
-    reads: u32,
 }
 
 /// Whether a pool as a whole is there.
@@ -96,56 +105,38 @@ pub struct Diff {
     pub removed: Vec<SocketAddr>,
 }
 
-impl Endpoint {
-    fn new(pool: PoolId) -> Self {
-        Self {
-            pool,
-            health: Health::Unknown,
-            report: None,
-            probe_failures: 0,
-            probed: false,
-            compensation: Compensation::default(),
-            outlier: Outlier::default(),
-            round_trip: None,
-            read_latency_s: 0.0,
-            read_at: Duration::ZERO,
-            reads: 0,
-        }
+fn down(worker: &mut Worker, pool: &PoolId, reason: String) {
+    if worker.health != (Health::Down { reason: reason.clone() }) {
+        warn!(address = %worker.address, %pool, reason, "worker is down");
+        worker.health = Health::Down { reason };
     }
+}
 
-    fn down(&mut self, address: SocketAddr, reason: String) {
-        if self.health != (Health::Down { reason: reason.clone() }) {
-            warn!(%address, pool = %self.pool, reason, "worker is down");
-            self.health = Health::Down { reason };
-        }
+/// Takes a report in, unless a later one is there already.
+fn learn(worker: &mut Worker, load: LoadReport, now: Duration) {
+    // Incarnations are counted by a store: another store's begin anew, and say nothing about which is later.
+    let outdated = |known: &Report| {
+        !load.supersedes(&known.load)
+            && known.load.worker == load.worker
+            && known.load.store_id == load.store_id
+    };
+    match &mut worker.report {
+        // The same report again says that the worker still stands by it.
+        Some(known) if known.load == load => known.at = now,
+        Some(known) if outdated(known) => {}
+        report => *report = Some(Report { at: now, load }),
     }
+}
 
-    /// Takes a report in, unless a later one is there already.
-    fn learn(&mut self, load: LoadReport, now: Duration) {
-        // Incarnations are counted by a store: another store's begin anew, and say nothing about which is later.
-        let outdated = |known: &Report| {
-            !load.supersedes(&known.load)
-                && known.load.worker == load.worker
-                && known.load.store_id == load.store_id
-        };
-        match &mut self.report {
-            // The same report again says that the worker still stands by it.
-            Some(known) if known.load == load => known.at = now,
-            Some(known) if outdated(known) => {}
-            report => *report = Some(Report { at: now, load }),
-        }
-    }
-
-    fn latency(&mut self, seconds: f64, now: Duration) {
-        let elapsed = now.saturating_sub(self.read_at).as_secs_f64();
-        let decay = (-elapsed / LATENCY_DECAY_S).exp();
-        self.read_at = now;
-        self.read_latency_s = if seconds > self.read_latency_s {
-            seconds
-        } else {
-            self.read_latency_s * decay + seconds * (1.0 - decay)
-        };
-    }
+fn latency(worker: &mut Worker, seconds: f64, now: Duration) {
+    let elapsed = now.saturating_sub(worker.read_at).as_secs_f64();
+    let decay = (-elapsed / read::DECAY_S).exp();
+    worker.read_at = now;
+    worker.read_latency_s = if seconds > worker.read_latency_s {
+        seconds
+    } else {
+        worker.read_latency_s * decay + seconds * (1.0 - decay)
+    };
 }
 
 impl Fleet {
@@ -155,11 +146,14 @@ impl Fleet {
             start: Instant::now(),
             state: Mutex::new(State {
                 config: Arc::new(config.clone()),
+                snapshot: Snapshot::default(),
                 endpoints: HashMap::new(),
                 pools: HashMap::new(),
             }),
-            dirty: AtomicBool::new(true),
-            published: ArcSwap::default(),
+            changed: AtomicBool::new(true),
+            urgent: AtomicBool::new(true),
+            rest_until_us: AtomicU64::new(0),
+            view: ArcSwap::default(),
             targets: watch::Sender::default(),
         };
         fleet.apply(config);
@@ -181,15 +175,48 @@ impl Fleet {
         self.targets.subscribe()
     }
 
-    /// The latest view.
+    /// Everything that is known, as of now: a copy for who wants to look at it. Routing takes [`Self::view`].
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        if self.dirty.load(Ordering::Acquire) {
-            let mut state = self.lock();
-            if self.dirty.swap(false, Ordering::AcqRel) {
-                self.published.store(Arc::new(state.build(self.now())));
+        let mut state = self.lock();
+        state.look(self.now());
+        Arc::new(state.snapshot.clone())
+    }
+
+    /// What routing chooses from.
+    pub fn view(&self) -> Arc<View> {
+        let now = self.now();
+        if self.urgent.load(Ordering::Acquire) {
+            self.renew(&mut self.lock(), now);
+        } else if now.as_micros() as u64 >= self.rest_until_us.load(Ordering::Acquire)
+            && (self.changed.load(Ordering::Acquire) || now >= self.view.load().at + VIEW_AGE_MAX)
+        {
+            // Whoever holds the lock may be making a view: the last one does until then.
+            match self.state.try_lock() {
+                Ok(mut state) => self.renew(&mut state, now),
+                Err(TryLockError::Poisoned(poisoned)) => self.renew(&mut poisoned.into_inner(), now),
+                Err(TryLockError::WouldBlock) => {}
             }
         }
-        self.published.load_full()
+        self.view.load_full()
+    }
+
+    fn renew(&self, state: &mut State, now: Duration) {
+        if self.urgent.swap(false, Ordering::AcqRel) || self.view.load().at < now {
+            // Changes are made and marked under the lock that is held here, so none is lost in between.
+            self.changed.store(false, Ordering::Release);
+            state.look(now);
+            self.view.store(Arc::new(View::new(&state.snapshot, now)));
+            let done = self.now();
+            let rest_until = done + (done - now) * REST;
+            self.rest_until_us.store(rest_until.as_micros() as u64, Ordering::Release);
+        }
+    }
+
+    /// Reads what is known of one worker.
+    pub fn of<T>(&self, address: SocketAddr, read: impl FnOnce(&Worker) -> T) -> Option<T> {
+        let state = self.lock();
+        let (pool, worker) = state.endpoints.get(&address)?.place;
+        Some(read(&state.snapshot.pools[pool].workers[worker]))
     }
 
     /// Puts another file in force: what is known of an endpoint survives by its address.
@@ -198,25 +225,46 @@ impl Fleet {
         let mut targets = BTreeMap::new();
         let mut diff = Diff::default();
         self.change(|state| {
-            for pool in &config.pools {
+            let reliability: HashMap<PoolId, Reliability> =
+                state.snapshot.pools.iter().map(|pool| (pool.id.clone(), pool.reliability)).collect();
+            let mut known: HashMap<SocketAddr, (PoolId, Worker, Endpoint)> = state.take();
+            for (place, pool) in config.pools.iter().enumerate() {
                 let presence = Presence { born: now, there: false, back_at: None };
                 state.pools.entry(pool.name.clone()).or_insert(presence);
-                for endpoint in &pool.endpoints {
-                    targets.insert(endpoint.address, pool.name.clone());
-                    match state.endpoints.get(&endpoint.address) {
-                        Some(known) if known.pool == pool.name => continue,
-                        Some(_) => {}
-                        None => diff.added.push(endpoint.address),
-                    }
-                    state.endpoints.insert(endpoint.address, Endpoint::new(pool.name.clone()));
+                let mut workers = Vec::with_capacity(pool.endpoints.len());
+                for listed in &pool.endpoints {
+                    let address = listed.address;
+                    targets.insert(address, pool.name.clone());
+                    let (mut worker, mut endpoint) = match known.remove(&address) {
+                        Some((of, worker, endpoint)) if of == pool.name => (worker, endpoint),
+                        // The same address in another pool is another worker.
+                        Some(_) => (Worker::new(address), Endpoint::default()),
+                        None => {
+                            diff.added.push(address);
+                            (Worker::new(address), Endpoint::default())
+                        }
+                    };
+                    worker.drain = listed.drain;
+                    endpoint.place = (place, workers.len());
+                    workers.push(worker);
+                    state.endpoints.insert(address, endpoint);
                 }
+                state.snapshot.pools.push(Pool {
+                    id: pool.name.clone(),
+                    weight: pool.weight,
+                    egress_usd_per_gb: pool.egress_usd_per_gb,
+                    drain: pool.drain,
+                    back_at: None,
+                    reliability: reliability.get(&pool.name).copied().unwrap_or_default(),
+                    workers,
+                });
             }
-            diff.removed =
-                state.endpoints.keys().filter(|known| !targets.contains_key(known)).copied().collect();
+            diff.removed = known.into_keys().collect();
             diff.removed.sort_unstable();
-            state.endpoints.retain(|known, _| targets.contains_key(known));
             state.pools.retain(|known, _| config.pools.iter().any(|pool| pool.name == *known));
+            state.snapshot.wait_usd_per_second = config.routing.wait_usd_per_hour / 3600.0;
             state.config = Arc::new(config);
+            true
         });
         self.targets.send_replace(Arc::new(targets));
         diff
@@ -225,36 +273,40 @@ impl Fleet {
     /// A probe was answered with a report, after `round_trip`.
     pub fn probed(&self, address: SocketAddr, load: LoadReport, round_trip: Duration) {
         let now = self.now();
-        self.endpoint(address, |endpoint| {
+        self.endpoint(address, |endpoint, worker, pool| {
+            let first = worker.round_trip.is_zero();
+            worker.round_trip = if first { round_trip } else { (worker.round_trip * 7 + round_trip) / 8 };
             endpoint.probed = true;
             endpoint.probe_failures = 0;
-            let smoothed = endpoint.round_trip.map_or(round_trip, |known| (known * 7 + round_trip) / 8);
-            endpoint.round_trip = Some(smoothed);
-            if load.pool != endpoint.pool {
-                let reason =
-                    format!("it reports pool {}, but is configured in pool {}", load.pool, endpoint.pool);
-                endpoint.down(address, reason);
-                return;
+            if load.pool != *pool {
+                let reason = format!("it reports pool {}, but is configured in pool {pool}", load.pool);
+                down(worker, pool, reason);
+                return true;
             }
-            if endpoint.health != Health::Up {
-                info!(%address, pool = %endpoint.pool, worker = %load.worker, "worker is up");
-                endpoint.health = Health::Up;
+            let rises = worker.health != Health::Up;
+            if rises {
+                info!(%address, %pool, worker = %load.worker, "worker is up");
+                worker.health = Health::Up;
             }
-            endpoint.learn(load, now);
+            let drained = worker.drains();
+            learn(worker, load, now);
+            rises || drained != worker.drains()
         });
     }
 
     /// A probe failed.
     pub fn probe_failed(&self, address: SocketAddr, failure: &probe::Failure) {
-        self.endpoint(address, |endpoint| {
+        self.endpoint(address, |endpoint, worker, pool| {
             endpoint.probed = true;
-            if failure.is_timeout() && endpoint.report.is_some() {
-                return;
+            if failure.is_timeout() && worker.report.is_some() {
+                return false;
             }
             endpoint.probe_failures = endpoint.probe_failures.saturating_add(1);
-            if endpoint.probe_failures >= PROBE_FAILURES_MAX || endpoint.health == Health::Unknown {
-                endpoint.down(address, failure.to_string());
+            let fails = endpoint.probe_failures >= PROBE_FAILURES_MAX || worker.health == Health::Unknown;
+            if fails {
+                down(worker, pool, failure.to_string());
             }
+            fails
         });
     }
 
@@ -265,29 +317,36 @@ impl Fleet {
     pub fn heard(&self, address: SocketAddr, orca: &str, store_id: &str) -> Result<(), load::Error> {
         let now = self.now();
         let mut result = Ok(());
-        self.endpoint(address, |endpoint| {
+        self.endpoint(address, |_, worker, pool| {
             // The text form carries no names: until a probe has told them, there is nothing to believe it for.
-            let Some(known) = &endpoint.report else { return };
-            match LoadReport::from_orca(orca, &known.load.worker, &endpoint.pool, store_id) {
-                Ok(load) => endpoint.learn(load, now),
+            let Some(known) = &worker.report else { return false };
+            let drained = worker.drains();
+            match LoadReport::from_orca(orca, &known.load.worker, pool, store_id) {
+                Ok(load) => learn(worker, load, now),
                 Err(error) => result = Err(error),
             }
+            drained != worker.drains()
         });
         result
     }
 
     /// A submit of that much work goes to a worker; it counts there until the answer.
     pub fn submitting(self: &Arc<Self>, address: SocketAddr, work_s: f64) -> Submitting {
-        self.endpoint(address, |endpoint| {
-            endpoint.compensation.jobs = endpoint.compensation.jobs.saturating_add(1);
-            endpoint.compensation.work_s += work_s;
+        self.endpoint(address, |_, worker, _| {
+            worker.compensation.jobs = worker.compensation.jobs.saturating_add(1);
+            worker.compensation.work_s += work_s;
+            // The one request that tries it is on its way.
+            worker.on_trial
         });
         Submitting { fleet: self.clone(), address, work_s, timed_out: false }
     }
 
     /// A read goes to a worker.
     pub fn reading(self: &Arc<Self>, address: SocketAddr) -> Reading {
-        self.endpoint(address, |endpoint| endpoint.reads = endpoint.reads.saturating_add(1));
+        self.endpoint(address, |_, worker, _| {
+            worker.reads = worker.reads.saturating_add(1);
+            false
+        });
         Reading { fleet: self.clone(), address }
     }
 
@@ -296,28 +355,43 @@ impl Fleet {
         let now = self.now();
         let mut ejected = false;
         self.change(|state| {
-            let Some(pool) = state.endpoints.get(&address).map(|endpoint| endpoint.pool.clone()) else {
-                return;
+            let Some(endpoint) = state.endpoints.get(&address) else { return false };
+            let (pool, worker) = endpoint.place;
+            // Counted for failures only: it looks at the whole pool.
+            let spare = verdict == Verdict::Failed && {
+                let peers = &state.snapshot.pools[pool].workers;
+                let gone = peers.iter().filter(|peer| peer.ejected(now)).count();
+                (gone + 1) * 2 <= peers.len()
             };
-            let peers = || state.endpoints.values().filter(|peer| peer.pool == pool);
-            let gone = peers().filter(|peer| peer.outlier.ejected(now)).count();
-            let spare = (gone + 1) * 2 <= peers().count();
-            let Some(endpoint) = state.endpoints.get_mut(&address) else { return };
+            let Some(endpoint) = state.endpoints.get_mut(&address) else { return false };
+            let Pool { id, workers, reliability, .. } = &mut state.snapshot.pools[pool];
+            let worker = &mut workers[worker];
+            match (verdict, read_latency) {
+                (Verdict::Failed, _) => reliability.failed(now),
+                (Verdict::Answered, None) => reliability.answered(now),
+                // A pool that answers reads may still take no jobs.
+                (Verdict::Answered, Some(_)) => {}
+            }
+            let was_on_trial = endpoint.outlier.on_trial();
             match verdict {
                 Verdict::Answered => {
                     endpoint.outlier.answered(now);
-                    if let Some(latency) = read_latency {
-                        endpoint.latency(latency.as_secs_f64(), now);
+                    if let Some(seconds) = read_latency {
+                        latency(worker, seconds.as_secs_f64(), now);
                     }
                 }
                 Verdict::Failed => {
-                    endpoint.latency(FAILURE_LATENCY_S, now);
+                    latency(worker, FAILURE_LATENCY_S, now);
                     ejected = endpoint.outlier.failed(now, spare);
                     if ejected {
-                        warn!(%address, %pool, "worker ejected: its answers keep failing");
+                        warn!(%address, pool = %id, "worker ejected: its answers keep failing");
                     }
                 }
             }
+            worker.ejected_until = endpoint.outlier.ejected_until();
+            worker.on_trial = endpoint.outlier.on_trial();
+            worker.failing_until = endpoint.outlier.failing_until();
+            ejected || was_on_trial != worker.on_trial
         });
         ejected
     }
@@ -332,58 +406,52 @@ impl Fleet {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.lock());
-        self.dirty.store(true, Ordering::Release);
+    /// Changes something; the closure answers whether it decides who is usable at all.
+    fn change(&self, change: impl FnOnce(&mut State) -> bool) {
+        let mut state = self.lock();
+        let urgent = change(&mut state);
+        self.changed.store(true, Ordering::Release);
+        if urgent {
+            self.urgent.store(true, Ordering::Release);
+        }
     }
 
-    fn endpoint(&self, address: SocketAddr, change: impl FnOnce(&mut Endpoint)) {
+    fn endpoint(
+        &self,
+        address: SocketAddr,
+        change: impl FnOnce(&mut Endpoint, &mut Worker, &PoolId) -> bool,
+    ) {
         self.change(|state| {
-            if let Some(endpoint) = state.endpoints.get_mut(&address) {
-                change(endpoint);
-            }
+            let Some(endpoint) = state.endpoints.get_mut(&address) else { return false };
+            let Pool { id, workers, .. } = &mut state.snapshot.pools[endpoint.place.0];
+            let worker = endpoint.place.1;
+            change(endpoint, &mut workers[worker], id)
         });
     }
 }
 
 impl State {
-    fn build(&mut self, now: Duration) -> Snapshot {
-        let config = self.config.clone();
-        let pools = config.pools.iter().map(|pool| {
-            let workers: Vec<Worker> = pool
-                .endpoints
-                .iter()
-                .filter_map(|listed| {
-                    let known = self.endpoints.get_mut(&listed.address)?;
-                    known.compensation.timed_out.retain(|(until, _)| *until > now);
-                    Some(Worker {
-                        address: listed.address,
-                        drain: listed.drain,
-                        health: known.health.clone(),
-                        report: known.report.clone(),
-                        compensation: known.compensation.clone(),
-                        ejected_until: known.outlier.ejected_until(),
-                        on_trial: known.outlier.on_trial(),
-                        failing_until: known.outlier.failing_until(),
-                        round_trip: known.round_trip.unwrap_or_default(),
-                        read_latency_s: known.read_latency_s,
-                        reads: known.reads,
-                    })
-                })
-                .collect();
-            let there = workers.iter().any(|worker| worker.answers(now));
-            let back_at = self.pools.get_mut(&pool.name).and_then(|presence| presence.update(there, now));
-            Pool {
-                id: pool.name.clone(),
-                weight: pool.weight,
-                egress_usd_per_gb: pool.egress_usd_per_gb,
-                drain: pool.drain,
-                back_at,
-                workers,
-            }
+    /// Takes out everything that is known, with the pool it is known of.
+    fn take(&mut self) -> HashMap<SocketAddr, (PoolId, Worker, Endpoint)> {
+        let pools = std::mem::take(&mut self.snapshot.pools);
+        let endpoints = &mut self.endpoints;
+        let known = pools.into_iter().flat_map(|pool| {
+            let id = pool.id;
+            pool.workers.into_iter().map(move |worker| (id.clone(), worker))
         });
-        let pools = pools.collect();
-        Snapshot { wait_usd_per_second: config.routing.wait_usd_per_hour / 3600.0, pools }
+        let known = known.filter_map(|(id, worker)| {
+            let endpoint = endpoints.remove(&worker.address)?;
+            Some((worker.address, (id, worker, endpoint)))
+        });
+        known.collect()
+    }
+
+    /// Sees which pools are there as a whole.
+    fn look(&mut self, now: Duration) {
+        for pool in &mut self.snapshot.pools {
+            let there = pool.workers.iter().any(|worker| worker.answers(now));
+            pool.back_at = self.pools.get_mut(&pool.id).and_then(|presence| presence.update(there, now));
+        }
     }
 }
 
@@ -415,16 +483,18 @@ impl Submitting {
 
 impl Drop for Submitting {
     fn drop(&mut self) {
-        let until = self.fleet.now() + TIMED_OUT_COUNTS;
-        self.fleet.endpoint(self.address, |endpoint| {
-            let compensation = &mut endpoint.compensation;
+        let now = self.fleet.now();
+        self.fleet.endpoint(self.address, |_, worker, _| {
+            let compensation = &mut worker.compensation;
             compensation.jobs = compensation.jobs.saturating_sub(1);
             // Sums of floats drift; with nothing outstanding there is nothing left by definition.
             compensation.work_s =
                 if compensation.jobs == 0 { 0.0 } else { (compensation.work_s - self.work_s).max(0.0) };
+            compensation.timed_out.retain(|(until, _)| *until > now);
             if self.timed_out {
-                compensation.timed_out.push((until, self.work_s));
+                compensation.timed_out.push((now + TIMED_OUT_COUNTS, self.work_s));
             }
+            worker.on_trial
         });
     }
 }
@@ -438,7 +508,10 @@ pub struct Reading {
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        self.fleet.endpoint(self.address, |endpoint| endpoint.reads = endpoint.reads.saturating_sub(1));
+        self.fleet.endpoint(self.address, |_, worker, _| {
+            worker.reads = worker.reads.saturating_sub(1);
+            false
+        });
     }
 }
 

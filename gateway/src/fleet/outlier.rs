@@ -1,8 +1,9 @@
 //! Outliers: a worker whose answers keep failing is left alone for a while.
 //!
 //! Five consecutive failures eject it for 30 s × the number of its ejections, at most 300 s. Then one request tries
-//! it: it comes back, or it goes again for longer. A 429 is no failure: a full worker is a working one. Pure: the
-//! caller says what time it is and whether the pool can spare another worker.
+//! it: it comes back, or it goes again for longer. A 429 is no failure: a full worker is a working one. One that its
+//! pool cannot spare stays, but counts as failing for as long as it would have been gone. Pure: the caller says what
+//! time it is and whether the pool can spare another worker.
 
 use std::time::Duration;
 
@@ -32,8 +33,12 @@ impl Outlier {
     pub fn failed(&mut self, now: Duration, spare: bool) -> bool {
         self.failures = self.failures.saturating_add(1);
         self.failing_until = Some(now + FAILING);
-        let done = !self.on_trial && self.failures < FAILURES_MAX;
-        if done || !spare || self.ejected(now) {
+        let bearable = !self.on_trial && self.failures < FAILURES_MAX;
+        if bearable || self.ejected(now) {
+            return false;
+        }
+        if !spare {
+            self.failing_until = Some(now + EJECTION);
             return false;
         }
         if self.ejected_until.is_some_and(|until| now.saturating_sub(until) > EJECTION_MAX) {
@@ -72,6 +77,49 @@ impl Outlier {
     /// Until when its last answer, a failure, counts against it.
     pub fn failing_until(&self) -> Option<Duration> {
         self.failing_until
+    }
+}
+
+/// What is left of a pool's reliability after one more failure.
+const RELIABILITY_KEPT: f64 = 0.7;
+
+/// How reliable a pool's answers are of late, as one gateway has met them.
+///
+/// Workers are judged one by one, and never more than half of a pool is ejected. A pool that fails as a whole would
+/// cost five failures per worker, and keep the other half for ever.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reliability {
+    share: f64,
+    as_of: Duration,
+    failures: u32,
+}
+
+impl Default for Reliability {
+    fn default() -> Self {
+        Self { share: 1.0, as_of: Duration::ZERO, failures: 0 }
+    }
+}
+
+impl Reliability {
+    /// A request failed: 70 % of it are left.
+    pub fn failed(&mut self, now: Duration) {
+        self.share = (self.at(now) * RELIABILITY_KEPT).max(f64::MIN_POSITIVE);
+        self.failures = self.failures.saturating_add(1);
+        self.as_of = now;
+    }
+
+    /// A job was taken well: 30 % of what is missing come back.
+    pub fn answered(&mut self, now: Duration) {
+        self.share = 1.0 - (1.0 - self.at(now)) * RELIABILITY_KEPT;
+        (self.failures, self.as_of) = (0, now);
+    }
+
+    /// Above 0, at most 1. It comes back by itself, or nobody would try the pool again: with a time constant of 30 s ×
+    /// failures in a row, at most 300 s.
+    pub fn at(&self, now: Duration) -> f64 {
+        let time_s = (EJECTION * self.failures.max(1)).min(EJECTION_MAX).as_secs_f64();
+        let passed_s = now.saturating_sub(self.as_of).as_secs_f64();
+        1.0 - (1.0 - self.share) * (-passed_s / time_s).exp()
     }
 }
 
@@ -114,6 +162,18 @@ mod tests {
     fn a_pool_that_cannot_spare_it_keeps_it() {
         let mut outlier = Outlier::default();
         assert!((0..9).all(|_| !outlier.failed(s(1), false)));
-        assert!(!outlier.ejected(s(1)) && outlier.failing_until() == Some(s(11)));
+        assert!(!outlier.ejected(s(1)) && outlier.failing_until() == Some(s(31)));
+    }
+
+    #[test]
+    fn a_pool_is_as_reliable_as_it_was_of_late() {
+        let mut pool = Reliability::default();
+        assert_eq!(pool.at(s(9)), 1.0);
+        (0..10).for_each(|_| pool.failed(s(10)));
+        assert!(pool.at(s(10)) < 0.03 && pool.at(s(70)) < 0.25 && pool.at(s(2000)) > 0.99);
+        (0..10).for_each(|_| pool.answered(s(11)));
+        assert!(pool.at(s(11)) > 0.97);
+        (0..100_000).for_each(|_| pool.failed(s(12)));
+        assert!(pool.at(s(12)) > 0.0);
     }
 }

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::outlier::Reliability;
 use millrace_wire::{LoadReport, PoolId, WorkerId};
 
 /// Everything routing knows at one moment.
@@ -29,6 +30,8 @@ pub struct Pool {
     pub drain: bool,
     /// When it came back as a whole, if it had been gone.
     pub back_at: Option<Duration>,
+    /// How reliable its answers are of late.
+    pub reliability: Reliability,
     /// Its workers.
     pub workers: Vec<Worker>,
 }
@@ -54,8 +57,10 @@ pub struct Worker {
     pub failing_until: Option<Duration>,
     /// Round trip of its probes, smoothed.
     pub round_trip: Duration,
-    /// Peak-EWMA latency of reads, in seconds.
+    /// Peak-EWMA latency of reads, in seconds …
     pub read_latency_s: f64,
+    /// … as of its last read.
+    pub read_at: Duration,
     /// Reads that it works on.
     pub reads: u32,
 }
@@ -105,6 +110,24 @@ impl Compensation {
 }
 
 impl Worker {
+    /// A worker of which nothing is known yet.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            drain: false,
+            health: Health::Unknown,
+            report: None,
+            compensation: Compensation::default(),
+            ejected_until: None,
+            on_trial: false,
+            failing_until: None,
+            round_trip: Duration::ZERO,
+            read_latency_s: 0.0,
+            read_at: Duration::ZERO,
+            reads: 0,
+        }
+    }
+
     /// The name it reports, once it has reported.
     pub fn id(&self) -> Option<&WorkerId> {
         self.report.as_ref().map(|report| &report.load.worker)

@@ -93,6 +93,22 @@ fn submits_count_until_answered_and_a_while_longer_when_timed_out() {
 }
 
 #[test]
+fn routing_sees_who_is_up_at_once_and_counts_soon() {
+    let fleet = fleet();
+    let job = crate::route::Job::default();
+    let choose = || fleet.view().submit(&job, &crate::route::Exclude::default(), &mut rand::rng());
+    assert!(choose().is_err(), "nobody has reported");
+    fleet.probed(at(1), LoadReport { slots: 1, queue_max: 0, ..report("aws", 1) }, Duration::from_millis(1));
+    assert_eq!(choose().map(|choice| choice.address), Ok(at(1)));
+    let _submitting = fleet.submitting(at(1), 10.0);
+    let since = Instant::now();
+    while choose().is_ok() {
+        assert!(since.elapsed() < Duration::from_secs(5), "its only slot is still taken for free");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
 fn never_more_than_half_of_a_pool_is_ejected() {
     let fleet = fleet();
     let fail = |port| (0..5).any(|_| fleet.judge(at(port), Verdict::Failed, None));
@@ -100,6 +116,25 @@ fn never_more_than_half_of_a_pool_is_ejected() {
     assert!(!fail(2));
     let now = fleet.now();
     assert!(worker(&fleet, 1).ejected(now) && !worker(&fleet, 2).ejected(now));
+}
+
+#[test]
+fn a_pool_is_as_reliable_as_its_jobs_were_whatever_its_reads_say() {
+    let fleet = fleet();
+    let reliability = || fleet.snapshot().pools[0].reliability.at(fleet.now());
+    (0..3).for_each(|_| {
+        fleet.judge(at(1), Verdict::Failed, None);
+    });
+    (0..9).for_each(|_| {
+        fleet.judge(at(2), Verdict::Answered, Some(Duration::from_millis(5)));
+    });
+    assert!(reliability() < 0.5, "{}", reliability());
+    fleet.apply(config("[[pools]]\nname = \"aws\"\nendpoints = [\"127.0.0.1:2\"]"));
+    assert!(reliability() < 0.5, "a reload keeps it");
+    (0..9).for_each(|_| {
+        fleet.judge(at(2), Verdict::Answered, None);
+    });
+    assert!(reliability() > 0.9, "{}", reliability());
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub struct Decision {
     pub reason: Reason,
     /// The job's estimated work, in reference-seconds.
     pub work_s: f64,
+    /// What the job must have waited in this pool before another may take it, in seconds.
+    pub steal: Vec<(PoolId, f64)>,
     /// All that was considered.
     pub pools: Vec<Pool>,
 }
@@ -102,6 +104,8 @@ pub struct Pool {
     pub ramp: f64,
     /// Seconds until a slot is free.
     pub wait_s: f64,
+    /// The terms of its F.
+    pub terms: Terms,
     /// Its F, in seconds.
     pub f_s: f64,
     /// Its weight in the draw.

@@ -1,10 +1,13 @@
 //! Which pool and which worker: pure functions of a [`Snapshot`], `now` and a seeded random source.
 //!
-//! [`pool`] weighs the pools, [`worker`] chooses within one, [`explain`] is the record of why. Strictly taking the
-//! best place was rejected: every gateway sees the same stale report and all would herd to it.
+//! [`view`] works a snapshot out once for many jobs, [`pool`] weighs the pools, [`worker`] chooses within one, [`read`]
+//! chooses for what any worker can answer, [`explain`] is the record of why. Strictly taking the best place was
+//! rejected: every gateway sees the same stale report and all would herd to it.
 
 pub mod explain;
 pub mod pool;
+pub mod read;
+pub mod view;
 pub mod worker;
 
 use std::net::SocketAddr;
@@ -14,8 +17,11 @@ use millrace_wire::spec::Priority;
 use millrace_wire::{PoolId, SpecHead};
 use rand::Rng;
 
-use crate::fleet::snapshot::{Snapshot, Worker};
-use explain::{Decision, Reason, Refusal, Why};
+use crate::fleet::snapshot::Snapshot;
+use explain::{Decision, Refusal};
+
+pub use read::Draining;
+pub use view::{Choice, Refused, View};
 
 /// Reference-seconds of a job of which nothing is known.
 pub const WORK_DEFAULT_S: f64 = 60.0;
@@ -79,7 +85,14 @@ pub struct Exclude {
     pub store: Option<String>,
 }
 
-/// Chooses a pool and a worker for a job.
+impl Exclude {
+    /// Whether it excludes nobody.
+    pub fn is_empty(&self) -> bool {
+        self.tried.is_empty() && self.store.is_none()
+    }
+}
+
+/// Chooses a pool and a worker for a job, and says why: [`View::submit`] on a view made for it, with its record.
 ///
 /// # Errors
 /// Why there is none.
@@ -90,39 +103,25 @@ pub fn submit(
     now: Duration,
     rng: &mut impl Rng,
 ) -> Result<Decision, Box<Refusal>> {
-    let mut pools: Vec<explain::Pool> =
-        snapshot.pools.iter().map(|pool| pool::consider(snapshot, pool, job, exclude, now)).collect();
-    pool::weigh(&mut pools);
-    let Some(chosen) = pool::choose(&pools, rng) else {
-        let why = pool::refusal(&pools);
-        let retry_after_s = (why == Why::Saturated).then(|| {
-            let jitter = rng.random_range(1.0 - RETRY_AFTER_JITTER..=1.0 + RETRY_AFTER_JITTER);
-            retry_after_s(pool::least_wait_s(&pools), jitter)
-        });
-        return Err(Box::new(Refusal { why, retry_after_s, pools }));
-    };
-    let Some(candidate) = worker::choose(&pools[chosen].workers, rng) else {
-        // `pool::choose` takes only pools with a candidate.
-        return Err(Box::new(Refusal { why: Why::Unhealthy, retry_after_s: None, pools }));
-    };
-    let reason = if !exclude.tried.is_empty() {
-        Reason::Retry
-    } else if pools.iter().filter(|pool| pool.rejected.is_none()).count() == 1 {
-        Reason::Only
-    } else if pools[chosen].is_least {
-        Reason::Least
-    } else {
-        Reason::Spread
-    };
-    let worker = &pools[chosen].workers[candidate];
-    Ok(Decision {
-        pool: pools[chosen].pool.clone(),
-        address: worker.address,
-        worker: worker.worker.clone(),
-        reason,
-        work_s: job.work_s,
-        pools,
-    })
+    let view = View::new(snapshot, now).without(exclude);
+    let pools = view.record(snapshot, job);
+    match view.choose(job, !exclude.tried.is_empty(), rng) {
+        Ok(choice) => Ok(Decision {
+            pool: view.pool(choice.pool).clone(),
+            address: choice.address,
+            worker: pools[choice.pool].workers[choice.worker].worker.clone(),
+            reason: choice.reason,
+            work_s: job.work_s,
+            steal: view.steal_prices(job, choice.pool),
+            pools,
+        }),
+        Err(Refused { why, retry_after_s }) => Err(Box::new(Refusal { why, retry_after_s, pools })),
+    }
+}
+
+/// The record of every pool and worker, as a decision for this job would see them now.
+pub fn consider(snapshot: &Snapshot, job: &Job, exclude: &Exclude, now: Duration) -> Vec<explain::Pool> {
+    View::new(snapshot, now).without(exclude).record(snapshot, job)
 }
 
 /// `Retry-After` for a wait: whole seconds, at least 1.
@@ -130,52 +129,6 @@ pub fn retry_after_s(wait_s: f64, jitter: f64) -> u64 {
     let wait_s = if wait_s.is_finite() { wait_s.clamp(1.0, RETRY_AFTER_S_MAX) } else { RETRY_AFTER_S_MAX };
     // In range by construction, so the cast keeps the number.
     (wait_s * jitter).ceil().max(1.0) as u64
-}
-
-/// What a read may settle for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Draining {
-    /// A draining worker is as good as any: reads.
-    Welcome,
-    /// Only when there is no other: uploads.
-    LastResort,
-}
-
-/// Chooses a worker for a request that any worker can answer, of one pool or of all: the better of two random healthy
-/// ones by peak-EWMA latency and open reads. Fails open: with no healthy worker it takes any that was not tried.
-pub fn read(
-    snapshot: &Snapshot,
-    pool: Option<&PoolId>,
-    draining: Draining,
-    exclude: &Exclude,
-    now: Duration,
-    rng: &mut impl Rng,
-) -> Option<SocketAddr> {
-    let all: Vec<&Worker> = snapshot
-        .pools
-        .iter()
-        .filter(|candidate| pool.is_none_or(|wanted| candidate.id == *wanted))
-        .flat_map(|candidate| &candidate.workers)
-        .filter(|worker| !exclude.tried.contains(&worker.address))
-        .collect();
-    let healthy: Vec<&Worker> = all.iter().copied().filter(|worker| worker.answers(now)).collect();
-    // One that has stopped without closing its connections would hold a read for its whole timeout.
-    let heard: Vec<&Worker> =
-        healthy.iter().copied().filter(|worker| worker.heard_within(worker::FRESH, now)).collect();
-    let healthy = if heard.is_empty() { healthy } else { heard };
-    let taking: Vec<&Worker> = healthy.iter().copied().filter(|worker| !worker.drains()).collect();
-    let among = match draining {
-        Draining::LastResort if !taking.is_empty() => taking,
-        _ if !healthy.is_empty() => healthy,
-        _ => all,
-    };
-    if among.is_empty() {
-        return None;
-    }
-    let cost = |worker: &Worker| (worker.read_latency_s + 0.001) * (f64::from(worker.reads) + 1.0);
-    let pick = |rng: &mut _| among[Rng::random_range(rng, 0..among.len())];
-    let (one, other) = (pick(rng), pick(rng));
-    Some(if cost(one) <= cost(other) { one.address } else { other.address })
 }
 
 #[cfg(test)]

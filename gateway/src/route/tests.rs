@@ -5,9 +5,9 @@ use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::explain::{PoolRejection, Rejection};
+use super::explain::{PoolRejection, Reason, Rejection, Terms, Why};
 use super::*;
-use crate::fleet::snapshot::{Compensation, Health, Pool, Report};
+use crate::fleet::snapshot::{Compensation, Health, Pool, Report, Worker};
 
 const NOW: Duration = Duration::from_secs(1000);
 
@@ -32,17 +32,10 @@ fn load() -> LoadReport {
 
 fn worker(port: u16, load: LoadReport) -> Worker {
     Worker {
-        address: SocketAddr::from(([127, 0, 0, 1], port)),
-        drain: false,
         health: Health::Up,
         report: Some(Report { at: NOW, load }),
-        compensation: Compensation::default(),
-        ejected_until: None,
-        on_trial: false,
-        failing_until: None,
         round_trip: Duration::from_millis(1),
-        read_latency_s: 0.0,
-        reads: 0,
+        ..Worker::new(SocketAddr::from(([127, 0, 0, 1], port)))
     }
 }
 
@@ -57,6 +50,7 @@ fn pool(name: &str, workers: Vec<Worker>) -> Pool {
         egress_usd_per_gb: 0.1,
         drain: false,
         back_at: None,
+        reliability: Default::default(),
         workers,
     }
 }
@@ -232,12 +226,81 @@ fn many_gateways_spread_over_equal_workers() {
 }
 
 #[test]
+fn a_sample_of_many_finds_the_few_that_are_free() {
+    for free in [1, 3, 20] {
+        let member = |port| worker(port, if port <= free { load() } else { busy(1) });
+        let one = snapshot(vec![pool("aws", (1..=1000).map(member).collect())]);
+        let mut rng = rng();
+        let view = View::new(&one, NOW);
+        for _ in 0..200 {
+            let choice = view.submit(&Job::default(), &Exclude::default(), &mut rng).unwrap();
+            assert!(choice.address.port() <= free, "{} is busy", choice.address);
+        }
+    }
+}
+
+#[test]
+fn a_pool_that_only_fails_is_tried_and_attracts_nothing() {
+    let failing = |port| Worker { failing_until: Some(NOW + Duration::from_secs(1)), ..worker(port, load()) };
+    let two = snapshot(vec![
+        pool("aws", (1..=4).map(|port| worker(port, LoadReport { running: 1, ..load() })).collect()),
+        pool("gcp", (5..=8).map(failing).collect()),
+    ]);
+    let share = shares(&two, &Job::default())["gcp"];
+    assert!((0.01..0.08).contains(&share), "{share}");
+}
+
+#[test]
+fn a_pool_that_failed_as_a_whole_gets_little_and_comes_back() {
+    let mut two = snapshot(vec![pool("aws", vec![worker(1, busy(0))]), pool("gcp", vec![worker(2, load())])]);
+    assert!(shares(&two, &Job::default())["gcp"] > 0.99, "the other one is busy for a minute");
+    (0..8).for_each(|_| two.pools[1].reliability.failed(NOW));
+    assert!(shares(&two, &Job::default()).get("gcp").is_none_or(|share| *share < 0.01));
+    for worker in two.pools.iter_mut().flat_map(|pool| &mut pool.workers) {
+        worker.report.as_mut().unwrap().at += Duration::from_secs(900);
+    }
+    let later = NOW + Duration::from_secs(900);
+    let record = consider(&two, &Job::default(), &Exclude::default(), later);
+    assert!(record[1].share > 0.9, "{record:?}");
+}
+
+#[test]
+fn a_steal_costs_what_another_pool_is_worse() {
+    let slow = LoadReport { speed: 0.5, ..load() };
+    let two = snapshot(vec![pool("aws", vec![worker(1, load())]), pool("gcp", vec![worker(2, slow)])]);
+    let view = View::new(&two, NOW);
+    let job = Job { input_pool: "aws".parse().ok(), input_gb: 0.1, ..Job::default() };
+    // 0.01 USD at 1 USD an hour, and a minute of work that takes two there.
+    let [(gcp, price)] = &view.steal_prices(&job, 0)[..] else { panic!("one other pool") };
+    assert_eq!((gcp.as_str(), price.round()), ("gcp", 96.0));
+    assert_eq!(view.steal_prices(&job, 1)[0].1, 0.0, "work may always go home");
+    assert_eq!(decide(&two, &job).unwrap().steal.len(), 1);
+}
+
+#[test]
+fn a_slow_read_is_forgotten_while_nobody_asks() {
+    let slow = Worker { read_latency_s: 5.0, read_at: NOW - Duration::from_secs(100), ..worker(1, load()) };
+    let quick = Worker { read_latency_s: 0.02, read_at: NOW, ..worker(2, load()) };
+    let mut one = snapshot(vec![pool("aws", vec![slow, quick])]);
+    let share_of_first = |snapshot: &Snapshot| {
+        let (view, mut rng) = (View::new(snapshot, NOW), rng());
+        let mut go =
+            || view.read(None, Draining::Welcome, &Exclude::default(), &mut rng).unwrap().address.port();
+        (0..400).filter(|_| go() == 1).count()
+    };
+    assert!(share_of_first(&one) > 200, "it is tried again");
+    one.pools[0].workers[0].read_at = NOW;
+    assert!(share_of_first(&one) < 150, "only where both of the two are this one");
+}
+
+#[test]
 fn reads_go_to_healthy_workers_and_fail_open() {
     let mut one = snapshot(vec![pool("aws", vec![worker(1, load()), worker(2, load())])]);
     one.pools[0].workers[0].health = Health::Down { reason: "refused".to_owned() };
     let (up, down) = (one.pools[0].workers[1].address, one.pools[0].workers[0].address);
     let go = |snapshot: &Snapshot, exclude: &Exclude| {
-        read(snapshot, None, Draining::Welcome, exclude, NOW, &mut rng())
+        let chosen = View::new(snapshot, NOW).read(None, Draining::Welcome, exclude, &mut rng());
+        chosen.map(|chosen| chosen.address)
     };
     assert_eq!(go(&one, &Exclude::default()), Some(up));
     let tried = Exclude { tried: vec![up], store: None };
@@ -248,7 +311,8 @@ fn reads_go_to_healthy_workers_and_fail_open() {
     one.pools[0].workers[1].report = Some(Report { at: NOW - Duration::from_secs(4), load: load() });
     assert_eq!(go(&one, &Exclude::default()), Some(down), "one that is silent may hang");
     let gcp = "gcp".parse().unwrap();
-    assert_eq!(read(&one, Some(&gcp), Draining::LastResort, &Exclude::default(), NOW, &mut rng()), None);
+    let view = View::new(&one, NOW);
+    assert_eq!(view.read(Some(&gcp), Draining::LastResort, &Exclude::default(), &mut rng()), None);
 }
 
 #[test]
@@ -399,6 +463,77 @@ proptest! {
     }
 
     #[test]
+    fn the_record_tells_what_the_choice_did(snapshot in any_snapshot(), job in any_job(), seed: u64, tried in 0..9_u16) {
+        let tried = (1..tried).map(|port| worker(port, load()).address).collect();
+        let exclude = Exclude { tried, store: None };
+        let record = consider(&snapshot, &job, &exclude, NOW);
+        let choice = View::new(&snapshot, NOW).submit(&job, &exclude, &mut StdRng::seed_from_u64(seed));
+        match choice {
+            Ok(choice) => {
+                let pool = &record[choice.pool];
+                let chosen = &pool.workers[choice.worker];
+                prop_assert_eq!(chosen.address, choice.address);
+                prop_assert!(pool.rejected.is_none() && pool.share > 0.0, "{pool:?}");
+                let f_s = chosen.candidate().unwrap().f_s();
+                let candidates = pool.workers.iter().filter_map(|worker| worker.candidate()).map(Terms::f_s);
+                let least = candidates.clone().min_by(f64::total_cmp).unwrap();
+                let band = least + worker::BAND_S.max(least * worker::BAND_SHARE);
+                prop_assert!(candidates.count() > worker::SAMPLE_ABOVE || f_s <= band * (1.0 + 1e-9), "{f_s} > {band}");
+                prop_assert_eq!(choice.reason == Reason::Least, exclude.tried.is_empty() && pool.is_least && choice.reason != Reason::Only);
+            }
+            Err(refused) => {
+                prop_assert!(record.iter().all(|pool| pool.rejected.is_some()));
+                let again = submit(&snapshot, &job, &exclude, NOW, &mut StdRng::seed_from_u64(seed)).unwrap_err();
+                prop_assert_eq!((again.why, again.retry_after_s), (refused.why, refused.retry_after_s));
+            }
+        }
+    }
+
+    #[test]
+    fn the_terms_add_up(snapshot in any_snapshot(), job in any_job()) {
+        let sum = |terms: &Terms| {
+            let json = serde_json::to_value(terms).unwrap();
+            let term = |name: &str| json[name].as_f64().unwrap();
+            2.0 * (term("wait_s") + term("age_s")) + term("job_s") + term("round_trip_s") + term("egress_s") + term("failing_s")
+        };
+        let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * a.abs().max(1.0);
+        for pool in consider(&snapshot, &job, &Exclude::default(), NOW) {
+            prop_assert!(near(sum(&pool.terms).min(pool::SECONDS_MAX), pool.f_s), "{pool:?}");
+            prop_assert!(near(pool.k, pool.capacity * pool.ramp * snapshot.pool(&pool.pool).unwrap().weight));
+            for terms in pool.workers.iter().filter_map(|worker| worker.terms.as_ref()) {
+                prop_assert!(near(sum(terms), terms.f_s()));
+            }
+        }
+    }
+
+    #[test]
+    fn more_capacity_never_raises_the_expected_wait(
+        queues in prop::collection::vec((prop::collection::vec(0..4_u32, 1..6), 0.2..3.0_f64), 1..4),
+        grows: prop::sample::Index,
+        work_s in 1.0..1000.0_f64,
+    ) {
+        let mut port = 0;
+        let mut member = |speed: f64, load: LoadReport| {
+            port += 1;
+            worker(port, LoadReport { speed, queue_max: 100, ..load })
+        };
+        let pools = queues.iter().enumerate().map(|(place, (waiting, speed))| {
+            let workers = waiting.iter().map(|waiting| member(*speed, busy(*waiting))).collect();
+            pool(&format!("p{place}"), workers)
+        });
+        let mut all = snapshot(pools.collect());
+        let job = Job { work_s, ..Job::default() };
+        let expected = |snapshot: &Snapshot| -> f64 {
+            consider(snapshot, &job, &Exclude::default(), NOW).iter().map(|pool| pool.share * pool.wait_s).sum()
+        };
+        let before = expected(&all);
+        let grown = grows.index(all.pools.len());
+        all.pools[grown].workers.push(member(queues[grown].1, load()));
+        let after = expected(&all);
+        prop_assert!(after <= before * (1.0 + 1e-12), "{before} s before, {after} s after");
+    }
+
+    #[test]
     fn another_idle_worker_makes_nobody_wait_longer(queues in prop::collection::vec(0..4_u32, 1..8), seed: u64) {
         let workers: Vec<Worker> = queues.iter().zip(1..).map(|(waiting, port)| worker(port, busy(*waiting))).collect();
         let mut one = snapshot(vec![pool("aws", workers)]);
@@ -416,5 +551,38 @@ proptest! {
         one.pools[0].workers.push(worker(99, load()));
         let after = wait(&one);
         prop_assert!(after <= before && after <= worker::BAND_S / 2.0, "{before} s before, {after} s after");
+    }
+}
+
+proptest! {
+    // Two thousand workers a case.
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn a_small_pool_beside_a_large_one_is_weighed_by_its_capacity(
+        states in (0..4_u8, 0..4_u8), prices in (prop_oneof![Just(0.0), 0.0..1.0], prop_oneof![Just(0.0), 0.0..1.0]), seed: u64,
+    ) {
+        let member = |port: u16, state: u8| match state {
+            0 => worker(port, load()),
+            1 => worker(port, busy(1)),
+            2 => worker(port, busy(4)),
+            _ => Worker { report: Some(Report { at: NOW - Duration::from_secs(60), load: load() }), ..worker(port, load()) },
+        };
+        let mut two = snapshot(vec![
+            pool("small", (1..=2).map(|port| member(port, states.0)).collect()),
+            pool("large", (3..=2002).map(|port| member(port, states.1)).collect()),
+        ]);
+        (two.pools[0].egress_usd_per_gb, two.pools[1].egress_usd_per_gb) = prices;
+        let job = Job { input_pool: "small".parse().ok(), ..Job::default() };
+        let decided = submit(&two, &job, &Exclude::default(), NOW, &mut StdRng::seed_from_u64(seed));
+        let record = consider(&two, &job, &Exclude::default(), NOW);
+        prop_assert_eq!(decided.is_err(), states == (2, 2), "only where all are full");
+        for pool in &record {
+            prop_assert!(pool.f_s.is_finite() && pool.weight.is_finite() && (0.0..=1.0).contains(&pool.share));
+        }
+        if states == (0, 0) && prices.0 <= 0.0 {
+            let share = record[0].share;
+            prop_assert!((share - 0.001).abs() < 1e-4, "2 of 2002 workers have a share of {share}");
+        }
     }
 }
