@@ -37,6 +37,7 @@ const result = {
   upload: [],
   progress: [],
   states: [],
+  jobs: 0,
   ended: false,
   playedS: 0,
   pools: [],
@@ -115,6 +116,8 @@ async function send(page) {
   await page.getByTestId('submit').click();
   await page.getByTestId('upload-progress').first().waitFor({ timeout: LOAD_MS });
   await shoot(page, 'upload');
+  // Chosen while another is sent: it waits until it is asked for.
+  await page.getByTestId('file-input').setInputFiles(options.file);
   const card = page.getByTestId('job-card').first();
   await until('the job in the list', JOB_MS, async () => {
     await throwIfComplaining(page);
@@ -132,6 +135,8 @@ async function job(page) {
     if (['failed', 'dead', 'cancelled'].includes(state)) throw new Error(`the job is ${state}`);
     return state === 'succeeded';
   });
+  result.jobs = await page.getByTestId('job-card').count();
+  await page.getByRole('button', { name: 'Remove' }).click();
 }
 
 async function play(page) {

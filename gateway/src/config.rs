@@ -84,12 +84,24 @@ pub struct Timeouts {
 pub struct Page {
     /// Whether there is one.
     pub enabled: bool,
-    /// Whether the public listener tells of pools and workers. That is for operators: addresses, prices, load. The
-    /// default is to tell only where none but this machine can ask, which is wrong behind a reverse proxy on the same
-    /// machine: say `false` there.
-    pub pools: bool,
+    /// Whom the public listener tells of pools and workers. That is for operators: addresses, prices, load. The
+    /// default is [`Audience::Local`] where none but this machine can connect, and else nobody. A reverse proxy on the
+    /// same machine may ask by a loopback name for whoever asks it: say `false` there.
+    pub pools: Audience,
     /// Further origins (`https://HOST`) that the page may upload to and play from, for an object store of its own.
     pub origins: Vec<String>,
+}
+
+/// Whom something is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Nobody.
+    Nobody,
+    /// Who asks for this machine by a loopback name. A page elsewhere whose own name was made to lead here (DNS
+    /// rebinding) asks by that name.
+    Local,
+    /// Whoever can connect.
+    Anyone,
 }
 
 impl Default for Timeouts {
@@ -334,7 +346,11 @@ impl RawPage {
         }
         Ok(Page {
             enabled: self.enabled.unwrap_or(true),
-            pools: self.pools.unwrap_or(listen.http.ip().is_loopback()),
+            pools: match self.pools {
+                Some(true) => Audience::Anyone,
+                None if listen.http.ip().is_loopback() => Audience::Local,
+                _ => Audience::Nobody,
+            },
             origins,
         })
     }
@@ -498,10 +514,16 @@ endpoints = ["[::1]:9001"]
                 GOOD.replacen("127.0.0.1:0", http, 1).replacen("[[pools]]", &format!("{page}\n[[pools]]"), 1);
             read(&file).unwrap().page
         };
-        assert!(page("127.0.0.1:0", "").pools && page("[::1]:0", "").pools);
-        assert!(!page("0.0.0.0:8080", "").pools && !page("[::]:8080", "").pools);
-        assert!(!page("127.0.0.1:0", "[page]\npools = false").pools);
-        assert!(page("0.0.0.0:8080", "[page]\npools = true").pools);
+        for (http, section, pools) in [
+            ("127.0.0.1:0", "", Audience::Local),
+            ("[::1]:0", "", Audience::Local),
+            ("0.0.0.0:8080", "", Audience::Nobody),
+            ("[::]:8080", "", Audience::Nobody),
+            ("127.0.0.1:0", "[page]\npools = false", Audience::Nobody),
+            ("0.0.0.0:8080", "[page]\npools = true", Audience::Anyone),
+        ] {
+            assert_eq!(page(http, section).pools, pools, "{http} {section}");
+        }
         assert!(page("0.0.0.0:8080", "").enabled && !page("127.0.0.1:0", "[page]\nenabled = false").enabled);
         let origins = page("127.0.0.1:0", "[page]\norigins = [\"https://b.example:9000\"]").origins;
         assert_eq!(origins, ["https://b.example:9000"]);

@@ -7,12 +7,15 @@
 //! pools if `[page] pools` says so. What is asked for and what is answered are plain `http` types: Pingora has the one
 //! listener and axum the other.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, Uri};
 use http::{Response, StatusCode};
 
 use crate::admin::status::Status;
-use crate::config;
+use crate::config::{self, Audience};
 
 /// What stays the same for as long as its address does: the address names the content.
 const FOREVER: &str = "public, max-age=31536000, immutable";
@@ -47,6 +50,29 @@ pub enum Parts {
     Jobs,
     /// The admin listener: pools, and no jobs.
     Pools,
+}
+
+/// Whether the public listener tells of the pools to who asked with this header.
+pub fn tells(page: &config::Page, uri: &Uri, headers: &HeaderMap) -> bool {
+    match page.pools {
+        Audience::Nobody => false,
+        Audience::Local => is_local(uri, headers),
+        Audience::Anyone => true,
+    }
+}
+
+/// Whether the request is to `localhost` or a loopback address, by whatever port: what a browser says there is what
+/// stands in its address bar, so a name that was made to lead here is seen.
+pub fn is_local(uri: &Uri, headers: &HeaderMap) -> bool {
+    // HTTP/2 has it in the request's target.
+    let said = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let Some(Ok(authority)) = said.or(uri.authority().map(Authority::as_str)).map(str::parse::<Authority>)
+    else {
+        return false;
+    };
+    let host = authority.host();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// The page itself; `None` when it is switched off.
@@ -163,7 +189,28 @@ mod tests {
     }
 
     fn shown() -> config::Page {
-        config::Page { enabled: true, pools: true, origins: Vec::new() }
+        config::Page { enabled: true, pools: Audience::Anyone, origins: Vec::new() }
+    }
+
+    #[test]
+    fn a_name_that_was_made_to_lead_here_is_told_apart() {
+        for (host, local) in [
+            ("localhost:8080", true),
+            ("LOCALHOST", true),
+            ("127.0.0.1:8080", true),
+            ("127.8.8.8", true),
+            ("[::1]:8080", true),
+            ("evil.example:8080", false),
+            ("localhost.evil.example", false),
+            ("127.0.0.1.evil.example", false),
+            ("10.0.0.1", false),
+            ("", false),
+        ] {
+            assert_eq!(is_local(&Uri::from_static("/"), &headers(&[(header::HOST, host)])), local, "{host}");
+        }
+        assert!(is_local(&Uri::from_static("http://localhost:1/pools"), &HeaderMap::new()));
+        assert!(!is_local(&Uri::from_static("http://evil.example/pools"), &HeaderMap::new()));
+        assert!(!is_local(&Uri::from_static("/pools"), &HeaderMap::new()));
     }
 
     #[test]
@@ -212,7 +259,7 @@ mod tests {
         }
         let own: usize =
             files::ASSETS.iter().filter(|a| !a.name.starts_with("hls.")).map(|a| a.plain.len()).sum();
-        assert!(own + html.len() < 65_536, "the page has grown to {} bytes", own + html.len());
+        assert!(own + html.len() < 72 * 1024, "the page has grown to {} bytes", own + html.len());
     }
 
     #[test]

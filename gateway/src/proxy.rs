@@ -111,11 +111,12 @@ impl Proxy {
 impl Proxy {
     async fn page(&self, session: &mut Session, route: &Route, page: &config::Page) -> Result<()> {
         let asked = session.req_header();
+        let tells = page::tells(page, &asked.uri, &asked.headers);
         let response = match route {
-            Route::Page if page.pools => page::index(page, Parts::All, &asked.headers),
+            Route::Page if tells => page::index(page, Parts::All, &asked.headers),
             Route::Page => page::index(page, Parts::Jobs, &asked.headers),
             Route::Asset { name } => page::asset(page, name, asked.uri.query(), &asked.headers),
-            Route::Pools if page.pools => {
+            Route::Pools if tells => {
                 let generation = self.reloader.state().generation;
                 Some(page::pools(&Status::of(&self.dispatch.fleet, generation)))
             }
@@ -400,7 +401,12 @@ impl ProxyHttp for Proxy {
             500..=599 => "5xx",
             _ => "none",
         };
-        let route = ctx.request.as_ref().map_or("none", |request| request.route.as_str());
+        // A stream of events lasts as long as its job: among the files it would hide how long those take.
+        let route = match &ctx.request {
+            Some(_) if ctx.in_flight.is_none() => "events",
+            Some(request) => request.route.as_str(),
+            None => "none",
+        };
         let elapsed = ctx.started.elapsed();
         let metrics = &self.dispatch.metrics;
         metrics.requests.with_label_values(&[route, class]).inc();

@@ -4,7 +4,8 @@
 import { isFinal } from "./format.js";
 
 /**
- * @typedef {{ percent: number, media_seconds?: number, speed?: number, eta_seconds?: number }} Progress
+ * @typedef {{ percent: number, media_seconds?: number, speed?: number, eta_seconds?: number, source_bytes?: number,
+ *   source_bytes_total?: number }} Progress
  * @typedef {{ code: string, detail: string }} JobError
  * @typedef {{ name: string, width: number, height: number, bandwidth: number, average_bandwidth: number, codecs: string,
  *   frame_rate: number, url?: string, mp4?: string }} Rendition
@@ -37,6 +38,8 @@ import { isFinal } from "./format.js";
 
 /** How often a job is asked for where events cannot be had, in milliseconds. */
 const POLL_MS = 1000;
+/** Longest that an answer to a question is waited for: a connection that died unnoticed must not end the asking. */
+const ANSWER_MS = 30_000;
 
 /** What went wrong with a request: the API's problem+json, or our own word where nothing answered. */
 export class Problem extends Error {
@@ -80,7 +83,9 @@ export async function ask(method, path, body) {
   let response;
   let text;
   try {
-    response = await fetch(path, { method, cache: "no-store", ...json });
+    // What changes something is waited for as long as the gateway takes: its outcome matters.
+    const signal = method === "GET" ? AbortSignal.timeout(ANSWER_MS) : undefined;
+    response = await fetch(path, { method, cache: "no-store", signal, ...json });
     text = await response.text();
   } catch {
     throw unreachable();
@@ -121,6 +126,8 @@ export function uploadAddress(ticket, origin) {
  */
 export function put(url, file, progress, signal) {
   return new Promise((resolve, reject) => {
+    const stopped = () => reject(new Problem(0, { code: "stopped", title: "The upload was stopped" }));
+    if (signal.aborted) return stopped();
     const request = new XMLHttpRequest();
     request.open("PUT", url);
     request.upload.onprogress = (event) => progress(event.loaded, event.total || file.size);
@@ -129,7 +136,7 @@ export function put(url, file, progress, signal) {
       else reject(problem(request.status, request.responseText, request.getResponseHeader("retry-after")));
     };
     request.onerror = () => reject(new Problem(0, { code: "interrupted", title: "The upload was interrupted" }));
-    request.onabort = () => reject(new Problem(0, { code: "stopped", title: "The upload was stopped" }));
+    request.onabort = stopped;
     signal.addEventListener("abort", () => request.abort(), { once: true });
     request.send(file);
   });
@@ -149,24 +156,44 @@ export function follow(id, told) {
   const path = `/jobs/${encodeURIComponent(id)}`;
   let ended = false;
   let timer = 0;
+  let asked = 0;
   let events = /** @type {EventSource | null} */ (null);
   let live = false;
+  /** @param {boolean} now */
+  const turn = (now) => {
+    if (live === now || ended) return;
+    live = now;
+    told.live(now);
+    if (!now) look();
+  };
+  // A browser has six connections to one origin over HTTP/1.1, in all its tabs together: those that nobody looks at
+  // must not hold one each, or the seventh job would stop the rest.
+  const seen = () => {
+    if (document.hidden) {
+      events?.close();
+      turn(false);
+    } else look();
+  };
   const end = () => {
     ended = true;
     clearTimeout(timer);
+    document.removeEventListener("visibilitychange", seen);
     events?.close();
   };
   const look = async () => {
     clearTimeout(timer);
+    const mine = ++asked;
     try {
       const job = await ask("GET", path);
-      if (ended) return;
+      // What was asked later knows more.
+      if (ended || mine !== asked) return;
       told.problem(null);
       told.job(job);
       if (isFinal(job.state)) return end();
-      events ??= listen();
+      // The browser connects again by itself after a broken connection, and gives up after a refusal.
+      if (!document.hidden && (!events || events.readyState === EventSource.CLOSED)) events = listen();
     } catch (failure) {
-      if (ended) return;
+      if (ended || mine !== asked) return;
       told.problem(/** @type {Problem} */ (failure));
       if (/** @type {Problem} */ (failure).status === 404) return end();
     }
@@ -174,15 +201,8 @@ export function follow(id, told) {
   };
   const listen = () => {
     const source = new EventSource(`${path}/events`);
-    /** @param {boolean} now */
-    const turn = (now) => {
-      if (live === now || ended) return;
-      live = now;
-      told.live(now);
-      if (!now) look();
-    };
     source.onopen = () => turn(true);
-    // The browser connects again by itself, unless it was told not to; until then the job is asked for.
+    // Until it is connected again, the job is asked for.
     source.onerror = () => turn(false);
     source.addEventListener("progress", (event) => told.update(JSON.parse(event.data)));
     source.addEventListener("state", (event) => {
@@ -195,6 +215,7 @@ export function follow(id, told) {
     });
     return source;
   };
+  document.addEventListener("visibilitychange", seen);
   look();
   return end;
 }

@@ -17,8 +17,16 @@ if (parts.includes("jobs")) {
   const openFromAddress = () => {
     // A job's id has no character that an address would have to escape.
     const id = /^#job\/([\w.-]+)$/.exec(location.hash)?.[1] ?? null;
+    // The other addresses are places of the page, and going there closes nothing.
+    if (id == null && location.hash) return;
+    const panel = byId("job");
+    const [before, at] = [panel.dataset.jobId, document.activeElement];
+    const [fromList, fromPanel] = [jobs.has(at), panel.contains(at)];
     openJob(id, () => jobs.refresh());
     jobs.mark(id);
+    // With the keyboard, one goes along: into the panel that stands before the list, and back to where one was.
+    if (id != null && fromList) panel.focus({ preventScroll: true });
+    if (id == null && before != null && fromPanel) jobs.focus(before);
   };
   window.addEventListener("hashchange", openFromAddress);
   openFromAddress();

@@ -71,8 +71,20 @@ export function ago(at, now) {
   return s < 86400 ? `${span(s)} ago` : new Date(at).toLocaleDateString();
 }
 
+/** How much of a source is here: `fetched 12 MB of 80 MB`; empty where nobody knows. @param {Job["progress"]} progress */
+export function fetched({ source_bytes: here, source_bytes_total: all }) {
+  if (here == null) return "";
+  return `fetched ${bytes(here)}${all != null && all >= here ? ` of ${bytes(all)}` : ""}`;
+}
+
+/** What turns the direction of the text around it: `\u202egpm.exe` would read `exe.mpg`. */
+const TURNS = /[\u202a-\u202e\u2066-\u2069]/g;
+
 /** What to call a job: the name that the page gave it, else the last part of its input. @param {Job} job */
-export function title(job) {
+export const title = (job) => called(job).replace(TURNS, "") || job.job_id;
+
+/** @param {Job} job */
+function called(job) {
   const named = job.spec.labels?.filename;
   if (named) return named;
   const input = job.spec.input_path ?? job.spec.input_url ?? "";
@@ -102,7 +114,8 @@ export function cut(text, max) {
  */
 export function standing(job) {
   if (job.state !== "running") return STATES[job.state] ?? job.state;
-  const parts = [PHASES[job.phase ?? ""] ?? "running"];
+  const has = job.phase === "source" ? fetched(job.progress) : "";
+  const parts = [has || (PHASES[job.phase ?? ""] ?? "running")];
   if (job.phase === "encoding") parts.push(percent(job.progress.percent / 100));
   if (job.progress.speed) parts.push(speed(job.progress.speed));
   if (job.progress.eta_seconds != null) parts.push(`${span(Math.ceil(job.progress.eta_seconds))} left`);

@@ -3,7 +3,7 @@
 
 import { ask, follow } from "./api.js";
 import { advance, announce, byId, complain, copyButton, element, say } from "./elements.js";
-import { PHASES, STATES, bitrate, bytes, clock, isFinal, percent, span, speed, title } from "./format.js";
+import { PHASES, STATES, bitrate, bytes, clock, fetched, isFinal, percent, span, speed, title } from "./format.js";
 import { mountPlayer } from "./player.js";
 
 /** @typedef {import("./api.js").Job} Job @typedef {import("./api.js").JobUpdate} JobUpdate */
@@ -12,6 +12,7 @@ let close = () => {};
 
 /** Opens the job of that id in its panel, or closes the panel. @param {string | null} id @param {() => void} changed */
 export function openJob(id, changed) {
+  if (id != null && byId("job").dataset.jobId === id) return;
   close();
   close = () => {};
   const panel = byId("job");
@@ -27,13 +28,14 @@ export function openJob(id, changed) {
 
 /** @param {HTMLElement} panel @param {string} id @param {() => void} changed */
 function show(panel, id, changed) {
-  const name = element("h2", { id: "job-title" }, "Job");
+  const name = element("h2", { id: "job-title", dir: "auto" }, "Job");
   const state = element("span", { class: "state" });
   const error = element("p", { class: "error", role: "alert", hidden: true });
   const trouble = element("p", { class: "error", role: "status", hidden: true });
   const bar = element("progress", { max: 100, "data-testid": "job-progress" });
   const share = element("b", { class: "share" });
   const phases = Object.entries(PHASES).map(([phase, word]) => element("li", { "data-phase": phase }, word));
+  const here = element("span", {});
   const rate = element("span", {});
   const left = element("span", {});
   const way = element("span", { class: "hint" });
@@ -41,7 +43,7 @@ function show(panel, id, changed) {
   const running = element("div", { class: "running", hidden: true },
     element("ol", { class: "phases" }, ...phases),
     element("div", { class: "meter" }, bar, share),
-    element("p", { class: "line" }, rate, left, way),
+    element("p", { class: "line" }, here, rate, left, way),
     stop);
   const facts = element("dl", { class: "facts" });
   const warnings = element("ul", { class: "warnings", hidden: true });
@@ -66,7 +68,9 @@ function show(panel, id, changed) {
     const { percent: done, speed: fast, eta_seconds: eta } = now.progress;
     running.hidden = isFinal(now.state);
     const known = now.state === "running" && now.phase === "encoding";
+    const source = now.state === "running" && now.phase === "source" ? fetched(now.progress) : "";
     advance(bar, known ? done : now.state === "running" ? null : 0, "Progress of the job");
+    say(here, source);
     say(share, known ? percent(done / 100) : "");
     say(rate, known && fast ? speed(fast) : "");
     say(left, known && eta != null ? `${span(Math.ceil(eta))} left` : "");

@@ -11,13 +11,15 @@ import { STATES, ago, clock, isFinal, standing, title } from "./format.js";
 const PAGE = 12;
 /** How soon the list is asked for again, in milliseconds: while something moves, and while nothing does. */
 const [MOVING_MS, STILL_MS] = [1500, 5000];
+/** After which a picture that could not be loaded is tried again, in milliseconds. */
+const PICTURE_MS = 30_000;
 
 /** One job of the list. */
 class Card {
   /** @param {Job} job */
   constructor(job) {
     this.picture = element("div", { class: "picture" });
-    this.name = element("b", { class: "title" });
+    this.name = element("b", { class: "title", dir: "auto" });
     this.state = element("span", { class: "state" });
     this.where = element("span", { class: "hint" });
     this.bar = element("progress", { max: 100, "data-testid": "job-progress" });
@@ -43,7 +45,11 @@ class Card {
     const poster = job.outputs?.poster;
     if (poster && !this.image) {
       const image = element("img", { src: poster, alt: "", loading: "lazy", decoding: "async" });
-      image.addEventListener("error", () => image.remove());
+      image.addEventListener("error", () => {
+        image.remove();
+        // Its address may only have been too old: a later answer has a new one.
+        setTimeout(() => (this.image = null), PICTURE_MS);
+      });
       this.image = image;
       this.picture.append(image);
     }
@@ -54,7 +60,7 @@ class Card {
   }
 }
 
-/** Starts the list. @returns {{ refresh: () => void, mark: (id: string | null) => void }} */
+/** Starts the list. @returns {{ refresh: () => void, mark: (id: string | null) => void, has: (one: Element | null) => boolean, focus: (id: string) => void }} */
 export function startJobs() {
   const [list, none, state, newer, older, error] =
     ["jobs-list", "jobs-none", "jobs-state", "jobs-newer", "jobs-older", "jobs-error"].map(byId);
@@ -140,5 +146,7 @@ export function startJobs() {
       open = id;
       mark();
     },
+    has: (one) => list.contains(one),
+    focus: (id) => cards.get(id)?.link.focus(),
   };
 }

@@ -11,6 +11,8 @@ import { at, parse } from "./vtt.js";
 const HLS_TYPE = "application/vnd.apple.mpegurl";
 /** Height of the strip of stills, in CSS pixels. */
 const STRIP_HEIGHT = 44;
+/** How long new addresses must have held before new ones are asked for, in milliseconds: something may really be gone. */
+const RENEW_MS = 10_000;
 
 /** Where hls.js is; empty when the gateway was built without it. */
 export const playerAddress = () => document.querySelector("meta[name=hls-player]")?.getAttribute("content") ?? "";
@@ -57,13 +59,33 @@ export function mountPlayer(where, job, outputs) {
   const strip = element("div", { class: "strip", hidden: true });
   where.append(media, strip, element("p", { class: "line" }, choose, now), error);
 
-  const hold = { ended: false, hls: /** @type {any} */ (null), strip: () => {} };
-  media.addEventListener("error", () => {
-    if (!hold.hls) complain(error, `The browser cannot play this: ${media.error?.message || `error ${media.error?.code}`}`);
+  const hold = {
+    ended: false, plays: false, hls: /** @type {any} */ (null), strip: () => {},
+    /** Goes on there with new addresses. @type {(fresh: Outputs, at: number) => void} */ again: () => {},
+  };
+  // Not asked of the element: one that has lost its source is paused, which it says after the error.
+  media.addEventListener("play", () => (hold.plays = true));
+  media.addEventListener("pause", () => (hold.plays = false));
+  let renewed = -Infinity;
+  media.addEventListener("error", async () => {
+    if (hold.hls) return;
+    const why = media.error?.message || `error ${media.error?.code}`;
+    // It does not say whether the address was refused; a new one does no harm.
+    if (performance.now() - renewed > RENEW_MS) {
+      renewed = performance.now();
+      const [at, plays] = [media.currentTime, hold.plays];
+      const fresh = await renew(job);
+      if (hold.ended) return;
+      if (fresh) {
+        hold.plays = plays;
+        return hold.again(fresh, at);
+      }
+    }
+    complain(error, `The browser cannot play this: ${why}`);
   });
   media.addEventListener("playing", () => complain(error));
   if (outputs.hls) stream(hold, media, job, outputs, { quality, choose, now, error });
-  else progressive(media, outputs, { quality, choose, now, error });
+  else progressive(hold, media, outputs, { quality, choose, now, error });
   if (picture && outputs.thumbnails) {
     stills(strip, /** @type {HTMLVideoElement} */ (media), outputs.thumbnails, outputs.duration_s).then((end) => {
       if (hold.ended) end();
@@ -84,10 +106,11 @@ export function mountPlayer(where, job, outputs) {
   };
 }
 
+/** @typedef {{ ended: boolean, plays: boolean, hls: any, again: (fresh: Outputs, at: number) => void }} Hold */
 /** @typedef {{ quality: HTMLSelectElement, choose: HTMLElement, now: HTMLElement, error: HTMLElement }} Controls */
 
 /**
- * @param {{ ended: boolean, hls: any }} hold
+ * @param {Hold} hold
  * @param {HTMLMediaElement} media
  * @param {Job} job
  * @param {Outputs} outputs
@@ -100,9 +123,10 @@ async function stream(hold, media, job, outputs, controls) {
     const missing = playerAddress() ? "" : "This gateway was built without hls.js (npm ci --prefix gateway/web, then build again). ";
     if (media.canPlayType(HLS_TYPE)) {
       media.src = outputs.hls ?? "";
+      hold.again = (fresh, at) => goOn(hold, media, fresh.hls ?? "", at);
       say(controls.now, `${missing}The browser plays the stream by itself.`);
     } else if (outputs.renditions.some((one) => one.mp4) || outputs.audio?.mp4) {
-      progressive(media, outputs, controls);
+      progressive(hold, media, outputs, controls);
       if (missing) say(controls.now, `${missing}This is an MP4 file.`);
     } else {
       complain(controls.error, `${missing}This browser does not play HLS by itself; the addresses below work in other players.`);
@@ -124,7 +148,7 @@ async function stream(hold, media, job, outputs, controls) {
   controls.quality.addEventListener("change", () => {
     hls.nextLevel = Number(controls.quality.value);
   });
-  let renewed = false;
+  let renewed = -Infinity;
   let recovered = false;
   hls.on(Hls.Events.ERROR, async (/** @type {string} */ _, /** @type {any} */ data) => {
     if (!data.fatal) return;
@@ -134,13 +158,17 @@ async function stream(hold, media, job, outputs, controls) {
       return;
     }
     // Addresses hold for a while only: the job gives new ones.
-    if (data.response?.code >= 400 && data.response.code < 500 && !renewed) {
-      renewed = true;
-      const fresh = await ask("GET", `/jobs/${encodeURIComponent(job.job_id)}`).catch(() => null);
+    if (data.response?.code >= 400 && data.response.code < 500 && performance.now() - renewed > RENEW_MS) {
+      renewed = performance.now();
+      const { plays } = hold;
+      const at = media.currentTime;
+      const fresh = await renew(job);
       if (hold.ended) return;
-      if (fresh?.outputs?.hls) {
-        hls.config.startPosition = media.currentTime;
-        hls.loadSource(fresh.outputs.hls);
+      if (fresh?.hls) {
+        hls.config.startPosition = at;
+        hls.loadSource(fresh.hls);
+        // Another source stops the video.
+        if (plays) media.play().catch(() => {});
         return;
       }
     }
@@ -151,35 +179,49 @@ async function stream(hold, media, job, outputs, controls) {
   hls.attachMedia(media);
 }
 
+/** The outputs with new addresses, if the job gives some. @param {Job} job @returns {Promise<Outputs | undefined>} */
+async function renew(job) {
+  return (await ask("GET", `/jobs/${encodeURIComponent(job.job_id)}`).catch(() => null))?.outputs;
+}
+
+/** Plays another file from a place, if the one before it played. @param {Hold} hold @param {HTMLMediaElement} media @param {string} src @param {number} at */
+function goOn(hold, media, src, at) {
+  const { plays } = hold;
+  media.src = src;
+  media.currentTime = at;
+  if (plays) media.play().catch(() => {});
+}
+
 /** @param {{ height: number, name?: string }} level @param {Outputs} outputs */
 function named(level, outputs) {
   return outputs.renditions.find((one) => one.height === level.height)?.name ?? (level.height ? `${level.height}p` : "sound");
 }
 
-/** @param {HTMLMediaElement} media @param {Outputs} outputs @param {Controls} controls */
-function progressive(media, outputs, { quality, choose, now, error }) {
-  const files = outputs.renditions.filter((one) => one.mp4);
-  const sound = outputs.audio?.mp4;
+/** @param {Hold} hold @param {HTMLMediaElement} media @param {Outputs} outputs @param {Controls} controls */
+function progressive(hold, media, outputs, { quality, choose, now, error }) {
+  let files = outputs.renditions.filter((one) => one.mp4);
+  let sound = outputs.audio?.mp4;
   if (!files.length && !sound) {
     complain(error, "There is nothing that a browser could play.");
     return;
   }
-  quality.replaceChildren(...files.map((one) => element("option", { value: one.mp4 }, one.name)));
+  quality.replaceChildren(...files.map((one) => element("option", {}, one.name)));
   choose.hidden = files.length < 2;
   // The middle of the ladder: it starts soon, and looks well enough to choose from.
   quality.selectedIndex = Math.min(1, files.length - 1);
-  const show = () => {
+  /** @param {number} at */
+  const show = (at) => {
     const one = files[quality.selectedIndex];
-    media.src = one?.mp4 ?? sound ?? "";
+    goOn(hold, media, one?.mp4 ?? sound ?? "", at);
     say(now, one ? `${one.width}×${one.height} · ${bitrate(one.average_bandwidth)}` : "sound");
   };
-  quality.addEventListener("change", () => {
-    const { currentTime, paused } = media;
-    show();
-    media.currentTime = currentTime;
-    if (!paused) media.play().catch(() => {});
-  });
-  show();
+  quality.addEventListener("change", () => show(media.currentTime));
+  hold.again = (fresh, at) => {
+    files = fresh.renditions.filter((one) => one.mp4);
+    sound = fresh.audio?.mp4;
+    show(at);
+  };
+  show(0);
 }
 
 /**

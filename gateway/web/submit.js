@@ -16,7 +16,7 @@ const LATER = [429, 503];
 
 /** One file, or one URL, on its way to becoming a job. */
 class Item {
-  /** @type {"ready" | "busy" | "stuck" | "done"} */
+  /** Chosen, to be sent with the options it was submitted with, on its way, to be tried again, gone. @type {"ready" | "waiting" | "busy" | "stuck" | "done"} */
   state = "ready";
   jobId = newJobId();
   /** The stored upload's path; kept, so that a refused submit does not upload again. @type {string | null} */
@@ -47,7 +47,7 @@ class Item {
       changed();
     });
     this.row = element("li", {},
-      element("div", { class: "what" }, element("b", {}, name), this.said),
+      element("div", { class: "what" }, element("b", { dir: "auto" }, name), this.said),
       this.bar, this.error,
       element("div", { class: "does" }, this.retry, this.remove));
   }
@@ -129,6 +129,7 @@ async function upload(item) {
 /** @param {Item} item @returns {Promise<Job>} */
 async function submit(item) {
   if (item.file && !item.path) await upload(item);
+  if (item.stop.signal.aborted) throw new Problem(0, { code: "stopped", title: "Stopped" });
   item.say("submits the job");
   const input = item.file
     ? { input_path: item.path, size_hint_bytes: item.file.size, labels: { filename: cut(item.name, LABEL_BYTES_MAX) } }
@@ -190,7 +191,6 @@ export function startSubmit(told) {
     item.retry.hidden = true;
     item.stop = new AbortController();
     item.options = readOptions(form);
-    item.state = "ready";
     send(item);
   };
   /** @param {{ file?: File, url?: string }} input */
@@ -233,12 +233,12 @@ export function startSubmit(told) {
     }
   };
   const sendAll = async () => {
+    // URLs need no upload and do not wait for one.
+    for (const item of items.filter((item) => item.state === "waiting" && item.url)) send(item);
     if (sending) return;
     sending = true;
-    // URLs need no upload and do not wait for one.
-    for (const item of items.filter((item) => item.state === "ready" && item.url)) send(item);
     for (;;) {
-      const next = items.find((item) => item.state === "ready" && item.file);
+      const next = items.find((item) => item.state === "waiting" && item.file);
       if (!next) break;
       await send(next);
     }
@@ -286,10 +286,15 @@ export function startSubmit(told) {
       return;
     }
     complain(missing);
-    for (const item of ready) item.options = readOptions(form);
+    for (const item of ready) {
+      item.options = readOptions(form);
+      item.state = "waiting";
+      if (sending && item.file) item.say(`${bytes(item.file.size)}, waits for its turn`);
+    }
     sendAll();
+    changed();
   });
   window.addEventListener("beforeunload", (event) => {
-    if (items.some((item) => item.state === "busy" && item.file)) event.preventDefault();
+    if (items.some((item) => ["waiting", "busy"].includes(item.state) && item.file)) event.preventDefault();
   });
 }

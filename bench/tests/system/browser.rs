@@ -179,6 +179,8 @@ struct Page {
     upload: Vec<u32>,
     progress: Vec<u32>,
     states: Vec<String>,
+    /// In the list when the first was done; a second file had been chosen and not submitted.
+    jobs: usize,
     ended: bool,
     played_s: f64,
     pools: Vec<String>,
@@ -206,6 +208,7 @@ async fn the_page_uploads_a_file_shows_its_progress_and_plays_it() {
     assert!(page.progress.len() >= 3 && page.progress.is_sorted(), "the progress was seen to move: {page:?}");
     assert_eq!(page.states.last().map(String::as_str), Some("succeeded"), "{page:?}");
     assert!(page.states.iter().any(|state| state == "running"), "{page:?}");
+    assert_eq!(page.jobs, 1, "what was only chosen is not sent");
     let length_s = media::inspect(&clip).await.unwrap().duration_s;
     assert!(page.ended && (page.played_s - length_s).abs() < 0.1, "{page:?}");
     assert_eq!(page.pools, ["aws", "gcp"]);

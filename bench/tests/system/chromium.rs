@@ -193,7 +193,9 @@ pub(crate) async fn node<T: DeserializeOwned>(program: &str, args: &[&str]) -> T
         directory.join("node_modules/.package-lock.json").is_file(),
         "bench/browser has no node_modules: run `scripts/setup test`"
     );
-    let mut command = tokio::process::Command::new("node");
+    // Neither node nor its browser may outlive this process, even when that is killed with SIGKILL.
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_millrace-bench"));
+    command.args(["leash", &std::process::id().to_string(), "--", "node"]);
     command.arg(directory.join(program)).args(args).arg("--out").arg(artifacts());
     command.stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(PATIENCE, command.output()).await;

@@ -1,4 +1,6 @@
-//! The operator's listener: metrics, readiness, status, reload, the page with the pools alone. Loopback only, since it asks nobody for a token.
+//! The operator's listener: metrics, readiness, status, reload, the page with the pools alone. Loopback only, since it
+//! asks nobody for a token, and by a loopback name only: else any site could have its own name lead here (DNS rebinding)
+//! and read on with its visitor's browser.
 //!
 //! Our own small app: Pingora's metrics app answers every path with the metrics.
 
@@ -7,8 +9,9 @@ pub mod status;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, RawQuery, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -53,12 +56,21 @@ pub async fn run(listener: TcpListener, admin: Admin, stop: CancellationToken) -
         .route("/assets/{name}", get(asset))
         .route("/pools", get(pools))
         .route("/reload", post(reload))
+        .layer(middleware::from_fn(local_alone))
         .with_state(admin);
     // Not graceful: an operator's open connection must not keep the process.
     tokio::select! {
         served = async { axum::serve(listener, app).await } => served,
         () = stop.cancelled() => Ok(()),
     }
+}
+
+async fn local_alone(request: Request, next: Next) -> Response {
+    if page::is_local(request.uri(), request.headers()) {
+        return next.run(request).await;
+    }
+    let why = "ask for localhost or a loopback address: this listener has no other name\n";
+    (StatusCode::MISDIRECTED_REQUEST, why).into_response()
 }
 
 async fn livez() -> &'static str {

@@ -116,9 +116,24 @@ async fn pools_are_told_of_as_the_routing_file_says() {
     assert_eq!(told["pools"][0]["workers"][0]["report"]["worker"], "w1");
     assert_eq!(gateway.client.head(gateway.url("/pools")).send().await.unwrap().status(), StatusCode::OK);
 
+    // A page elsewhere whose name was made to lead here asks by that name, over either protocol.
+    let foreign = |url: String| gateway.client.get(url).header(header::HOST, "evil.example");
+    let refused = foreign(gateway.url("/pools")).send().await.unwrap();
+    assert_eq!(problem(refused).await["code"], "not_found");
+    let page = foreign(gateway.url("/")).send().await.unwrap().text().await.unwrap();
+    assert!(page.contains("data-parts=\"jobs\""));
+    for path in ["/", "/pools", "/status", "/metrics"] {
+        let refused = foreign(gateway.admin_url(path)).send().await.unwrap();
+        assert_eq!(refused.status(), StatusCode::MISDIRECTED_REQUEST, "{path}");
+    }
+    assert_eq!(http2().get(gateway.url("/pools")).send().await.unwrap().status(), StatusCode::OK);
+
     let file = std::fs::read_to_string(gateway.file()).unwrap();
-    gateway.write(&format!("{file}\n[page]\npools = false\norigins = [\"https://bucket.example\"]\n"));
+    gateway.write(&format!("{file}\n[page]\npools = true\n"));
     eventually("the file is in force", || async { gateway.generation().await == 2 }).await;
+    assert_eq!(foreign(gateway.url("/pools")).send().await.unwrap().status(), StatusCode::OK, "said so");
+    gateway.write(&format!("{file}\n[page]\npools = false\norigins = [\"https://bucket.example\"]\n"));
+    eventually("the file is in force", || async { gateway.generation().await == 3 }).await;
     let silent = gateway.client.get(gateway.url("/pools")).send().await.unwrap();
     assert_eq!(problem(silent).await["code"], "not_found");
     let page = gateway.client.get(gateway.url("/")).send().await.unwrap();
@@ -129,7 +144,7 @@ async fn pools_are_told_of_as_the_routing_file_says() {
     assert_eq!(admin.status(), StatusCode::OK, "the admin listener tells in any case");
 
     gateway.write(&format!("{file}\n[page]\nenabled = false\n"));
-    eventually("the file is in force", || async { gateway.generation().await == 3 }).await;
+    eventually("the file is in force", || async { gateway.generation().await == 4 }).await;
     for path in ["/", "/assets/app.js"] {
         let off = gateway.client.get(gateway.url(path)).send().await.unwrap();
         assert_eq!(problem(off).await["code"], "not_found", "{path}");

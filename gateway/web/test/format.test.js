@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { ago, bitrate, bytes, clock, cut, percent, span, speed, standing, title } from "../format.js";
+import { ago, bitrate, bytes, clock, cut, fetched, percent, span, speed, standing, title } from "../format.js";
 
 test("sizes, times and rates are short and have their unit", () => {
   const rows = [
@@ -24,6 +24,9 @@ test("a job is called by its file, its URL's last part, or its id", () => {
   assert.equal(called({ input_url: "https://h/a/b%20c.mp4?token=1#t" }), "b c.mp4");
   assert.equal(called({ input_url: "https://h/%E0%A4%A" }), "%E0%A4%A");
   assert.equal(called({}), "j1");
+  // What turns the direction of text could make one kind of file look like another.
+  assert.equal(called({ labels: { filename: "a\u202egpm.exe\u2069" } }), "agpm.exe");
+  assert.equal(called({ labels: { filename: "\u202e" } }), "j1");
 });
 
 test("a name is cut to bytes, never inside a character", () => {
@@ -37,6 +40,11 @@ test("where a job stands is one line", () => {
   const running = { state: "running", phase: "encoding", progress: { percent: 41.6, speed: 2.25, eta_seconds: 11.2 } };
   assert.equal(standing(running), "encoding · 42 % · 2.3× · 12 s left");
   assert.equal(standing({ state: "running", phase: "probing", progress: { percent: 0 } }), "reading");
+  const fetching = { state: "running", phase: "source", progress: { percent: 0, source_bytes: 12e6, source_bytes_total: 80e6 } };
+  assert.equal(standing(fetching), "fetched 12.0 MB of 80.0 MB");
+  assert.equal(fetched({ percent: 0, source_bytes: 500 }), "fetched 500 B");
+  assert.equal(fetched({ percent: 0, source_bytes: 500, source_bytes_total: 10 }), "fetched 500 B");
+  assert.equal(fetched({ percent: 0 }), "");
   assert.equal(standing({ state: "retry_wait", progress: { percent: 0 } }), "to be tried again");
   assert.equal(standing({ state: "of_the_future", progress: { percent: 0 } }), "of_the_future");
 });

@@ -1,0 +1,87 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+
+import { follow, put } from "../api.js";
+
+/** A browser with nothing but a page that is seen or not, events that come or not, and jobs as `answers` has them. */
+function browser(answers) {
+  const said = { jobs: [], live: [], streams: [] };
+  const page = new EventTarget();
+  globalThis.document = Object.assign(page, { hidden: false });
+  globalThis.EventSource = class extends EventTarget {
+    static CLOSED = 2;
+    readyState = 1;
+    constructor(url) {
+      super();
+      this.url = url;
+      said.streams.push(this);
+    }
+    close() {
+      this.readyState = 2;
+    }
+  };
+  globalThis.fetch = async () => {
+    const job = await (answers.length > 1 ? answers.shift() : answers[0]);
+    return { ok: true, status: 200, headers: new Headers(), text: async () => JSON.stringify(job) };
+  };
+  said.end = follow("j", {
+    update: () => {},
+    job: (job) => said.jobs.push(job.state),
+    problem: () => {},
+    live: (live) => said.live.push(live),
+  });
+  said.see = (hidden) => {
+    document.hidden = hidden;
+    page.dispatchEvent(new Event("visibilitychange"));
+  };
+  return said;
+}
+
+async function until(what, holds) {
+  const deadline = Date.now() + 10_000;
+  while (!holds()) {
+    assert.ok(Date.now() < deadline, `never: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+test("a page that nobody looks at holds no stream, and has one again when it is looked at", async () => {
+  const said = browser([{ state: "running" }]);
+  await until("a stream", () => said.streams.length === 1);
+  said.streams[0].onopen();
+  said.see(true);
+  assert.equal(said.streams[0].readyState, EventSource.CLOSED);
+  assert.deepEqual(said.live, [true, false]);
+  const asked = said.jobs.length;
+  await until("the job is asked for while hidden", () => said.jobs.length > asked);
+  assert.equal(said.streams.length, 1);
+  said.see(false);
+  await until("a second stream", () => said.streams.length === 2);
+  said.end();
+});
+
+test("a stream that was refused for good is asked for again", async () => {
+  const said = browser([{ state: "running" }]);
+  await until("a stream", () => said.streams.length === 1);
+  said.streams[0].readyState = EventSource.CLOSED;
+  said.streams[0].onerror();
+  await until("a second stream", () => said.streams.length === 2);
+  said.end();
+});
+
+test("an answer that a later question has overtaken is not shown", async () => {
+  let late = (job) => job;
+  const first = new Promise((resolve) => (late = resolve));
+  const said = browser([first, { state: "succeeded" }]);
+  said.see(false);
+  await until("the second answer", () => said.jobs.length === 1);
+  late({ state: "running" });
+  await new Promise((resolve) => setTimeout(resolve));
+  assert.deepEqual(said.jobs, ["succeeded"]);
+});
+
+test("an upload that was stopped before it began does not begin", async () => {
+  const stop = new AbortController();
+  stop.abort();
+  await assert.rejects(put("/upload/x", {}, () => {}, stop.signal), { code: "stopped" });
+});
