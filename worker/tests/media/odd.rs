@@ -46,14 +46,14 @@ async fn one_frame_with_sound_is_as_long_as_its_sound() {
     assert!((made.package.outputs.duration_s - 3.0).abs() < 0.1, "{:?}", made.package.outputs);
 }
 
-/// A picture and a sound of their own lengths.
-async fn of_lengths(directory: &Path, picture_s: u32, sound_s: u32) {
+/// A picture and a sound of their own lengths, and how long the stream has them.
+async fn of_lengths(directory: &Path, (picture_s, sound_s): (u32, u32), expected: (u32, u32)) {
     let arguments = format!(
         "-f lavfi -i testsrc2=s=320x180:r=25:d={picture_s} -f lavfi -i sine=d={sound_s} {FAST} -c:a aac"
     );
     let clip = make(directory, &arguments, "lengths.mp4");
     let made = transcode(&clip, &spec(r#""segment_seconds":2"#)).await.unwrap();
-    check(&made, &[(320, 180)], u64::from(picture_s) * 25, 25.0, Some(f64::from(sound_s)));
+    check(&made, &[(320, 180)], u64::from(expected.0) * 25, 25.0, Some(f64::from(expected.1)));
     let longer = f64::from(picture_s.max(sound_s));
     assert!((made.package.outputs.duration_s - longer).abs() < 0.1, "{:?}", made.package.outputs);
 }
@@ -61,8 +61,23 @@ async fn of_lengths(directory: &Path, picture_s: u32, sound_s: u32) {
 #[tokio::test]
 async fn picture_and_sound_keep_their_own_lengths() {
     let directory = tempfile::tempdir().unwrap();
-    of_lengths(directory.path(), 3, 8).await;
-    of_lengths(directory.path(), 8, 3).await;
+    of_lengths(directory.path(), (3, 6), (3, 6)).await;
+    of_lengths(directory.path(), (6, 3), (6, 3)).await;
+}
+
+/// No player comes further than to the end of the shorter one, else.
+#[tokio::test]
+async fn a_stream_goes_on_with_a_still_or_silence_where_one_ends_long_before_the_other() {
+    let directory = tempfile::tempdir().unwrap();
+    of_lengths(directory.path(), (2, 9), (9, 9)).await;
+    of_lengths(directory.path(), (9, 2), (9, 9)).await;
+    let arguments =
+        format!("-f lavfi -i testsrc2=s=320x180:r=25:d=0.04 -f lavfi -i sine=d=9 {FAST} -c:a aac");
+    let clip = make(directory.path(), &arguments, "one.mp4");
+    let made = transcode(&clip, &spec(r#""crf":30"#)).await.unwrap();
+    check(&made, &[(320, 180)], 225, 25.0, Some(9.0));
+    let file = transcode(&clip, &spec(r#""output_format":"mp4""#)).await.unwrap();
+    assert_eq!(file.encoded.frames, 1, "a file plays as it is");
 }
 
 #[tokio::test]
