@@ -56,6 +56,16 @@ pub struct Segment {
     pub syncs: Vec<u64>,
 }
 
+impl Segment {
+    /// Adds what was the next one.
+    pub fn append(&mut self, next: Self) {
+        self.syncs.extend(next.syncs.iter().map(|sync| self.samples + sync));
+        self.bytes += next.bytes;
+        self.duration += next.duration;
+        self.samples += next.samples;
+    }
+}
+
 impl Track {
     /// Ticks as seconds.
     pub fn seconds(&self, ticks: u64) -> f64 {
