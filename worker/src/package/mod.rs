@@ -104,7 +104,7 @@ fn join_sliver(sound: &mut Track, out_dir: &Path) -> Result<(), Failure> {
     let before = sound.segments.last_mut().expect("there were two");
     append(&out_dir.join(&last.name), &out_dir.join(&before.name))
         .map_err(|error| Failure::scratch("join the last segments of sound", &error))?;
-    before.append(last);
+    before.append(&last);
     Ok(())
 }
 

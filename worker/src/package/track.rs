@@ -58,7 +58,7 @@ pub struct Segment {
 
 impl Segment {
     /// Adds what was the next one.
-    pub fn append(&mut self, next: Self) {
+    pub fn append(&mut self, next: &Self) {
         self.syncs.extend(next.syncs.iter().map(|sync| self.samples + sync));
         self.bytes += next.bytes;
         self.duration += next.duration;
