@@ -111,6 +111,12 @@ pub struct Progress {
     /// Seconds left at this speed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta_seconds: Option<f64>,
+    /// Bytes of the source that are here, while it is fetched from a URL; `percent` is 0 meanwhile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_bytes: Option<u64>,
+    /// Bytes that it has in all, if its server says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_bytes_total: Option<u64>,
 }
 
 macro_rules! failure_codes {

@@ -201,7 +201,8 @@ pub struct JobSpec {
     /// Wanted rungs, the highest first, none twice. Empty: every standard rung not above the source.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resolutions: Vec<Resolution>,
-    /// Wanted formats, in order, none twice. Empty: the segmented stream. In JSON one name or a list of them.
+    /// Wanted formats, in order, none twice. Empty: the segmented stream, also when `hls` alone was asked for. In JSON
+    /// one name or a list of them.
     #[serde(default, rename = "output_format", skip_serializing_if = "Vec::is_empty")]
     pub formats: Vec<Format>,
     /// Who goes first.
@@ -343,7 +344,9 @@ impl Fields {
         let mut formats = formats.unwrap_or_default();
         formats.sort_unstable();
         formats.dedup();
-        Ok(formats)
+        // The default by its name: before there was another, it was taken and not kept. The same body must stay the
+        // same job, and one that a worker of that version can read.
+        Ok(if formats == [Format::Hls] { Vec::new() } else { formats })
     }
 
     fn labels(&mut self) -> Result<BTreeMap<String, String>, Problem> {
@@ -548,6 +551,8 @@ mod tests {
         };
         assert_eq!(of(r#""mp4""#).formats, [Format::Mp4]);
         assert_eq!(of(r#"["mp4","hls","mp4"]"#).formats, [Format::Hls, Format::Mp4]);
+        assert_eq!(of(r#""hls""#).hash(), of("null").hash(), "as it was when there was nothing else");
+        assert_eq!(of(r#"["hls"]"#), of("null"));
         let asked = |spec: &JobSpec| (spec.wants_stream(), spec.wants_picture(), spec.wants(Format::Audio));
         assert_eq!(asked(&of("null")), (true, true, false));
         assert_eq!(asked(&of(r#""dash""#)), (true, true, false));

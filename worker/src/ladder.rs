@@ -21,6 +21,9 @@ const AUDIO_BITRATE: u32 = 128_000;
 const AUDIO_RATE: u32 = 48_000;
 /// A keyframe at least about this often, so that seeking is quick and segments can be cut.
 const GOP_SECONDS: f64 = 2.0;
+/// Most seconds that picture and sound of a stream may end apart. A player plays what it has of both, and learns that one
+/// has ended only with the end of the other; it loads so far ahead as it likes (Shaka Player: 10 s), and would wait.
+const APART_SECONDS_MAX: f64 = 4.0;
 /// Smallest side of a rendition; x264 takes less, players do not.
 const SIDE_MIN: u32 = 16;
 /// Largest side of a rendition; only a source of absurd shape comes near.
@@ -83,6 +86,8 @@ pub struct PicturePlan {
     pub segment_frames: u32,
     /// Frames that every rung must have.
     pub frames: u64,
+    /// How many of them, at the end, repeat the last one, because the sound goes on.
+    pub still_frames: u64,
     /// Frames that the source holds; those that are not decoded are lost.
     pub source_frames: u64,
     /// x264's speed.
@@ -108,6 +113,8 @@ pub struct AudioPlan {
     pub channels: u32,
     /// Length that it must have, in seconds.
     pub duration_s: f64,
+    /// How many of them, at the end, are silence, because the picture goes on.
+    pub silence_s: f64,
 }
 
 /// Which files the job gives: what was asked for, as far as the source has it.
@@ -163,8 +170,11 @@ pub fn plan(spec: &JobSpec, probe: &Probe, threads: u32) -> Result<Plan, Failure
     let mut warnings = probe.warnings.clone();
     let video = probe.video.as_ref().filter(|_| spec.wants_picture());
     let segment_seconds = spec.segment_seconds.unwrap_or(SEGMENT_SECONDS_DEFAULT);
-    let picture = video.map(|video| picture(spec, video, segment_seconds, &mut warnings)).transpose()?;
-    let audio = probe.audio.as_ref().map(audio);
+    let mut picture = video.map(|video| picture(spec, video, segment_seconds, &mut warnings)).transpose()?;
+    let mut audio = probe.audio.as_ref().map(audio);
+    if let (true, Some(picture), Some(audio)) = (spec.wants_stream(), &mut picture, &mut audio) {
+        end_together(picture, audio, &mut warnings);
+    }
     if picture.is_none() && audio.is_none() {
         return Err(Failure::new(FailureCode::SourceNoAudio, "the source has no sound"));
     }
@@ -172,7 +182,7 @@ pub fn plan(spec: &JobSpec, probe: &Probe, threads: u32) -> Result<Plan, Failure
         warnings.push("left out the sound's own file: the source has no sound".to_owned());
     }
     let threads = threads.max(1);
-    let picture_s = picture.as_ref().map_or(0.0, |picture| picture.frames as f64 / picture.fps.as_f64());
+    let picture_s = picture.as_ref().map_or(0.0, PicturePlan::duration_s);
     let sound_s = audio.as_ref().map_or(0.0, |audio| audio.duration_s);
     let duration_s = picture_s.max(sound_s);
     let encoded = video.zip(picture.as_ref());
@@ -226,6 +236,7 @@ fn picture(
         fps,
         segment_frames,
         frames: frames as u64,
+        still_frames: 0,
         source_frames: video.frames,
         preset: spec.preset.unwrap_or_default(),
         crf: spec.crf.unwrap_or(CRF_DEFAULT),
@@ -233,7 +244,26 @@ fn picture(
     })
 }
 
+/// Lets the shorter of the two go on to the end of the longer when they end too far apart.
+fn end_together(picture: &mut PicturePlan, audio: &mut AudioPlan, warnings: &mut Vec<String>) {
+    let apart_s = audio.duration_s - picture.duration_s();
+    if apart_s > APART_SECONDS_MAX {
+        picture.still_frames = (apart_s * picture.fps.as_f64()).round() as u64;
+        picture.frames += picture.still_frames;
+        warnings.push(format!("the picture ends {apart_s:.1} s before the sound; its last frame is held"));
+    } else if -apart_s > APART_SECONDS_MAX {
+        audio.silence_s = -apart_s;
+        audio.duration_s += audio.silence_s;
+        warnings.push(format!("the sound ends {:.1} s before the picture; silence follows it", -apart_s));
+    }
+}
+
 impl PicturePlan {
+    /// Length of all frames, in seconds.
+    fn duration_s(&self) -> f64 {
+        self.frames as f64 / self.fps.as_f64()
+    }
+
     /// Length of `segment_frames`, rounded down to whole microseconds.
     fn segment(&self) -> Duration {
         let ticks = u64::from(self.segment_frames) * u64::from(self.fps.den) * 1_000_000;
@@ -249,6 +279,7 @@ fn audio(audio: &Audio) -> AudioPlan {
         sample_rate: AUDIO_RATE,
         channels: 2,
         duration_s: audio.end_s,
+        silence_s: 0.0,
     }
 }
 
@@ -401,6 +432,22 @@ pub(crate) mod tests {
 
     pub(crate) fn plan_of(width: u32, height: u32, sound: bool) -> Plan {
         plan(&spec(&[]), &probe(Some(video(width, height)), sound), 2).unwrap()
+    }
+
+    #[test]
+    fn a_stream_ends_as_one_and_a_file_as_it_is() {
+        let ends = |format: &str, picture_s: f64, sound_s: f64| {
+            let mut probe = probe(Some(Video { end_s: picture_s, ..video(640, 360) }), true);
+            probe.audio.as_mut().unwrap().end_s = sound_s;
+            let body = format!(r#"{{"input_url":"http://h/v","output_format":{format}}}"#);
+            let plan = plan(&JobSpec::parse(body.as_bytes()).unwrap().0, &probe, 2).unwrap();
+            let (picture, audio) = (plan.picture.unwrap(), plan.audio.unwrap());
+            (picture.frames, picture.still_frames, audio.duration_s, audio.silence_s, plan.warnings.len())
+        };
+        assert_eq!(ends(r#""hls""#, 1001.0, 1005.0), (30_000, 0, 1005.0, 0.0, 0));
+        assert_eq!(ends(r#""hls""#, 1001.0, 2002.0), (60_000, 30_000, 2002.0, 0.0, 1));
+        assert_eq!(ends(r#"["mp4","dash"]"#, 1001.0, 1.0), (30_000, 0, 1001.0, 1000.0, 1));
+        assert_eq!(ends(r#""mp4""#, 1001.0, 2002.0), (30_000, 0, 2002.0, 0.0, 0));
     }
 
     /// The plan of a source of ten seconds without a picture.

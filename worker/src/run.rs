@@ -23,7 +23,8 @@ use crate::metrics::Metrics;
 use crate::objects::{self, Objects};
 use crate::package::track::Track;
 use crate::package::{self, Package};
-use crate::source::{fetch::Fetcher, probe};
+use crate::source::fetch::{Arrived, Fetcher};
+use crate::source::probe;
 use crate::store::{self, AttemptEnd, Claim, Manifest, Published, Store};
 use crate::{keys, ladder, progressive, thumbnails};
 
@@ -161,7 +162,8 @@ impl Runner {
     async fn fetch(&self, claim: &Claim, running: &Running, into: &Path) -> Result<(), Outcome> {
         match &claim.spec.input {
             Input::Url(url) => {
-                self.fetcher.fetch(url, into, &running.stop).await?;
+                let report = |seen| running.progress(source_progress(seen));
+                self.fetcher.fetch(url, into, &report, &running.stop).await?;
             }
             Input::Path(path) => {
                 let (bucket, key) = keys::split_input_path(path).ok_or_else(|| {
@@ -393,7 +395,13 @@ fn progress(seen: &ffmpeg::Progress, duration_s: f64) -> Progress {
         media_seconds: Some(media_seconds),
         speed: seen.speed,
         eta_seconds: seen.speed.filter(|speed| *speed > 0.0).map(|speed| left / speed),
+        ..Progress::default()
     }
+}
+
+/// How much of the source is here. Of the job itself that is nothing yet.
+fn source_progress(seen: Arrived) -> Progress {
+    Progress { source_bytes: Some(seen.bytes), source_bytes_total: seen.announced, ..Progress::default() }
 }
 
 /// Reads back and verifies what was encoded, where blocking is allowed.

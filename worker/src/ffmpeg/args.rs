@@ -103,7 +103,11 @@ fn filters(plan: &PicturePlan) -> String {
     if plan.deinterlace {
         graph.push_str("yadif=deint=interlaced,");
     }
-    let _ = write!(graph, "fps={}:start_time=0,split={}", plan.fps, plan.rungs.len());
+    let _ = write!(graph, "fps={}:start_time=0,", plan.fps);
+    if plan.still_frames > 0 {
+        let _ = write!(graph, "tpad=stop_mode=clone:stop={},", plan.still_frames);
+    }
+    let _ = write!(graph, "split={}", plan.rungs.len());
     (0..plan.rungs.len()).for_each(|index| {
         let _ = write!(graph, "[s{index}]");
     });
@@ -146,7 +150,11 @@ fn video(command: &mut FfmpegCommand, plan: &PicturePlan, threads: &str) {
 fn audio(command: &mut FfmpegCommand, plan: &AudioPlan) {
     command.map(format!("0:{}", plan.stream));
     // Silence fills a late start and gaps, so that sound and picture begin together and stay together.
-    command.args(["-af", "aresample=async=1:first_pts=0", "-c:a", "aac"]);
+    let mut filter = "aresample=async=1:first_pts=0".to_owned();
+    if plan.silence_s > 0.0 {
+        let _ = write!(filter, ",apad=pad_dur={:.6}", plan.silence_s);
+    }
+    command.args(["-af", &filter, "-c:a", "aac"]);
     command.args(["-b:a".to_owned(), plan.bitrate.to_string()]);
     command.args([
         "-ac".to_owned(),

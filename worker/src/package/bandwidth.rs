@@ -18,10 +18,10 @@ const SHORT_SHARE: f64 = 0.25;
 pub fn peak(picture: &Track, sound: Option<&Track>) -> u64 {
     let short = SHORT_SHARE * target_duration(picture) as f64;
     let rates = picture.segments.iter().enumerate().map(|(place, segment)| {
-        let before = place.checked_sub(1).filter(|_| picture.seconds(segment.duration) < short);
+        let before = place.checked_sub(1).filter(|_| picture.presented_s(segment) < short);
         let span = &picture.segments[before.unwrap_or(place)..=place];
-        let from = picture.seconds(span[0].start);
-        let length: f64 = span.iter().map(|segment| picture.seconds(segment.duration)).sum();
+        let from = picture.seconds(picture.presented(&span[0]).0);
+        let length: f64 = span.iter().map(|segment| picture.presented_s(segment)).sum();
         let bytes: u64 = span.iter().map(|segment| segment.bytes).sum();
         let sound = sound.map_or(0.0, |sound| bytes_between(sound, from, from + length));
         (bytes as f64 + sound) * 8.0 / length
@@ -39,9 +39,8 @@ pub fn average(picture: &Track, sound: Option<&Track>) -> u64 {
 /// Bytes of the segments within a span, those on its edges by the share that lies inside.
 fn bytes_between(track: &Track, from: f64, to: f64) -> f64 {
     let inside = |segment: &super::track::Segment| {
-        // What is skipped comes before zero.
-        let start = track.seconds(segment.start) - track.seconds(track.skip);
-        let length = track.seconds(segment.duration);
+        let (start, length) = track.presented(segment);
+        let (start, length) = (track.seconds(start), track.seconds(length));
         let overlap = (to.min(start + length) - from.max(start)).max(0.0);
         segment.bytes as f64 * overlap / length
     };
@@ -50,11 +49,13 @@ fn bytes_between(track: &Track, from: f64, to: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
     use crate::ladder::tests::plan_of;
-    use crate::package::verify::tests::picture;
+    use crate::package::verify::tests::{picture, sound};
 
     #[test]
     fn the_peak_is_the_dearest_segment_with_its_sound() {
@@ -81,6 +82,15 @@ mod tests {
         alone.segments[0].bytes = 1001;
         let all = 1001.0 * 8.0 / (5.0 * 1001.0 / 30_000.0) * MARGIN;
         assert!(peak(&alone, None).abs_diff(all as u64) <= 1, "a clip of five frames has no other rate");
+    }
+
+    #[test]
+    fn a_short_sound_is_rated_by_what_is_heard_of_it() {
+        let mut sound = sound(Duration::from_secs(4), 1, 300);
+        sound.segments[0].duration = sound.skip + 480; // ten milliseconds
+        sound.segments[0].bytes = 740;
+        assert_eq!(peak(&sound, None), 603_840);
+        assert_eq!(average(&sound, None), 592_000, "never above the peak");
     }
 
     proptest! {

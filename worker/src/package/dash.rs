@@ -72,7 +72,7 @@ fn presentation(
 }
 
 fn longest_s(track: &Track) -> f64 {
-    track.segments.iter().map(|segment| track.seconds(segment.duration)).fold(0.0, f64::max)
+    track.segments.iter().map(|segment| track.presented_s(segment)).fold(0.0, f64::max)
 }
 
 fn picture_set(xml: &mut Xml, plan: &PicturePlan, tracks: &[Track]) -> io::Result<()> {
@@ -168,8 +168,7 @@ struct Run {
 fn timeline(track: &Track) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for segment in &track.segments {
-        let start = segment.start.saturating_sub(track.skip);
-        let duration = (segment.start + segment.duration).saturating_sub(track.skip) - start;
+        let (start, duration) = track.presented(segment);
         match runs.last_mut() {
             Some(run) if run.duration == duration => run.more += 1,
             _ => runs.push(Run { start, duration, more: 0 }),
@@ -208,7 +207,7 @@ mod tests {
       </Representation>
     </AdaptationSet>
     <AdaptationSet id="1" contentType="audio" mimeType="audio/mp4" segmentAlignment="true" startWithSAP="1">
-      <Representation id="1" bandwidth="114751" codecs="mp4a.40.2" audioSamplingRate="48000">
+      <Representation id="1" bandwidth="115364" codecs="mp4a.40.2" audioSamplingRate="48000">
         <AudioChannelConfiguration schemeIdUri="urn:mpeg:dash:23003:3:audio_channel_configuration:2011" value="2"/>
         <SegmentTemplate timescale="48000" startNumber="1" initialization="init_$RepresentationID$.mp4" media="seg_$RepresentationID$_$Number%05d$.m4s">
           <SegmentTimeline>

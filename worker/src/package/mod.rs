@@ -9,11 +9,12 @@ pub mod playlist;
 pub mod track;
 pub mod verify;
 
+use std::fs::{File, OpenOptions};
 use std::path::Path;
 
 use millrace_wire::job::{AudioRendition, Outputs, Rendition};
 
-use self::track::Track;
+use self::track::{Segment, Track};
 use crate::failure::Failure;
 use crate::ffmpeg::args;
 use crate::ladder::{AudioPlan, PicturePlan, Plan, Rung};
@@ -22,6 +23,9 @@ const PLAYLIST_TYPE: &str = "application/vnd.apple.mpegurl";
 const MANIFEST_TYPE: &str = "application/dash+xml";
 const VIDEO_TYPE: &str = "video/mp4";
 const AUDIO_TYPE: &str = "audio/mp4";
+/// A last segment of sound that is shorter goes into the one before. hls.js (1.7) counts the encoder's run-up of 21 ms in
+/// where a segment begins; of so short a one it then finds nothing in the buffer, and never sees the end of the sound.
+const SLIVER_SECONDS: f64 = 0.1;
 
 /// What a finished job publishes, and what it was made of.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,9 +69,10 @@ pub struct PackagedFile {
 pub fn package(plan: &Plan, out_dir: &Path) -> Result<Package, Failure> {
     let count = plan.rungs().len();
     let pictures = (0..count).map(|index| track::read(out_dir, index)).collect::<Result<Vec<_>, _>>()?;
-    let sound = plan.audio.as_ref().map(|_| track::read(out_dir, count)).transpose()?;
+    let mut sound = plan.audio.as_ref().map(|_| track::read(out_dir, count)).transpose()?;
     let mut warnings = plan.warnings.clone();
     warnings.extend(verify::check(plan, &pictures, sound.as_ref())?);
+    sound.as_mut().map_or(Ok(()), |sound| join_sliver(sound, out_dir))?;
     for manifest in args::MANIFESTS {
         match std::fs::remove_file(out_dir.join(manifest)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -87,6 +92,27 @@ pub fn package(plan: &Plan, out_dir: &Path) -> Result<Package, Failure> {
         add_stream(plan, &mut package, out_dir)?;
     }
     Ok(package)
+}
+
+/// Appends a sliver at the end to the segment before: two fragments in one segment are as good as one.
+fn join_sliver(sound: &mut Track, out_dir: &Path) -> Result<(), Failure> {
+    let short = |last: &Segment| sound.presented_s(last) < SLIVER_SECONDS;
+    if sound.segments.len() < 2 || !sound.segments.last().is_some_and(short) {
+        return Ok(());
+    }
+    let last = sound.segments.pop().expect("there are two");
+    let before = sound.segments.last_mut().expect("there were two");
+    append(&out_dir.join(&last.name), &out_dir.join(&before.name))
+        .map_err(|error| Failure::scratch("join the last segments of sound", &error))?;
+    before.append(&last);
+    Ok(())
+}
+
+/// Moves all bytes of one file to the end of another.
+fn append(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut into = OpenOptions::new().append(true).open(to)?;
+    std::io::copy(&mut File::open(from)?, &mut into)?;
+    std::fs::remove_file(from)
 }
 
 fn outputs(plan: &Plan, pictures: &[Track], sound: Option<&Track>) -> Outputs {

@@ -52,11 +52,13 @@ fn variant(text: &mut String, peak: u64, average: u64, codecs: &str) -> std::fmt
 
 /// Seconds of `EXT-X-TARGETDURATION`: every EXTINF, rounded to the nearest second, is at most that (RFC 8216, 4.3.3.1).
 pub fn target_duration(track: &Track) -> u64 {
-    let rounded = track.segments.iter().map(|segment| track.seconds(segment.duration).round() as u64);
+    let rounded = track.segments.iter().map(|segment| track.presented_s(segment).round() as u64);
     rounded.max().unwrap_or(1).max(1)
 }
 
-/// The media playlist of one track.
+/// The media playlist of one track. Lengths are as presented, so the first of the sound lacks the encoder's run-up:
+/// players add them up to find where a segment begins, and counting what the edit list skips would put every later one
+/// 21 ms too late.
 pub fn media(track: &Track) -> String {
     let target = target_duration(track);
     let mut text = format!(
@@ -65,7 +67,7 @@ pub fn media(track: &Track) -> String {
         track.init
     );
     for segment in &track.segments {
-        let _ = write!(text, "#EXTINF:{:.6},\n{}\n", track.seconds(segment.duration), segment.name);
+        let _ = write!(text, "#EXTINF:{:.6},\n{}\n", track.presented_s(segment), segment.name);
     }
     text.push_str("#EXT-X-ENDLIST\n");
     text
@@ -73,9 +75,11 @@ pub fn media(track: &Track) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::ladder::tests::plan_of;
-    use crate::package::verify::tests::picture;
+    use crate::package::verify::tests::{picture, sound as sound_track};
 
     #[test]
     fn a_media_playlist_is_exact() {
@@ -86,6 +90,16 @@ mod tests {
                     #EXTINF:4.004000,\nseg_0_00001.m4s\n#EXTINF:4.004000,\nseg_0_00002.m4s\n\
                     #EXTINF:1.001000,\nseg_0_00003.m4s\n#EXT-X-ENDLIST\n";
         assert_eq!(text, want);
+    }
+
+    #[test]
+    fn the_encoders_run_up_counts_in_no_playlist() {
+        let text = media(&sound_track(Duration::from_secs(4), 9, 300));
+        let lengths: Vec<f64> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("#EXTINF:")?.strip_suffix(',')?.parse().ok())
+            .collect();
+        assert_eq!(lengths, [3.989_333, 3.989_333, 1.024], "{text}");
     }
 
     #[test]

@@ -56,17 +56,38 @@ pub struct Segment {
     pub syncs: Vec<u64>,
 }
 
+impl Segment {
+    /// Adds what was the next one.
+    pub fn append(&mut self, next: &Self) {
+        self.syncs.extend(next.syncs.iter().map(|sync| self.samples + sync));
+        self.bytes += next.bytes;
+        self.duration += next.duration;
+        self.samples += next.samples;
+    }
+}
+
 impl Track {
     /// Ticks as seconds.
     pub fn seconds(&self, ticks: u64) -> f64 {
         ticks as f64 / f64::from(self.timescale)
     }
 
-    /// All of it, in seconds.
+    /// When a segment begins in the presentation and how long it lasts there, in ticks: without what is skipped. Every
+    /// manifest and every rate counts so, for players' clocks do.
+    pub fn presented(&self, segment: &Segment) -> (u64, u64) {
+        let after_skip = |ticks: u64| ticks.saturating_sub(self.skip);
+        let start = after_skip(segment.start);
+        (start, after_skip(segment.start + segment.duration) - start)
+    }
+
+    /// Seconds that a segment lasts in the presentation.
+    pub fn presented_s(&self, segment: &Segment) -> f64 {
+        self.seconds(self.presented(segment).1)
+    }
+
+    /// All of it, in seconds of the presentation.
     pub fn duration_s(&self) -> f64 {
-        self.seconds(
-            self.segments.iter().map(|segment| segment.duration).sum::<u64>().saturating_sub(self.skip),
-        )
+        self.seconds(self.segments.iter().map(|segment| self.presented(segment).1).sum())
     }
 
     /// All samples.
@@ -113,10 +134,12 @@ pub fn read(directory: &Path, index: usize) -> Result<Track, Failure> {
             Err(error) => return Err(Failure::scratch("open a segment", &error)),
         }
     }
-    if segments.is_empty() {
-        return Err(wrong(&init, "no segments"));
+    let track = Track { init, init_bytes, timescale, codec, size, skip, segments };
+    match track.segments.first() {
+        None => Err(wrong(&track.init, "no segments")),
+        Some(first) if track.presented(first).1 == 0 => Err(wrong(&first.name, "all of it is skipped")),
+        Some(_) => Ok(track),
     }
-    Ok(Track { init, init_bytes, timescale, codec, size, skip, segments })
 }
 
 /// The RFC 6381 string, and the size of a picture.

@@ -110,7 +110,8 @@ fn check_frames(plan: &PicturePlan, frames: u64) -> Result<Option<String>, Failu
         return Err(wrong(format_args!("{frames} frames, not {}", plan.frames)));
     }
     // Where a second to last frame ends is a matter of rounding; two frames of a short clip are no sign of damage.
-    if missing > 2 && missing as f64 > plan.frames as f64 * MISSING_MAX {
+    let own = plan.frames - plan.still_frames;
+    if missing > 2 && missing as f64 > own as f64 * MISSING_MAX {
         let detail = format!("only {frames} of {} frames could be made of the source", plan.frames);
         return Err(Failure::new(FailureCode::SourceDamaged, detail));
     }
@@ -133,7 +134,8 @@ fn check_sound_cuts(segment: Duration, track: &Track) -> Result<(), Failure> {
 
 fn check_sound(planned: &AudioPlan, track: &Track) -> Result<Option<String>, Failure> {
     let off = track.duration_s() - planned.duration_s;
-    if off.abs() > (planned.duration_s * SOUND_OFF_SHARE_MAX).max(1.0) {
+    let own_s = planned.duration_s - planned.silence_s;
+    if off.abs() > (own_s * SOUND_OFF_SHARE_MAX).max(1.0) {
         let detail =
             format!("the sound came out {off:+.1} s off its length: too much of it cannot be decoded");
         return Err(Failure::new(FailureCode::SourceDamaged, detail));

@@ -7,7 +7,7 @@
 use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use millrace_wire::job::FailureCode;
@@ -20,6 +20,9 @@ use url::{Host, Url};
 
 use super::address::{Allowed, Refused};
 use crate::failure::{Ended, Failure};
+
+/// How often a fetch says how far it is, at most.
+const REPORT_EVERY: Duration = Duration::from_millis(200);
 
 /// Limits of fetching.
 #[derive(Debug, Clone)]
@@ -57,6 +60,18 @@ pub struct Fetched {
     /// Its size.
     pub bytes: u64,
 }
+
+/// How far a fetch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrived {
+    /// Bytes that are here.
+    pub bytes: u64,
+    /// Bytes in all, by the server's `Content-Length`.
+    pub announced: Option<u64>,
+}
+
+/// Who is told of it.
+pub type Report<'a> = &'a (dyn Fn(Arrived) + Send + Sync);
 
 /// Fetches sources.
 #[derive(Debug, Clone)]
@@ -112,15 +127,22 @@ impl Fetcher {
         Ok(Self { client, allowed, settings })
     }
 
-    /// Fetches `url` into the file `into`, which appears only when all of it is there.
+    /// Fetches `url` into the file `into`, which appears only when all of it is there. `report` is told how far it is: at
+    /// the start, at the end, and five times a second at most between.
     ///
     /// # Errors
     /// Cancelled, or a failure whose detail a client may read.
-    pub async fn fetch(&self, url: &str, into: &Path, cancel: &CancellationToken) -> Result<Fetched, Ended> {
+    pub async fn fetch(
+        &self,
+        url: &str,
+        into: &Path,
+        report: Report<'_>,
+        cancel: &CancellationToken,
+    ) -> Result<Fetched, Ended> {
         let part = PartFile::beside(into);
         let whole = async {
             let response = self.follow(url).await?;
-            self.save(response, &part.0, into).await
+            self.save(response, &part.0, into, report).await
         };
         let total = self.settings.total_timeout;
         let fetched = tokio::select! {
@@ -182,7 +204,13 @@ impl Fetcher {
         self.allowed.check(address).map_err(address_refused)
     }
 
-    async fn save(&self, mut response: Response, part: &Path, into: &Path) -> Result<Fetched, Failure> {
+    async fn save(
+        &self,
+        mut response: Response,
+        part: &Path,
+        into: &Path,
+        report: Report<'_>,
+    ) -> Result<Fetched, Failure> {
         let announced = response.headers().get(CONTENT_LENGTH);
         let announced = announced.and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let too_large = || {
@@ -196,6 +224,8 @@ impl Fetcher {
         let file = tokio::fs::File::create(part).await.map_err(failed)?;
         let mut file = tokio::io::BufWriter::with_capacity(256 * 1024, file);
         let mut bytes = 0_u64;
+        report(Arrived { bytes, announced });
+        let mut reported = Instant::now();
         loop {
             let chunk = tokio::time::timeout(self.settings.stall_timeout, response.chunk()).await;
             let Some(chunk) = chunk.map_err(|_| stalled())?.map_err(|error| broken(&error))? else { break };
@@ -204,6 +234,10 @@ impl Fetcher {
                 return Err(too_large());
             }
             file.write_all(&chunk).await.map_err(failed)?;
+            if reported.elapsed() >= REPORT_EVERY {
+                report(Arrived { bytes, announced });
+                reported = Instant::now();
+            }
         }
         if let Some(announced) = announced.filter(|announced| *announced != bytes) {
             let detail = format!("the source's server sent {bytes} of {announced} bytes");
@@ -214,6 +248,7 @@ impl Fetcher {
         }
         file.flush().await.map_err(failed)?;
         tokio::fs::rename(part, into).await.map_err(failed)?;
+        report(Arrived { bytes, announced });
         Ok(Fetched { bytes })
     }
 }

@@ -1,5 +1,6 @@
 //! Fetching from servers on loopback, well-behaved and otherwise.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -7,9 +8,10 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::Redirect;
 use axum::routing::get;
+use futures::StreamExt as _;
 use millrace_wire::job::FailureCode;
 use millrace_worker::failure::{Ended, Failure};
-use millrace_worker::source::fetch::{FetchSettings, Fetched, Fetcher};
+use millrace_worker::source::fetch::{Arrived, FetchSettings, Fetched, Fetcher};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -43,6 +45,8 @@ async fn server() -> String {
         .route("/empty", get(|| async { "" }))
         .route("/large", get(|| async { vec![0_u8; 1001] }))
         .route("/large-chunked", get(chunked))
+        .route("/slow", get(|| async { dribble(20, 40).await }))
+        .route("/slow-sized", get(|| async { ([("content-length", "2000")], dribble(20, 40).await) }))
         .route("/403", status(403))
         .route("/404", status(404))
         .route("/429", status(429))
@@ -84,7 +88,7 @@ async fn fetch(settings: FetchSettings, url: &str) -> Result<Vec<u8>, Failure> {
     let directory = TempDir::new().unwrap();
     let into = directory.path().join("source");
     let fetcher = Fetcher::new(settings).unwrap();
-    let fetched = fetcher.fetch(url, &into, &CancellationToken::new()).await;
+    let fetched = fetcher.fetch(url, &into, &|_| {}, &CancellationToken::new()).await;
     let left = std::fs::read_dir(directory.path()).unwrap().count();
     match fetched {
         Ok(Fetched { bytes }) => {
@@ -194,9 +198,39 @@ async fn a_scratch_directory_that_is_missing_is_the_workers_fault() {
     let server = server().await;
     let fetcher = Fetcher::new(settings()).unwrap();
     let into = std::path::Path::new("/no/such/directory/source");
-    match fetcher.fetch(&format!("{server}/ok"), into, &CancellationToken::new()).await {
+    match fetcher.fetch(&format!("{server}/ok"), into, &|_| {}, &CancellationToken::new()).await {
         Err(Ended::Failed(failure)) => assert_eq!(failure.code, FailureCode::ScratchUnavailable),
         other => panic!("{other:?}"),
+    }
+}
+
+/// Chunks of a hundred bytes, each so many milliseconds after the one before.
+async fn dribble(chunks: u32, apart_ms: u64) -> Body {
+    let chunks = futures::stream::iter(0..chunks).then(move |_| async move {
+        tokio::time::sleep(Duration::from_millis(apart_ms)).await;
+        Ok::<_, std::io::Error>(vec![b'x'; 100])
+    });
+    Body::from_stream(chunks)
+}
+
+#[tokio::test]
+async fn a_fetch_says_now_and_then_how_far_it_is() {
+    let server = server().await;
+    for (page, announced) in [("slow", None), ("slow-sized", Some(2000))] {
+        let directory = TempDir::new().unwrap();
+        let fetcher = Fetcher::new(FetchSettings { bytes_max: 5000, ..settings() }).unwrap();
+        let seen: Mutex<Vec<(Instant, Arrived)>> = Mutex::default();
+        let report = |arrived| seen.lock().unwrap().push((Instant::now(), arrived));
+        let into = directory.path().join("source");
+        fetcher.fetch(&format!("{server}/{page}"), &into, &report, &CancellationToken::new()).await.unwrap();
+        let seen = seen.into_inner().unwrap();
+        let bytes: Vec<u64> = seen.iter().map(|(_, arrived)| arrived.bytes).collect();
+        assert!(seen.iter().all(|(_, arrived)| arrived.announced == announced), "{seen:?}");
+        assert_eq!((bytes[0], bytes[bytes.len() - 1]), (0, 2000));
+        assert!(bytes.is_sorted() && bytes.len() > 3, "it says so on the way: {bytes:?}");
+        let between = &seen[..seen.len() - 1];
+        let often = between.windows(2).any(|pair| pair[1].0 - pair[0].0 < Duration::from_millis(195));
+        assert!(!often, "{seen:?}");
     }
 }
 
@@ -212,7 +246,7 @@ async fn a_cancelled_fetch_leaves_nothing() {
     let (cancel, into) = (CancellationToken::new(), directory.path().join("source"));
     let fetcher = Fetcher::new(patient).unwrap();
     let (fetching, into_of) = (cancel.clone(), into.clone());
-    let task = tokio::spawn(async move { fetcher.fetch(&url, &into_of, &fetching).await });
+    let task = tokio::spawn(async move { fetcher.fetch(&url, &into_of, &|_| {}, &fetching).await });
     let part = directory.path().join("source.part");
     while !part.exists() {
         assert!(!task.is_finished());

@@ -46,14 +46,14 @@ async fn one_frame_with_sound_is_as_long_as_its_sound() {
     assert!((made.package.outputs.duration_s - 3.0).abs() < 0.1, "{:?}", made.package.outputs);
 }
 
-/// A picture and a sound of their own lengths.
-async fn of_lengths(directory: &Path, picture_s: u32, sound_s: u32) {
+/// A picture and a sound of their own lengths, and how long the stream has them.
+async fn of_lengths(directory: &Path, (picture_s, sound_s): (u32, u32), expected: (u32, u32)) {
     let arguments = format!(
         "-f lavfi -i testsrc2=s=320x180:r=25:d={picture_s} -f lavfi -i sine=d={sound_s} {FAST} -c:a aac"
     );
     let clip = make(directory, &arguments, "lengths.mp4");
     let made = transcode(&clip, &spec(r#""segment_seconds":2"#)).await.unwrap();
-    check(&made, &[(320, 180)], u64::from(picture_s) * 25, 25.0, Some(f64::from(sound_s)));
+    check(&made, &[(320, 180)], u64::from(expected.0) * 25, 25.0, Some(f64::from(expected.1)));
     let longer = f64::from(picture_s.max(sound_s));
     assert!((made.package.outputs.duration_s - longer).abs() < 0.1, "{:?}", made.package.outputs);
 }
@@ -61,8 +61,23 @@ async fn of_lengths(directory: &Path, picture_s: u32, sound_s: u32) {
 #[tokio::test]
 async fn picture_and_sound_keep_their_own_lengths() {
     let directory = tempfile::tempdir().unwrap();
-    of_lengths(directory.path(), 3, 8).await;
-    of_lengths(directory.path(), 8, 3).await;
+    of_lengths(directory.path(), (3, 6), (3, 6)).await;
+    of_lengths(directory.path(), (6, 3), (6, 3)).await;
+}
+
+/// No player comes further than to the end of the shorter one, else.
+#[tokio::test]
+async fn a_stream_goes_on_with_a_still_or_silence_where_one_ends_long_before_the_other() {
+    let directory = tempfile::tempdir().unwrap();
+    of_lengths(directory.path(), (2, 9), (9, 9)).await;
+    of_lengths(directory.path(), (9, 2), (9, 9)).await;
+    let arguments =
+        format!("-f lavfi -i testsrc2=s=320x180:r=25:d=0.04 -f lavfi -i sine=d=9 {FAST} -c:a aac");
+    let clip = make(directory.path(), &arguments, "one.mp4");
+    let made = transcode(&clip, &spec(r#""crf":30"#)).await.unwrap();
+    check(&made, &[(320, 180)], 225, 25.0, Some(9.0));
+    let file = transcode(&clip, &spec(r#""output_format":"mp4""#)).await.unwrap();
+    assert_eq!(file.encoded.frames, 1, "a file plays as it is");
 }
 
 #[tokio::test]
@@ -101,5 +116,28 @@ async fn any_rate_and_number_of_channels_becomes_stereo_at_48_khz() {
         check(&made, &[], 0, 25.0, Some(4.0));
         let level = level(&made.file("audio.m3u8"));
         assert!((-25.0..-15.0).contains(&level), "{name}: {level} dB");
+    }
+}
+
+/// hls.js misses the end of a sound whose last segment is hardly there, and never comes to the end.
+#[tokio::test]
+async fn sound_that_ends_a_hair_after_a_cut_has_no_segment_of_a_hair() {
+    let directory = tempfile::tempdir().unwrap();
+    for seconds in ["4.001", "4.03", "4"] {
+        let arguments = format!(
+            "-f lavfi -i testsrc2=s=320x180:r=25:d=4 -f lavfi -i sine=d={seconds}:r=48000 {FAST} -c:a pcm_s16le"
+        );
+        let clip = make(directory.path(), &arguments, &format!("{seconds}.mkv"));
+        let made = transcode(&clip, &spec(r#""segment_seconds":2"#)).await.unwrap();
+        let sound = made.package.sound.as_ref().unwrap();
+        assert_eq!(sound.segments.len(), 2, "{seconds}: {:?}", sound.segments);
+        assert!(!made.file("seg_1_00003.m4s").exists());
+        let kept = std::fs::metadata(made.file("seg_1_00002.m4s")).unwrap().len();
+        assert_eq!(kept, sound.segments[1].bytes);
+        let end = seconds.parse::<f64>().unwrap();
+        assert!((sound.duration_s() - end).abs() < 0.022, "{seconds}: {}", sound.duration_s());
+        check(&made, &[(320, 180)], 100, 25.0, Some(end));
+        let reread = millrace_worker::package::track::read(made.directory.path(), 1).unwrap();
+        assert_eq!(&reread, sound, "what is said of it is what it is");
     }
 }

@@ -160,7 +160,7 @@ async fn a_silent_frame_a_slide_show_and_sound_that_ends_early_are_files() {
         ("-f lavfi -i testsrc2=s=320x180:r=25:d=0.04", 1, 1),
         ("-f lavfi -i testsrc2=s=16x16:r=1/10:d=40", 4, 1),
         ("-f lavfi -i testsrc2=s=320x180:r=30000/1001:d=6 -f lavfi -i sine=d=1.5:r=44100", 180, 2),
-        ("-f lavfi -i testsrc2=s=320x180:r=25:d=2 -f lavfi -i sine=d=9:r=48000", 50, 2),
+        ("-f lavfi -i testsrc2=s=320x180:r=25:d=2 -f lavfi -i sine=d=9:r=48000", 225, 2),
     ];
     for (source, frames, streams) in cases {
         let directory = tempfile::tempdir().unwrap();
