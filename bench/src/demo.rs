@@ -268,6 +268,18 @@ async fn check(system: &System, client: &Client, job: &Job, source_s: f64) -> Re
     if stream.videos().count() != outputs.renditions.len() {
         bail!("ffprobe sees {} pictures, the job says {}", stream.videos().count(), outputs.renditions.len());
     }
+    let dash = outputs.dash.as_deref().context("the main job gave no DASH manifest")?;
+    let same = media::inspect(client.url(dash)?.as_str()).await.context("read the DASH manifest")?;
+    if same.videos().count() != outputs.renditions.len() || same.audios().count() == 0 {
+        bail!("ffprobe does not see in the DASH manifest what it sees in the playlist");
+    }
+    println!(
+        "      the DASH manifest names the same {} renditions over the same segments",
+        same.videos().count()
+    );
+    let poster = outputs.poster.as_deref().context("the main job gave no poster")?;
+    let poster = client.get(poster).await?.success().context("read the poster")?.body;
+    println!("      poster ({} KiB) and sprites for the seek bar are there", poster.len() >> 10);
     let master = client.get(hls).await?.success().context("read the master playlist")?.body;
     let bytes = outputs.bytes as f64 / f64::from(1 << 20);
     match file_that_holds(&system.objects(), &master) {
@@ -277,7 +289,10 @@ async fn check(system: &System, client: &Client, job: &Job, source_s: f64) -> Re
         }
         None => println!("      it lies below {} ({bytes:.1} MiB)", system.objects().display()),
     }
-    println!("      it was served at {url}; `make up` keeps such a system running");
+    println!("      it was served at {url}");
+    println!(
+        "      `make up` keeps such a system running, with a page at http://localhost:8080/ to drop files on"
+    );
     Ok(())
 }
 
