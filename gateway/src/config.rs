@@ -4,6 +4,8 @@
 //! matters. Endpoints are addresses, never names: a name would have to be resolved while the file is swapped, and
 //! what DNS says belongs to discovery, not to configuration.
 
+pub mod https;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -43,10 +45,12 @@ pub struct Config {
 }
 
 /// Where the gateway listens. Changing it needs a restart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// For clients.
-    pub http: SocketAddr,
+    /// For clients, without TLS.
+    pub http: Option<SocketAddr>,
+    /// For clients, with TLS. One of the two there is.
+    pub https: Option<https::Https>,
     /// For operators; loopback only.
     pub admin: SocketAddr,
 }
@@ -171,7 +175,8 @@ struct Raw {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawListen {
-    http: Spanned<String>,
+    http: Option<Spanned<String>>,
+    https: Option<https::RawHttps>,
     admin: Spanned<String>,
 }
 
@@ -270,7 +275,19 @@ impl Raw {
 
 impl RawListen {
     fn validate(self, file: &File) -> Result<Listen, Error> {
-        let http = address(file, self.http.get_ref(), self.http.span(), "listen.http")?;
+        let http = self.http.map(|raw| address(file, raw.get_ref(), raw.span(), "listen.http"));
+        let http = http.transpose()?;
+        let https = self.https.map(|raw| raw.validate(file)).transpose()?;
+        let public = [http, https.as_ref().map(|https| https.address)];
+        if public == [None, None] {
+            return Err(file.error("listen", "there is neither http nor https; clients need one of them"));
+        }
+        if let Some(http) = http
+            && public[1] == Some(http)
+            && http.port() != 0
+        {
+            return Err(https::error(file, "address", format!("{http} is listen.http too")));
+        }
         let admin = address(file, self.admin.get_ref(), self.admin.span(), "listen.admin")?;
         if !admin.ip().is_loopback() {
             let message = format!(
@@ -280,14 +297,19 @@ impl RawListen {
             );
             return Err(file.error_at(self.admin.span(), "listen.admin", message));
         }
-        if http == admin && http.port() != 0 {
-            return Err(file.error_at(
-                self.admin.span(),
-                "listen.admin",
-                format!("{admin} is listen.http too"),
-            ));
+        if public.contains(&Some(admin)) && admin.port() != 0 {
+            let message = format!("{admin} is an address for clients too");
+            return Err(file.error_at(self.admin.span(), "listen.admin", message));
         }
-        Ok(Listen { http, admin })
+        Ok(Listen { http, https, admin })
+    }
+}
+
+impl Listen {
+    /// Whether clients can only be on this machine.
+    pub fn is_loopback(&self) -> bool {
+        let addresses = [self.http, self.https.as_ref().map(|https| https.address)];
+        addresses.into_iter().flatten().all(|address| address.ip().is_loopback())
     }
 }
 
@@ -334,7 +356,7 @@ impl RawPage {
         }
         Ok(Page {
             enabled: self.enabled.unwrap_or(true),
-            pools: self.pools.unwrap_or(listen.http.ip().is_loopback()),
+            pools: self.pools.unwrap_or_else(|| listen.is_loopback()),
             origins,
         })
     }

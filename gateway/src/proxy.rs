@@ -215,8 +215,9 @@ impl ProxyHttp for Proxy {
         ctx: &mut Ctx,
     ) -> Result<()> {
         let client = session.client_addr().and_then(|address| address.as_inet()).map(|inet| inet.ip());
+        let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
         let Some(request) = &ctx.request else { return Ok(()) };
-        forward::request_header(header, &request.route, client, request.job_id.as_ref())
+        forward::request_header(header, &request.route, client, tls, request.job_id.as_ref())
     }
 
     async fn request_body_filter(

@@ -72,7 +72,9 @@ pub(crate) fn gauge(metrics: &str, name: &str) -> f64 {
 
 /// A running gateway; killed when dropped.
 pub(crate) struct Gateway {
+    /// The plain listener, or the one with TLS if there is no other.
     pub(crate) http: SocketAddr,
+    pub(crate) https: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) client: reqwest::Client,
     child: Mutex<Child>,
@@ -95,17 +97,29 @@ impl Gateway {
         let mut ready = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         let words: Vec<&str> = ready.split_whitespace().collect();
-        let ["ready", http, "admin", admin] = words[..] else {
+        let ["ready", urls @ .., "admin", admin] = &words[..] else {
             let log = std::fs::read_to_string(directory.path().join("log")).unwrap();
             panic!("not ready: {ready:?}\n{log}");
         };
-        let address = |url: &str| url.strip_prefix("http://").unwrap().parse().unwrap();
+        let address = |url: &str| url.split_once("://").unwrap().1.parse().unwrap();
+        let https = urls.iter().find(|url| url.starts_with("https://")).map(|url| address(url));
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        Self { http: address(http), admin: address(admin), client, child: Mutex::new(child), directory }
+        Self {
+            http: address(urls[0]),
+            https,
+            admin: address(admin),
+            client,
+            child: Mutex::new(child),
+            directory,
+        }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.http)
+    }
+
+    pub(crate) fn https_url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.https.unwrap())
     }
 
     pub(crate) fn admin_url(&self, path: &str) -> String {
@@ -263,6 +277,15 @@ impl Raw {
         };
         tokio::time::timeout(PATIENCE, read).await.expect("an answer or an end");
         String::from_utf8(head).unwrap()
+    }
+
+    /// Everything until the connection closes.
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        // A reset ends it as well.
+        let reading = tokio::time::timeout(PATIENCE, self.0.read_to_end(&mut rest));
+        let _ = reading.await.expect("an end");
+        rest
     }
 
     /// Sends the same byte again and again until an answer or an end.
