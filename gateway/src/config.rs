@@ -5,6 +5,7 @@
 //! what DNS says belongs to discovery, not to configuration.
 
 pub mod https;
+pub mod limits;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -38,6 +39,8 @@ pub struct Config {
     pub routing: Routing,
     /// How long it waits for what.
     pub timeouts: Timeouts,
+    /// How much one request may ask.
+    pub limits: limits::Limits,
     /// What the web page shows.
     pub page: Page,
     /// The pools, in the file's order.
@@ -167,6 +170,8 @@ struct Raw {
     #[serde(default)]
     timeouts: RawTimeouts,
     #[serde(default)]
+    limits: limits::RawLimits,
+    #[serde(default)]
     page: RawPage,
     #[serde(default)]
     pools: Vec<RawPool>,
@@ -267,9 +272,10 @@ impl Raw {
             return Err(file.error_at(raw.span(), "routing.wait_usd_per_hour", message));
         }
         let timeouts = self.timeouts.validate(file)?;
+        let limits = self.limits.validate(file)?;
         let page = self.page.validate(file, &listen)?;
         let pools = validate_pools(self.pools, file)?;
-        Ok(Config { listen, routing: Routing { wait_usd_per_hour: wait }, timeouts, page, pools })
+        Ok(Config { listen, routing: Routing { wait_usd_per_hour: wait }, timeouts, limits, page, pools })
     }
 }
 
@@ -510,6 +516,7 @@ endpoints = ["[::1]:9001"]
         let text = include_str!("../routing.example.toml");
         let config = Config::from_file(&File::from_text("routing.example.toml", text)).unwrap();
         assert_eq!(config.timeouts, Timeouts::default(), "the example shows the defaults");
+        assert_eq!(config.limits, limits::Limits::default(), "the example shows the defaults");
         assert_eq!(config.pools.len(), 2);
     }
 

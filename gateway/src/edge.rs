@@ -28,6 +28,21 @@ use crate::tls::Tls;
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 8192;
 /// How long a connection may be unused between two requests.
 pub const KEEPALIVE: Duration = Duration::from_secs(60);
+/// Requests at once on one connection of HTTP/2.
+const STREAMS_MAX: u32 = 128;
+/// Requests of a connection that were reset before we looked at them; one more ends it. What "rapid reset" runs into.
+const RESETS_UNSEEN_MAX: usize = 20;
+/// Requests of a connection that we reset and still remember, so that late frames of theirs are no error.
+const RESETS_KEPT_MAX: usize = 32;
+/// Requests that a connection may get wrong before it ends.
+const ERRORS_MAX: usize = 256;
+/// Bytes of one answer that wait for a client that does not read; h2's own default is 400 KiB.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Bytes that a client may send of one request before they are taken: an upload is as fast as this per round trip,
+/// and the default of 64 KiB is slow over an ocean.
+const STREAM_WINDOW: u32 = 512 * 1024;
+/// The same for all requests of a connection together.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// The first bytes by which HTTP/2 is told from HTTP/1: no HTTP/1 method begins so.
 const H2_FIRST: &[u8; 3] = b"PRI";
 
@@ -199,7 +214,18 @@ impl HttpServerApp for Timed {
     }
 
     fn h2_options(&self) -> Option<H2Options> {
-        self.proxy.h2_options()
+        let header_bytes = self.fleet.config().limits.header_bytes;
+        let mut options = H2Options::new();
+        options
+            .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
+            .max_concurrent_reset_streams(RESETS_KEPT_MAX)
+            .max_local_error_reset_streams(Some(ERRORS_MAX))
+            .max_send_buffer_size(SEND_BUFFER)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
+        Some(options)
     }
 
     async fn http_cleanup(&self) {

@@ -24,6 +24,7 @@ use crate::dispatch::{Dispatch, Repeatable, Request, Target};
 use crate::drain::InFlight;
 use crate::edge;
 use crate::forward::{self, Failure};
+use crate::limits::{self, Pace};
 use crate::page::{self, Parts};
 use crate::reload::Reloader;
 use crate::request::{self, Route};
@@ -58,6 +59,7 @@ pub struct Ctx {
     request: Option<Request>,
     /// A worker's problem that is being completed with the job's id, and its status.
     patch: Option<(u16, Vec<u8>)>,
+    pace: Pace,
 }
 
 impl Proxy {
@@ -156,6 +158,7 @@ impl ProxyHttp for Proxy {
             config: self.dispatch.fleet.config(),
             request: None,
             patch: None,
+            pace: Pace::default(),
         }
     }
 
@@ -163,6 +166,16 @@ impl ProxyHttp for Proxy {
         session.set_write_timeout(Some(ctx.config.timeouts.read));
         session.set_read_timeout(Some(ctx.config.timeouts.read));
         session.set_total_drain_timeout(Some(LEFTOVER_MAX));
+        let header = session.req_header();
+        if let Err(problem) = limits::check(header.raw_path(), &header.headers, &ctx.config.limits) {
+            tell(session, &problem, None).await?;
+            return Ok(true);
+        }
+        if header.headers.contains_key(http::header::TRANSFER_ENCODING) {
+            // Pingora's parser takes a bare LF for part of a chunk's extension, and no size for 0. A proxy in front may
+            // see the end of the body elsewhere; then nothing behind our end of it must be read as a request.
+            session.set_keepalive(None);
+        }
         let (method, path) =
             (session.req_header().method.clone(), session.req_header().uri.path().to_owned());
         let route = match request::classify(&method, &path) {
@@ -225,8 +238,19 @@ impl ProxyHttp for Proxy {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        _ctx: &mut Ctx,
+        ctx: &mut Ctx,
     ) -> Result<()> {
+        if let (Some(piece), Some(request)) = (&body, &mut ctx.request)
+            && matches!(request.route, Route::Upload { .. })
+            && !end_of_stream
+        {
+            let (least, window) = (ctx.config.limits.upload_bytes_per_second, ctx.config.timeouts.read);
+            if !ctx.pace.keeps(Instant::now(), piece.len(), least, window) {
+                let detail = format!("an upload brings at least {least} bytes per second");
+                request.answer = Some(Box::new(Problem::new(Code::BodyTimeout, detail)));
+                return Err(Error::explain(ErrorType::ReadTimedout, "the upload drips").into_down());
+            }
+        }
         // An empty last piece (HTTP/2's empty DATA frame) would be written as a second terminator of the chunked body
         // to the worker, and the next request on that connection would begin with it (pingora #935).
         if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {

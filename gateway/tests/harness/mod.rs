@@ -279,6 +279,27 @@ impl Raw {
         String::from_utf8(head).unwrap()
     }
 
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.unwrap();
+    }
+
+    /// Sends what the other side takes: whether it took it all.
+    pub(crate) async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        matches!(tokio::time::timeout(Duration::from_secs(2), self.0.write_all(bytes)).await, Ok(Ok(())))
+    }
+
+    /// What comes until the connection closes, or nothing has come for that long.
+    pub(crate) async fn quiet(&mut self, quiet: Duration) -> Vec<u8> {
+        let (mut came, mut piece) = (Vec::new(), vec![0; 65_536]);
+        while let Ok(Ok(length)) = tokio::time::timeout(quiet, self.0.read(&mut piece)).await {
+            if length == 0 {
+                break;
+            }
+            came.extend_from_slice(&piece[..length]);
+        }
+        came
+    }
+
     /// Everything until the connection closes.
     pub(crate) async fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
