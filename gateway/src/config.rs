@@ -4,6 +4,7 @@
 //! matters. Endpoints are addresses, never names: a name would have to be resolved while the file is swapped, and
 //! what DNS says belongs to discovery, not to configuration.
 
+pub mod access_log;
 pub mod https;
 pub mod limits;
 
@@ -41,6 +42,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How much one request may ask.
     pub limits: limits::Limits,
+    /// What is written of requests.
+    pub access_log: access_log::AccessLog,
     /// What the web page shows.
     pub page: Page,
     /// The pools, in the file's order.
@@ -172,6 +175,8 @@ struct Raw {
     #[serde(default)]
     limits: limits::RawLimits,
     #[serde(default)]
+    access_log: access_log::RawAccessLog,
+    #[serde(default)]
     page: RawPage,
     #[serde(default)]
     pools: Vec<RawPool>,
@@ -273,9 +278,18 @@ impl Raw {
         }
         let timeouts = self.timeouts.validate(file)?;
         let limits = self.limits.validate(file)?;
+        let access_log = self.access_log.validate(file)?;
         let page = self.page.validate(file, &listen)?;
         let pools = validate_pools(self.pools, file)?;
-        Ok(Config { listen, routing: Routing { wait_usd_per_hour: wait }, timeouts, limits, page, pools })
+        Ok(Config {
+            listen,
+            routing: Routing { wait_usd_per_hour: wait },
+            timeouts,
+            limits,
+            access_log,
+            page,
+            pools,
+        })
     }
 }
 
@@ -517,6 +531,7 @@ endpoints = ["[::1]:9001"]
         let config = Config::from_file(&File::from_text("routing.example.toml", text)).unwrap();
         assert_eq!(config.timeouts, Timeouts::default(), "the example shows the defaults");
         assert_eq!(config.limits, limits::Limits::default(), "the example shows the defaults");
+        assert_eq!(config.access_log, access_log::AccessLog::default(), "the example shows the defaults");
         assert_eq!(config.pools.len(), 2);
     }
 
@@ -582,6 +597,11 @@ endpoints = ["[::1]:9001"]
                 "admin = \"127.0.0.1:0\"",
                 "admin = \"0.0.0.0:1\"",
                 ":4:9: listen.admin: 0.0.0.0:1 is reachable",
+            ),
+            (
+                "[[pools]]",
+                "[access_log]\nsample = 1.5\n[[pools]]",
+                ":6:10: access_log.sample: 1.5 is no share",
             ),
             ("http = \"127.0.0.1:0\"", "http = \"here\"", ":3:8: listen.http: \"here\" is no address"),
         ];

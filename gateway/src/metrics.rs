@@ -31,6 +31,8 @@ pub struct Metrics {
     pub probe_tasks: IntGauge,
     /// Connections refused because their address has too many.
     pub connections_refused: IntCounter,
+    /// Lines of the access log that nobody took in time.
+    pub access_log_dropped: IntCounter,
     /// TLS handshakes that clients did not manage.
     pub tls_handshakes_failed: IntCounter,
     /// When the certificate in force ends, in Unix seconds; 0 without TLS.
@@ -146,6 +148,7 @@ impl Metrics {
                 "connections_refused_total",
                 "Connections over the limit of their address",
             )?,
+            access_log_dropped: counter("access_log_dropped_total", "Lines that nobody took in time")?,
             tls_handshakes_failed: counter("tls_handshakes_failed_total", "TLS handshakes that failed")?,
             certificate_expiry: gauge(
                 "certificate_expiry_timestamp_seconds",

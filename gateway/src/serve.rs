@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
 use crate::config::{Config, https};
 use crate::dispatch::Dispatch;
@@ -95,7 +96,9 @@ pub async fn serve(
     let reloader = Arc::new(Reloader::new(path, file.text().to_owned(), fleet.clone(), metrics.clone()));
     let budget = Arc::new(Budget::default());
     let dispatch = Dispatch { fleet: fleet.clone(), drain: drain.clone(), metrics: metrics.clone(), budget };
-    let proxy = Proxy { dispatch, reloader: reloader.clone() };
+    let access_log = AccessLog::new(std::io::stdout(), metrics.access_log_dropped.clone());
+    let access_log = Arc::new(access_log.map_err(system("start the access log's thread"))?);
+    let proxy = Proxy { dispatch, reloader: reloader.clone(), access_log: access_log.clone() };
     let tls = https.map(|https| {
         let tls = Tls::new(&https, fleet.clone(), metrics.clone());
         tls.map(Arc::new).map_err(|bad| https::error(&file, bad.key, bad.message))
@@ -169,6 +172,7 @@ pub async fn serve(
     if result.is_ok() && tokio::time::timeout(Duration::from_secs(1), joined).await.is_err() {
         tracing::warn!("a task did not end in time");
     }
+    access_log.flush(Duration::from_secs(1));
     result
 }
 

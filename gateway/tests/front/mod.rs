@@ -2,5 +2,6 @@
 
 mod bounds;
 mod h2raw;
+mod logging;
 mod smuggling;
 pub(crate) mod tls;

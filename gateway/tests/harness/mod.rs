@@ -78,6 +78,7 @@ pub(crate) struct Gateway {
     pub(crate) admin: SocketAddr,
     pub(crate) client: reqwest::Client,
     child: Mutex<Child>,
+    output: Arc<Mutex<Vec<String>>>,
     directory: tempfile::TempDir,
 }
 
@@ -95,7 +96,15 @@ impl Gateway {
             .spawn()
             .unwrap();
         let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut ready).unwrap();
+        let output: Arc<Mutex<Vec<String>>> = Arc::default();
+        let lines = output.clone();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                lines.lock().unwrap().push(line);
+            }
+        });
         let words: Vec<&str> = ready.split_whitespace().collect();
         let ["ready", urls @ .., "admin", admin] = &words[..] else {
             let log = std::fs::read_to_string(directory.path().join("log")).unwrap();
@@ -110,6 +119,7 @@ impl Gateway {
             admin: address(admin),
             client,
             child: Mutex::new(child),
+            output,
             directory,
         }
     }
@@ -135,6 +145,11 @@ impl Gateway {
         let fresh = self.directory.path().join("routing.toml.new");
         std::fs::write(&fresh, routing).unwrap();
         std::fs::rename(fresh, self.file()).unwrap();
+    }
+
+    /// Its lines on standard output, after the one that said it was ready.
+    pub(crate) fn output(&self) -> Vec<String> {
+        self.output.lock().unwrap().clone()
     }
 
     pub(crate) fn log(&self) -> String {
