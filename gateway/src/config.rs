@@ -4,6 +4,10 @@
 //! matters. Endpoints are addresses, never names: a name would have to be resolved while the file is swapped, and
 //! what DNS says belongs to discovery, not to configuration.
 
+pub mod access_log;
+pub mod https;
+pub mod limits;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -36,6 +40,10 @@ pub struct Config {
     pub routing: Routing,
     /// How long it waits for what.
     pub timeouts: Timeouts,
+    /// How much one request may ask.
+    pub limits: limits::Limits,
+    /// What is written of requests.
+    pub access_log: access_log::AccessLog,
     /// What the web page shows.
     pub page: Page,
     /// The pools, in the file's order.
@@ -43,10 +51,12 @@ pub struct Config {
 }
 
 /// Where the gateway listens. Changing it needs a restart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// For clients.
-    pub http: SocketAddr,
+    /// For clients, without TLS.
+    pub http: Option<SocketAddr>,
+    /// For clients, with TLS. One of the two there is.
+    pub https: Option<https::Https>,
     /// For operators; loopback only.
     pub admin: SocketAddr,
 }
@@ -175,6 +185,10 @@ struct Raw {
     #[serde(default)]
     timeouts: RawTimeouts,
     #[serde(default)]
+    limits: limits::RawLimits,
+    #[serde(default)]
+    access_log: access_log::RawAccessLog,
+    #[serde(default)]
     page: RawPage,
     #[serde(default)]
     pools: Vec<RawPool>,
@@ -183,7 +197,8 @@ struct Raw {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawListen {
-    http: Spanned<String>,
+    http: Option<Spanned<String>>,
+    https: Option<https::RawHttps>,
     admin: Spanned<String>,
 }
 
@@ -274,15 +289,37 @@ impl Raw {
             return Err(file.error_at(raw.span(), "routing.wait_usd_per_hour", message));
         }
         let timeouts = self.timeouts.validate(file)?;
+        let limits = self.limits.validate(file)?;
+        let access_log = self.access_log.validate(file)?;
         let page = self.page.validate(file, &listen)?;
         let pools = validate_pools(self.pools, file)?;
-        Ok(Config { listen, routing: Routing { wait_usd_per_hour: wait }, timeouts, page, pools })
+        Ok(Config {
+            listen,
+            routing: Routing { wait_usd_per_hour: wait },
+            timeouts,
+            limits,
+            access_log,
+            page,
+            pools,
+        })
     }
 }
 
 impl RawListen {
     fn validate(self, file: &File) -> Result<Listen, Error> {
-        let http = address(file, self.http.get_ref(), self.http.span(), "listen.http")?;
+        let http = self.http.map(|raw| address(file, raw.get_ref(), raw.span(), "listen.http"));
+        let http = http.transpose()?;
+        let https = self.https.map(|raw| raw.validate(file)).transpose()?;
+        let public = [http, https.as_ref().map(|https| https.address)];
+        if public == [None, None] {
+            return Err(file.error("listen", "there is neither http nor https; clients need one of them"));
+        }
+        if let Some(http) = http
+            && public[1] == Some(http)
+            && http.port() != 0
+        {
+            return Err(https::error(file, "address", format!("{http} is listen.http too")));
+        }
         let admin = address(file, self.admin.get_ref(), self.admin.span(), "listen.admin")?;
         if !admin.ip().is_loopback() {
             let message = format!(
@@ -292,14 +329,19 @@ impl RawListen {
             );
             return Err(file.error_at(self.admin.span(), "listen.admin", message));
         }
-        if http == admin && http.port() != 0 {
-            return Err(file.error_at(
-                self.admin.span(),
-                "listen.admin",
-                format!("{admin} is listen.http too"),
-            ));
+        if public.contains(&Some(admin)) && admin.port() != 0 {
+            let message = format!("{admin} is an address for clients too");
+            return Err(file.error_at(self.admin.span(), "listen.admin", message));
         }
-        Ok(Listen { http, admin })
+        Ok(Listen { http, https, admin })
+    }
+}
+
+impl Listen {
+    /// Whether clients can only be on this machine.
+    pub fn is_loopback(&self) -> bool {
+        let addresses = [self.http, self.https.as_ref().map(|https| https.address)];
+        addresses.into_iter().flatten().all(|address| address.ip().is_loopback())
     }
 }
 
@@ -348,7 +390,7 @@ impl RawPage {
             enabled: self.enabled.unwrap_or(true),
             pools: match self.pools {
                 Some(true) => Audience::Anyone,
-                None if listen.http.ip().is_loopback() => Audience::Local,
+                None if listen.is_loopback() => Audience::Local,
                 _ => Audience::Nobody,
             },
             origins,
@@ -504,6 +546,8 @@ endpoints = ["[::1]:9001"]
         let text = include_str!("../routing.example.toml");
         let config = Config::from_file(&File::from_text("routing.example.toml", text)).unwrap();
         assert_eq!(config.timeouts, Timeouts::default(), "the example shows the defaults");
+        assert_eq!(config.limits, limits::Limits::default(), "the example shows the defaults");
+        assert_eq!(config.access_log, access_log::AccessLog::default(), "the example shows the defaults");
         assert_eq!(config.pools.len(), 2);
     }
 
@@ -575,6 +619,11 @@ endpoints = ["[::1]:9001"]
                 "admin = \"127.0.0.1:0\"",
                 "admin = \"0.0.0.0:1\"",
                 ":4:9: listen.admin: 0.0.0.0:1 is reachable",
+            ),
+            (
+                "[[pools]]",
+                "[access_log]\nsample = 1.5\n[[pools]]",
+                ":6:10: access_log.sample: 1.5 is no share",
             ),
             ("http = \"127.0.0.1:0\"", "http = \"here\"", ":3:8: listen.http: \"here\" is no address"),
         ];

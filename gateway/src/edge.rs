@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
-use pingora::protocols::Stream;
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
+use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use tokio::sync::Notify;
@@ -22,11 +22,27 @@ use tracing::debug;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
+use crate::tls::Tls;
 
 /// Most connections of one client address. Load balancers come from few addresses, hence so many.
 pub const CONNECTIONS_PER_ADDRESS_MAX: usize = 8192;
 /// How long a connection may be unused between two requests.
 pub const KEEPALIVE: Duration = Duration::from_secs(60);
+/// Requests at once on one connection of HTTP/2.
+const STREAMS_MAX: u32 = 128;
+/// Requests of a connection that were reset before we looked at them; one more ends it. What "rapid reset" runs into.
+const RESETS_UNSEEN_MAX: usize = 20;
+/// Requests of a connection that we reset and still remember, so that late frames of theirs are no error.
+const RESETS_KEPT_MAX: usize = 32;
+/// Requests that a connection may get wrong before it ends.
+const ERRORS_MAX: usize = 256;
+/// Bytes of one answer that wait for a client that does not read; h2's own default is 400 KiB.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Bytes that a client may send of one request before they are taken: an upload is as fast as this per round trip,
+/// and the default of 64 KiB is slow over an ocean.
+const STREAM_WINDOW: u32 = 512 * 1024;
+/// The same for all requests of a connection together.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// The first bytes by which HTTP/2 is told from HTTP/1: no HTTP/1 method begins so.
 const H2_FIRST: &[u8; 3] = b"PRI";
 
@@ -46,25 +62,28 @@ pub fn header_arrived() {
 pub struct Reused;
 
 /// Takes connections and hands them to the proxy.
+#[derive(Clone)]
 pub struct Edge {
+    proxy: Arc<HttpProxy<Proxy>>,
     http1: Arc<Timed>,
-    http2: Arc<Timed>,
     connections: Arc<Mutex<HashMap<IpAddr, usize>>>,
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Edge {
     /// An edge before a proxy.
     pub fn new(proxy: HttpProxy<Proxy>, fleet: Arc<Fleet>, metrics: Arc<Metrics>) -> Self {
         let proxy = Arc::new(proxy);
-        let timed = |h2c| {
-            let mut options = HttpServerOptions::default();
-            options.h2c = h2c;
-            options.h2_idle_timeout = Some(KEEPALIVE);
-            Arc::new(Timed { proxy: proxy.clone(), fleet: fleet.clone(), options })
-        };
-        Self { http1: timed(false), http2: timed(true), connections: Arc::default(), fleet, metrics }
+        let http1 = Arc::new(Timed::new(&proxy, &fleet, None));
+        Self { proxy, http1, connections: Arc::default(), fleet, metrics, tls: None }
+    }
+
+    /// The same edge, with TLS: an address may hold as many connections to both together.
+    #[must_use]
+    pub fn with_tls(&self, tls: Arc<Tls>) -> Self {
+        Self { tls: Some(tls), ..self.clone() }
     }
 
     fn count(&self, address: IpAddr) -> Option<Counted> {
@@ -111,18 +130,39 @@ impl ServerApp for Edge {
             },
             None => None,
         };
-        let mut first = [0; H2_FIRST.len()];
         let deadline = self.fleet.config().timeouts.header;
-        match tokio::time::timeout(deadline, stream.try_peek(&mut first)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) | Err(_) => return None,
+        let http2 = if let Some(tls) = &self.tls {
+            stream = tls.handshake(stream, deadline).await?;
+            matches!(stream.selected_alpn_proto(), Some(ALPN::H2))
+        } else {
+            let mut first = [0; H2_FIRST.len()];
+            match tokio::time::timeout(deadline, stream.try_peek(&mut first)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) => return None,
+            }
+            first == *H2_FIRST
+        };
+        if !http2 {
+            return self.http1.process_new(stream, shutdown).await;
         }
-        let app = if first == *H2_FIRST { &self.http2 } else { &self.http1 };
-        app.process_new(stream, shutdown).await
+        // Nothing in Pingora bounds the time until a connection of HTTP/2 begins.
+        let begun = Arc::new(Notify::new());
+        let app = Arc::new(Timed::new(&self.proxy, &self.fleet, Some(begun.clone())));
+        tokio::select! {
+            ended = app.process_new(stream, shutdown) => ended,
+            () = unless(&begun, KEEPALIVE + deadline) => None,
+        }
     }
 
     async fn cleanup(&self) {
         self.http1.http_cleanup().await;
+    }
+}
+
+/// Ends after `deadline`, and never once `told`.
+async fn unless(told: &Notify, deadline: Duration) {
+    if tokio::time::timeout(deadline, told.notified()).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -131,6 +171,17 @@ struct Timed {
     proxy: Arc<HttpProxy<Proxy>>,
     fleet: Arc<Fleet>,
     options: HttpServerOptions,
+    /// For a connection of HTTP/2, told once it carries a request.
+    begun: Option<Arc<Notify>>,
+}
+
+impl Timed {
+    fn new(proxy: &Arc<HttpProxy<Proxy>>, fleet: &Arc<Fleet>, begun: Option<Arc<Notify>>) -> Self {
+        let mut options = HttpServerOptions::default();
+        options.h2c = begun.is_some();
+        options.h2_idle_timeout = Some(KEEPALIVE);
+        Self { proxy: proxy.clone(), fleet: fleet.clone(), options, begun }
+    }
 }
 
 #[async_trait]
@@ -140,20 +191,18 @@ impl HttpServerApp for Timed {
         mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
+        if let Some(begun) = &self.begun {
+            begun.notify_one();
+        }
         let context = session.take_connection_user_context();
         let unused = if context.is_some() { KEEPALIVE } else { Duration::ZERO };
         session.set_connection_user_context(context);
         let deadline = unused + self.fleet.config().timeouts.header;
         let arrived = Arc::new(Notify::new());
         let request = HEADER.scope(arrived.clone(), self.proxy.process_new_http(session, shutdown));
-        let late = async {
-            if tokio::time::timeout(deadline, arrived.notified()).await.is_ok() {
-                std::future::pending::<()>().await;
-            }
-        };
         tokio::select! {
             reused = request => reused,
-            () = late => {
+            () = unless(&arrived, deadline) => {
                 debug!(?deadline, "the header did not arrive in time: connection closed");
                 None
             }
@@ -165,7 +214,18 @@ impl HttpServerApp for Timed {
     }
 
     fn h2_options(&self) -> Option<H2Options> {
-        self.proxy.h2_options()
+        let header_bytes = self.fleet.config().limits.header_bytes;
+        let mut options = H2Options::new();
+        options
+            .max_header_list_size(u32::try_from(header_bytes).unwrap_or(u32::MAX))
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_UNSEEN_MAX)
+            .max_concurrent_reset_streams(RESETS_KEPT_MAX)
+            .max_local_error_reset_streams(Some(ERRORS_MAX))
+            .max_send_buffer_size(SEND_BUFFER)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW);
+        Some(options)
     }
 
     async fn http_cleanup(&self) {

@@ -154,6 +154,7 @@ pub fn request_header(
     header: &mut RequestHeader,
     route: &Route,
     client: Option<IpAddr>,
+    tls: bool,
     job_id: Option<&JobId>,
 ) -> Result<(), Box<Error>> {
     let ours = |name: &str| {
@@ -174,7 +175,7 @@ pub fn request_header(
     if let Some(host) = host {
         header.insert_header("x-forwarded-host", host)?;
     }
-    header.insert_header("x-forwarded-proto", "http")?;
+    header.insert_header("x-forwarded-proto", if tls { "https" } else { "http" })?;
     if let Some(client) = client {
         header.insert_header("x-forwarded-for", client.to_string())?;
     }
@@ -244,7 +245,7 @@ mod tests {
             header.append_header(name, value).unwrap();
         }
         let id: JobId = "a".parse().unwrap();
-        request_header(&mut header, &Route::Submit, "10.0.0.9".parse().ok(), Some(&id)).unwrap();
+        request_header(&mut header, &Route::Submit, "10.0.0.9".parse().ok(), false, Some(&id)).unwrap();
         let get = |name: &str| header.headers.get(name).map(|value| value.to_str().unwrap());
         assert_eq!(get("x-forwarded-host"), Some("video.example"));
         assert_eq!(get("x-forwarded-for"), Some("10.0.0.9"));

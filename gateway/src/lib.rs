@@ -4,11 +4,13 @@
 //! [`request`] says what is asked for, [`admission`] reads a submit and settles its id, [`dispatch`] leads it through
 //! the workers, [`route`] chooses a pool and a worker from [`fleet`]'s snapshot, [`forward`] talks to the worker.
 //! Beside that path: [`page`] is the web page at `/`, [`config`] is the routing file, [`reload`] swaps it, [`admin`] shows and steers, [`drain`] ends
-//! the process without dropping a request, [`metrics`] counts, [`status`] is the operator's view from the command line.
+//! the process without dropping a request, [`metrics`] counts, [`tls`] keeps the certificate, [`limits`] bounds headers and slow uploads, [`trace`] gives requests their names,
+//! [`access_log`] writes a line of each, [`status`] is the operator's view from the command line.
 //!
-//! Invariants: `route` does no I/O and reads no clock; only `edge`, `proxy`, `forward` and `serve` name Pingora;
+//! Invariants: `route` does no I/O and reads no clock; only `edge`, `tls`, `proxy`, `forward` and `serve` name Pingora;
 //! nothing downstream of `config` sees raw input.
 
+pub mod access_log;
 pub mod admin;
 pub mod admission;
 pub mod config;
@@ -18,6 +20,7 @@ pub mod edge;
 pub mod error;
 pub mod fleet;
 pub mod forward;
+pub mod limits;
 pub mod metrics;
 pub mod page;
 pub mod proxy;
@@ -25,6 +28,8 @@ pub mod reload;
 pub mod request;
 pub mod route;
 pub mod status;
+pub mod tls;
+pub mod trace;
 
 mod serve;
 

@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use millrace_gateway::config::Config;
+use millrace_gateway::config::{Config, https};
 use millrace_gateway::error::Error;
-use millrace_gateway::{Options, Ready, status};
+use millrace_gateway::{Options, Ready, status, tls};
+use millrace_runtime::config::File;
 use millrace_runtime::shutdown::Shutdown;
 use millrace_runtime::telemetry::{self, LogFormat};
 
@@ -28,12 +29,13 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve. Prints one line `ready http://ADDRESS admin http://ADDRESS` once it does.
+    /// Serve. Prints one line `ready http://ADDRESS admin http://ADDRESS` once it does; with TLS `https://ADDRESS`
+    /// stands before `admin`, alone or after the first.
     ///
     /// The routing file is followed: it is read again within a second of a change, on SIGHUP and on POST /reload of
     /// the admin listener. SIGTERM or SIGINT drains; a second one ends at once.
     Run(Run),
-    /// Read a routing file and say what is wrong with it, with file, line, column and key.
+    /// Read a routing file, and the certificates that it names, and say what is wrong, with file, line, column and key.
     Check {
         /// The routing file (TOML).
         file: PathBuf,
@@ -110,17 +112,26 @@ async fn serve(options: Options) -> Result<(), Error> {
         .map_err(|source| Error::System { what: "install the signal handlers", source })?;
     let registry = prometheus::Registry::new();
     registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-    let ready = |Ready { http, admin }| {
+    let ready = |Ready { http, https, admin }| {
         let mut out = std::io::stdout().lock();
+        let urls = [http.map(|http| format!("http://{http}")), https.map(|https| format!("https://{https}"))];
+        let urls: Vec<String> = urls.into_iter().flatten().collect();
         // Nobody may be reading; the gateway serves all the same.
-        let _ = writeln!(out, "ready http://{http} admin http://{admin}").and_then(|()| out.flush());
+        let _ = writeln!(out, "ready {} admin http://{admin}", urls.join(" ")).and_then(|()| out.flush());
     };
     Box::pin(millrace_gateway::serve(options, registry, shutdown, ready)).await
 }
 
 fn check(file: &std::path::Path) -> ExitCode {
     let count = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
-    match Config::read(file) {
+    let checked = File::read(file).and_then(|file| {
+        let config = Config::from_file(&file)?;
+        if let Some(https) = &config.listen.https {
+            tls::load(https).map_err(|bad| https::error(&file, bad.key, bad.message))?;
+        }
+        Ok(config)
+    });
+    match checked {
         Ok(config) => {
             let (pools, endpoints) = (config.pools.len(), config.endpoint_count());
             println!("{}: ok, {}, {}", file.display(), count(pools, "pool"), count(endpoints, "endpoint"));

@@ -31,6 +31,14 @@ pub struct Metrics {
     pub probe_tasks: IntGauge,
     /// Connections refused because their address has too many.
     pub connections_refused: IntCounter,
+    /// Lines of the access log that nobody took in time.
+    pub access_log_dropped: IntCounter,
+    /// TLS handshakes that clients did not manage.
+    pub tls_handshakes_failed: IntCounter,
+    /// When the certificate in force ends, in Unix seconds; 0 without TLS.
+    pub certificate_expiry: IntGauge,
+    /// 1 when the latest certificate is in force, else 0.
+    pub certificate_success: IntGauge,
     /// 1 for an endpoint that answers, else 0.
     pub endpoint_healthy: GaugeVec,
     /// Free share of a pool's capacity, 0–1.
@@ -139,6 +147,16 @@ impl Metrics {
             connections_refused: counter(
                 "connections_refused_total",
                 "Connections over the limit of their address",
+            )?,
+            access_log_dropped: counter("access_log_dropped_total", "Lines that nobody took in time")?,
+            tls_handshakes_failed: counter("tls_handshakes_failed_total", "TLS handshakes that failed")?,
+            certificate_expiry: gauge(
+                "certificate_expiry_timestamp_seconds",
+                "When the certificate in force ends; 0 without TLS",
+            )?,
+            certificate_success: gauge(
+                "certificate_reload_success",
+                "1 when the latest certificate is in force",
             )?,
             endpoint_healthy: registered!(
                 registry,

@@ -5,6 +5,7 @@
 //! put to [`Dispatch::again`], and either there is a next choice or the request ends in `fail_to_proxy`.
 
 use std::any::Any;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use tracing::{debug, info, warn};
 
+use crate::access_log::{self, AccessLog, Record};
 use crate::admin::status::Status;
 use crate::admission;
 use crate::config::{self, Config};
@@ -24,10 +26,12 @@ use crate::dispatch::{Dispatch, Repeatable, Request, Target};
 use crate::drain::InFlight;
 use crate::edge;
 use crate::forward::{self, Failure};
+use crate::limits::{self, Pace};
 use crate::page::{self, Parts};
 use crate::reload::Reloader;
 use crate::request::{self, Route};
 use crate::route::Job;
+use crate::trace;
 
 /// Largest problem of a worker that is completed with a job id; a larger one is replaced.
 const PATCH_BYTES_MAX: usize = 64 * 1024;
@@ -45,6 +49,8 @@ pub struct Proxy {
     pub dispatch: Dispatch,
     /// Knows which routing file is in force.
     pub reloader: Arc<Reloader>,
+    /// Writes a line of each request.
+    pub access_log: Arc<AccessLog>,
 }
 
 /// A request as Pingora carries it from phase to phase.
@@ -58,6 +64,7 @@ pub struct Ctx {
     request: Option<Request>,
     /// A worker's problem that is being completed with the job's id, and its status.
     patch: Option<(u16, Vec<u8>)>,
+    pace: Pace,
 }
 
 impl Proxy {
@@ -109,6 +116,30 @@ impl Proxy {
 }
 
 impl Proxy {
+    fn write_line(&self, session: &Session, ctx: &Ctx, route: &'static str, status: u16) {
+        let header = session.req_header();
+        let request = ctx.request.as_ref();
+        let target = request.and_then(|request| Some(&request.trying.as_ref()?.target));
+        self.access_log.write(&Record {
+            time: access_log::now_s(),
+            request_id: request_id(session).and_then(|id| id.to_str().ok()),
+            trace_id: header.headers.get(trace::TRACEPARENT).and_then(trace::trace_id),
+            client: client_ip(session),
+            version: if session.is_http2() { "2" } else { "1" },
+            tls: is_tls(session),
+            method: header.method.as_str(),
+            route,
+            status,
+            received_bytes: session.body_bytes_read(),
+            sent_bytes: session.body_bytes_sent(),
+            seconds: ctx.started.elapsed().as_secs_f64(),
+            pool: target.map(|target| target.pool.as_str()),
+            worker: target.map(|target| target.address),
+            tries: request.map_or(0, |request| request.tries),
+            job_id: request.and_then(|request| Some(request.job_id.as_ref()?.as_str())),
+        });
+    }
+
     async fn page(&self, session: &mut Session, route: &Route, page: &config::Page) -> Result<()> {
         let asked = session.req_header();
         let tells = page::tells(page, &asked.uri, &asked.headers);
@@ -157,6 +188,7 @@ impl ProxyHttp for Proxy {
             config: self.dispatch.fleet.config(),
             request: None,
             patch: None,
+            pace: Pace::default(),
         }
     }
 
@@ -164,6 +196,17 @@ impl ProxyHttp for Proxy {
         session.set_write_timeout(Some(ctx.config.timeouts.read));
         session.set_read_timeout(Some(ctx.config.timeouts.read));
         session.set_total_drain_timeout(Some(LEFTOVER_MAX));
+        name(session.req_header_mut())?;
+        let header = session.req_header();
+        if let Err(problem) = limits::check(header.raw_path(), &header.headers, &ctx.config.limits) {
+            tell(session, &problem, None).await?;
+            return Ok(true);
+        }
+        if header.headers.contains_key(http::header::TRANSFER_ENCODING) {
+            // Pingora's parser takes a bare LF for part of a chunk's extension, and no size for 0. A proxy in front may
+            // see the end of the body elsewhere; then nothing behind our end of it must be read as a request.
+            session.set_keepalive(None);
+        }
         let (method, path) =
             (session.req_header().method.clone(), session.req_header().uri.path().to_owned());
         let route = match request::classify(&method, &path) {
@@ -215,9 +258,9 @@ impl ProxyHttp for Proxy {
         header: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        let client = session.client_addr().and_then(|address| address.as_inet()).map(|inet| inet.ip());
+        let (client, tls) = (client_ip(session), is_tls(session));
         let Some(request) = &ctx.request else { return Ok(()) };
-        forward::request_header(header, &request.route, client, request.job_id.as_ref())
+        forward::request_header(header, &request.route, client, tls, request.job_id.as_ref())
     }
 
     async fn request_body_filter(
@@ -225,8 +268,19 @@ impl ProxyHttp for Proxy {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        _ctx: &mut Ctx,
+        ctx: &mut Ctx,
     ) -> Result<()> {
+        if let (Some(piece), Some(request)) = (&body, &mut ctx.request)
+            && matches!(request.route, Route::Upload { .. })
+            && !end_of_stream
+        {
+            let (least, window) = (ctx.config.limits.upload_bytes_per_second, ctx.config.timeouts.read);
+            if !ctx.pace.keeps(Instant::now(), piece.len(), least, window) {
+                let detail = format!("an upload brings at least {least} bytes per second");
+                request.answer = Some(Box::new(Problem::new(Code::BodyTimeout, detail)));
+                return Err(Error::explain(ErrorType::ReadTimedout, "the upload drips").into_down());
+            }
+        }
         // An empty last piece (HTTP/2's empty DATA frame) would be written as a second terminator of the chunked body
         // to the worker, and the next request on that connection would begin with it (pingora #935).
         if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
@@ -287,6 +341,7 @@ impl ProxyHttp for Proxy {
         if forward::is_event_stream(header) {
             ctx.in_flight = None;
         }
+        carry_id(session, header)?;
         sign(header, &target)
     }
 
@@ -411,9 +466,13 @@ impl ProxyHttp for Proxy {
         let metrics = &self.dispatch.metrics;
         metrics.requests.with_label_values(&[route, class]).inc();
         metrics.request_seconds.with_label_values(&[route]).observe(elapsed.as_secs_f64());
+        if AccessLog::wants(&ctx.config.access_log, status) {
+            self.write_line(session, ctx, route, status);
+        }
         let error = e.map(tracing::field::display);
+        let request_id = request_id(session).and_then(|id| id.to_str().ok());
         let Some(request) = &ctx.request else {
-            debug!(status, ?elapsed, error, "request");
+            debug!(request_id, status, ?elapsed, error, "request");
             return;
         };
         let (job_id, tries) = (request.job_id.as_ref().map(tracing::field::display), request.tries);
@@ -423,10 +482,23 @@ impl ProxyHttp for Proxy {
         let address = target.map(|target| tracing::field::display(target.address));
         match request.route {
             Route::Submit if status >= 500 => {
-                warn!(job_id, status, pool, address, tries, cause, ?elapsed, error, "submit failed");
+                warn!(
+                    request_id,
+                    job_id,
+                    status,
+                    pool,
+                    address,
+                    tries,
+                    cause,
+                    ?elapsed,
+                    error,
+                    "submit failed"
+                );
             }
-            Route::Submit => info!(job_id, status, pool, address, tries, cause, ?elapsed, "submit"),
-            _ => debug!(route, status, pool, address, tries, cause, ?elapsed, error, "request"),
+            Route::Submit => {
+                info!(request_id, job_id, status, pool, address, tries, cause, ?elapsed, "submit")
+            }
+            _ => debug!(request_id, route, status, pool, address, tries, cause, ?elapsed, error, "request"),
         }
     }
 }
@@ -434,6 +506,16 @@ impl ProxyHttp for Proxy {
 /// Whether anything of an answer went to the client; "continue" is none.
 fn answered(session: &Session) -> bool {
     session.response_written().is_some_and(|header| !header.status.is_informational())
+}
+
+/// The address that a request came from.
+fn client_ip(session: &Session) -> Option<IpAddr> {
+    session.client_addr().and_then(|address| address.as_inet()).map(|inet| inet.ip())
+}
+
+/// Whether a request came by TLS.
+fn is_tls(session: &Session) -> bool {
+    session.digest().is_some_and(|digest| digest.ssl_digest.is_some())
 }
 
 async fn write(
@@ -460,6 +542,8 @@ async fn send(session: &mut Session, header: ResponseHeader, body: Bytes) -> Res
         session.set_keepalive(None);
     }
     let bodiless = session.req_header().method == http::Method::HEAD || body.is_empty();
+    let mut header = header;
+    carry_id(session, &mut header)?;
     session.write_response_header(Box::new(header), bodiless).await?;
     if !bodiless {
         session.write_response_body(Some(body), true).await?;
@@ -482,6 +566,30 @@ async fn tell(session: &mut Session, problem: &Problem, allow: Option<&'static s
         more.push(("access-control-expose-headers", "retry-after".to_owned()));
     }
     write(session, problem.status, problem::CONTENT_TYPE, problem.to_json(), &more).await
+}
+
+/// Puts a request's names into its own header, where all that follows reads them.
+fn name(header: &mut RequestHeader) -> Result<()> {
+    let names = trace::adopt(&header.headers);
+    header.insert_header(trace::REQUEST_ID, names.request_id)?;
+    header.insert_header(trace::TRACEPARENT, names.traceparent)?;
+    if !names.known_trace {
+        header.remove_header(trace::TRACESTATE);
+    }
+    Ok(())
+}
+
+/// A request's id, once it has one.
+fn request_id(session: &Session) -> Option<&http::HeaderValue> {
+    session.req_header().headers.get(trace::REQUEST_ID)
+}
+
+/// Says on a response which request it answers.
+fn carry_id(session: &Session, header: &mut ResponseHeader) -> Result<()> {
+    match request_id(session) {
+        Some(id) => header.insert_header(trace::REQUEST_ID, id.clone()),
+        None => Ok(()),
+    }
 }
 
 /// Says on a response where it comes from.

@@ -4,6 +4,7 @@
 //! directories up, editors replace files, network file systems tell nobody, and a watch that has silently died looks
 //! like a file that does not change. Reading a small file is cheap and level-triggered.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -14,9 +15,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::config::{Config, Listen};
+use crate::config::{Config, Listen, https};
 use crate::fleet::{Diff, Fleet};
 use crate::metrics::Metrics;
+use crate::tls;
 
 /// Between two looks at the file.
 pub const INTERVAL: Duration = Duration::from_millis(500);
@@ -78,7 +80,7 @@ type Seen = Result<String, String>;
 impl Reloader {
     /// Follows `file`, whose content `text` is in force already.
     pub fn new(path: PathBuf, text: String, fleet: Arc<Fleet>, metrics: Arc<Metrics>) -> Self {
-        let listen = fleet.config().listen;
+        let listen = fleet.config().listen.clone();
         let state = State { file: path, generation: 1, error: None };
         metrics.reload_generation.set(1);
         metrics.reload_success.set(1);
@@ -141,18 +143,27 @@ impl Reloader {
 
     fn accept(&self, file: &File) -> Result<Config, Error> {
         let config = Config::from_file(file)?;
+        let https = |listen: &Listen| listen.https.as_ref().map(|https| https.address);
         let fixed = [
             ("listen.http", "http", self.listen.http, config.listen.http),
-            ("listen.admin", "admin", self.listen.admin, config.listen.admin),
+            ("listen.https.address", "https", https(&self.listen), https(&config.listen)),
+            ("listen.admin", "admin", Some(self.listen.admin), Some(config.listen.admin)),
         ];
         for (key, name, now, wanted) in fixed {
             if now != wanted {
-                let message = format!("changing it from {now} to {wanted} needs a restart");
+                let show = |address: Option<SocketAddr>| address.map_or("none".to_owned(), |a| a.to_string());
+                let message = format!("changing it from {} to {} needs a restart", show(now), show(wanted));
                 return Err(match place(file.text(), name) {
                     Some(span) => file.error_at(span, key, message),
                     None => file.error(key, message),
                 });
             }
+        }
+        // Other files than before must be good ones; what changes in those of before is `tls`'s business.
+        if let Some(https) = &config.listen.https
+            && self.fleet.config().listen.https.as_ref() != Some(https)
+        {
+            tls::load(https).map_err(|bad| https::error(file, bad.key, bad.message))?;
         }
         Ok(config)
     }

@@ -18,8 +18,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
-use crate::config::Config;
+use crate::config::{Config, https};
 use crate::dispatch::Dispatch;
 use crate::drain::{self, Drain};
 use crate::edge::Edge;
@@ -29,9 +30,13 @@ use crate::forward::{Budget, TRIES_MAX};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::reload::{self, Reloader};
+use crate::tls::{self, Tls};
 
 /// Unused connections kept open to all workers together, per thread.
 const UPSTREAM_IDLE_MAX: usize = 256;
+
+/// The tasks that take clients' connections.
+const LISTENERS: [&str; 2] = ["http listener", "https listener"];
 
 /// How a gateway runs.
 #[derive(Debug, Clone)]
@@ -47,8 +52,10 @@ pub struct Options {
 /// Where a gateway serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ready {
-    /// For clients.
-    pub http: SocketAddr,
+    /// For clients, without TLS.
+    pub http: Option<SocketAddr>,
+    /// For clients, with TLS.
+    pub https: Option<SocketAddr>,
     /// For operators.
     pub admin: SocketAddr,
 }
@@ -70,11 +77,15 @@ pub async fn serve(
     let file = File::read(&options.config)?;
     let config = Config::from_file(&file)?;
     let metrics = Arc::new(Metrics::new(&registry)?);
-    let http = bind(config.listen.http, "listen.http")?;
+    let http = config.listen.http.map(|address| bind(address, "listen.http")).transpose()?;
+    let https = config.listen.https.clone();
+    let https_listener =
+        https.as_ref().map(|https| bind(https.address, "listen.https.address")).transpose()?;
     let admin_listener = bind(config.listen.admin, "listen.admin")?;
     let system = |what| move |source| Error::System { what, source };
     let bound = Ready {
-        http: http.local_addr().map_err(system("read the http listener's address"))?,
+        http: bound_to(http.as_ref()).map_err(system("read the http listener's address"))?,
+        https: bound_to(https_listener.as_ref()).map_err(system("read the https listener's address"))?,
         admin: admin_listener.local_addr().map_err(system("read the admin listener's address"))?,
     };
     let admin_listener =
@@ -85,21 +96,43 @@ pub async fn serve(
     let reloader = Arc::new(Reloader::new(path, file.text().to_owned(), fleet.clone(), metrics.clone()));
     let budget = Arc::new(Budget::default());
     let dispatch = Dispatch { fleet: fleet.clone(), drain: drain.clone(), metrics: metrics.clone(), budget };
-    let proxy = Proxy { dispatch, reloader: reloader.clone() };
+    let access_log = AccessLog::new(std::io::stdout(), metrics.access_log_dropped.clone());
+    let access_log = Arc::new(access_log.map_err(system("start the access log's thread"))?);
+    let proxy = Proxy { dispatch, reloader: reloader.clone(), access_log: access_log.clone() };
+    let tls = https.map(|https| {
+        let tls = Tls::new(&https, fleet.clone(), metrics.clone());
+        tls.map(Arc::new).map_err(|bad| https::error(&file, bad.key, bad.message))
+    });
+    let tls = tls.transpose()?;
     let edge = Edge::new(http_proxy(&Arc::new(server_conf()), proxy), fleet.clone(), metrics.clone());
 
     let stop = CancellationToken::new();
     let (close, closed) = watch::channel(false);
     let mut tasks: JoinSet<(&'static str, Result<(), String>)> = JoinSet::new();
-    let listening = listen(edge, http, bound.http, closed);
-    tasks.spawn(async move {
-        listening.await;
-        ("http listener", Ok(()))
-    });
+    let listeners = [
+        (LISTENERS[0], http, bound.http, Some(edge.clone())),
+        (LISTENERS[1], https_listener, bound.https, tls.clone().map(|tls| edge.with_tls(tls))),
+    ];
+    for (name, listener, address, edge) in listeners {
+        let (Some(listener), Some(address), Some(edge)) = (listener, address, edge) else { continue };
+        let listening = listen(edge, listener, address, closed.clone());
+        tasks.spawn(async move {
+            listening.await;
+            (name, Ok(()))
+        });
+    }
+    if let Some(tls) = tls.clone() {
+        let following = tls::run(tls, stop.clone());
+        tasks.spawn(async move {
+            following.await;
+            ("certificate's follower", Ok(()))
+        });
+    }
     let app = Admin {
         fleet: fleet.clone(),
         drain: drain.clone(),
         reloader: reloader.clone(),
+        tls,
         metrics: metrics.clone(),
         registry,
     };
@@ -127,7 +160,7 @@ pub async fn serve(
             () = &mut announce, if !announced => announced = true,
             Some(ended) = tasks.join_next() => match ended {
                 // It ends first when it is closed.
-                Ok(("http listener", Ok(()))) if drain.draining() => {}
+                Ok((task, Ok(()))) if LISTENERS.contains(&task) && drain.draining() => {}
                 Ok((task, Ok(()))) => break Err(Error::TaskEnded { task, reason: "without being asked to".to_owned() }),
                 Ok((task, Err(reason))) => break Err(Error::TaskEnded { task, reason }),
                 Err(error) => break Err(Error::TaskEnded { task: "background task", reason: error.to_string() }),
@@ -139,6 +172,7 @@ pub async fn serve(
     if result.is_ok() && tokio::time::timeout(Duration::from_secs(1), joined).await.is_err() {
         tracing::warn!("a task did not end in time");
     }
+    access_log.flush(Duration::from_secs(1));
     result
 }
 
@@ -147,6 +181,10 @@ fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Error> {
     let listener = TcpListener::bind(address).map_err(listen)?;
     listener.set_nonblocking(true).map_err(listen)?;
     Ok(listener)
+}
+
+fn bound_to(listener: Option<&TcpListener>) -> std::io::Result<Option<SocketAddr>> {
+    listener.map(TcpListener::local_addr).transpose()
 }
 
 fn server_conf() -> ServerConf {

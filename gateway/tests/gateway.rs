@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod front;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod page;

@@ -62,6 +62,11 @@ impl File {
         Self { path: path.into(), text: text.into() }
     }
 
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The content.
     pub fn text(&self) -> &str {
         &self.text

@@ -58,6 +58,10 @@ codes! {
     SpecTooLarge = "spec_too_large", 413, "The job spec is too large";
     /// A body that came slower than the deadline.
     BodyTimeout = "body_timeout", 408, "The body did not arrive in time";
+    /// A request whose header is too large, or has too many fields.
+    HeaderTooLarge = "header_too_large", 431, "The request's header is too large";
+    /// A request whose path and query are too long.
+    UriTooLong = "uri_too_long", 414, "The request's target is too long";
     /// The same job id with another spec.
     JobConflict = "job_conflict", 409, "This job id belongs to another spec";
     /// Cancel of a job that already ended.

@@ -25,6 +25,7 @@ use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::page::{self, Parts};
 use crate::reload::{Reloader, Trigger};
+use crate::tls::Tls;
 use status::Status;
 
 /// What the listener shows and steers.
@@ -36,6 +37,8 @@ pub struct Admin {
     pub drain: Arc<Drain>,
     /// The routing file.
     pub reloader: Arc<Reloader>,
+    /// The certificate, where the gateway has one.
+    pub tls: Option<Arc<Tls>>,
     /// The gateway's families.
     pub metrics: Arc<Metrics>,
     /// All families of the process.
@@ -85,6 +88,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         "reason": unready,
         "in_flight": admin.drain.live(),
         "config": config,
+        "certificate": admin.tls.as_ref().map(|tls| tls.state()),
     });
     let status = if unready.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()

@@ -32,6 +32,10 @@ pub(crate) enum Behaviour {
     Busy,
     /// A stream of events, one each time that has passed.
     Events(Duration),
+    /// 200 with that many bytes.
+    Large(usize),
+    /// 200 that says what was asked: method, path, and the length of the body.
+    Echo,
     /// The connection closes instead of an answer.
     Reset,
     /// The connection closes in the middle of the answer's header.
@@ -193,6 +197,7 @@ async fn serve(mut connection: Connection, shared: &Shared) {
         }
         count += 1;
         let submit = seen.path == "/process" || seen.path == "/jobs";
+        let echo = format!("{} {} {}", seen.method, seen.path, seen.body.len());
         shared.seen.lock().unwrap().push(seen);
         let mut orca = report.to_orca();
         let behaviour = *shared.behaviour.lock().unwrap();
@@ -236,6 +241,8 @@ async fn serve(mut connection: Connection, shared: &Shared) {
                     piece = format!("{:x}\r\n{event}\r\n", event.len());
                 }
             }
+            Behaviour::Large(bytes) => connection.answer(200, &headers, &"x".repeat(bytes)).await,
+            Behaviour::Echo => connection.answer(success, &headers, &echo).await,
             Behaviour::Reset => return,
             Behaviour::PartialHeader => {
                 connection.stream.write_all(b"HTTP/1.1 202 Acc").await.unwrap();

@@ -72,10 +72,13 @@ pub(crate) fn gauge(metrics: &str, name: &str) -> f64 {
 
 /// A running gateway; killed when dropped.
 pub(crate) struct Gateway {
+    /// The plain listener, or the one with TLS if there is no other.
     pub(crate) http: SocketAddr,
+    pub(crate) https: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
     pub(crate) client: reqwest::Client,
     child: Mutex<Child>,
+    output: Arc<Mutex<Vec<String>>>,
     directory: tempfile::TempDir,
 }
 
@@ -93,19 +96,40 @@ impl Gateway {
             .spawn()
             .unwrap();
         let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut ready).unwrap();
+        let output: Arc<Mutex<Vec<String>>> = Arc::default();
+        let lines = output.clone();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                lines.lock().unwrap().push(line);
+            }
+        });
         let words: Vec<&str> = ready.split_whitespace().collect();
-        let ["ready", http, "admin", admin] = words[..] else {
+        let ["ready", urls @ .., "admin", admin] = &words[..] else {
             let log = std::fs::read_to_string(directory.path().join("log")).unwrap();
             panic!("not ready: {ready:?}\n{log}");
         };
-        let address = |url: &str| url.strip_prefix("http://").unwrap().parse().unwrap();
+        let address = |url: &str| url.split_once("://").unwrap().1.parse().unwrap();
+        let https = urls.iter().find(|url| url.starts_with("https://")).map(|url| address(url));
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        Self { http: address(http), admin: address(admin), client, child: Mutex::new(child), directory }
+        Self {
+            http: address(urls[0]),
+            https,
+            admin: address(admin),
+            client,
+            child: Mutex::new(child),
+            output,
+            directory,
+        }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.http)
+    }
+
+    pub(crate) fn https_url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.https.unwrap())
     }
 
     pub(crate) fn admin_url(&self, path: &str) -> String {
@@ -121,6 +145,11 @@ impl Gateway {
         let fresh = self.directory.path().join("routing.toml.new");
         std::fs::write(&fresh, routing).unwrap();
         std::fs::rename(fresh, self.file()).unwrap();
+    }
+
+    /// Its lines on standard output, after the one that said it was ready.
+    pub(crate) fn output(&self) -> Vec<String> {
+        self.output.lock().unwrap().clone()
     }
 
     pub(crate) fn log(&self) -> String {
@@ -263,6 +292,36 @@ impl Raw {
         };
         tokio::time::timeout(PATIENCE, read).await.expect("an answer or an end");
         String::from_utf8(head).unwrap()
+    }
+
+    pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.unwrap();
+    }
+
+    /// Sends what the other side takes: whether it took it all.
+    pub(crate) async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        matches!(tokio::time::timeout(Duration::from_secs(2), self.0.write_all(bytes)).await, Ok(Ok(())))
+    }
+
+    /// What comes until the connection closes, or nothing has come for that long.
+    pub(crate) async fn quiet(&mut self, quiet: Duration) -> Vec<u8> {
+        let (mut came, mut piece) = (Vec::new(), vec![0; 65_536]);
+        while let Ok(Ok(length)) = tokio::time::timeout(quiet, self.0.read(&mut piece)).await {
+            if length == 0 {
+                break;
+            }
+            came.extend_from_slice(&piece[..length]);
+        }
+        came
+    }
+
+    /// Everything until the connection closes.
+    pub(crate) async fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        // A reset ends it as well.
+        let reading = tokio::time::timeout(PATIENCE, self.0.read_to_end(&mut rest));
+        let _ = reading.await.expect("an end");
+        rest
     }
 
     /// Sends the same byte again and again until an answer or an end.

@@ -1,0 +1,139 @@
+//! By which names a request is found again: `x-request-id`, and W3C's `traceparent`.
+//!
+//! Both are put into the client's own request header, so that every hop behind reads the same ones: the worker, our
+//! answer, the log. What a client sends is believed only if it is one plain word; it ends up in logs.
+
+use http::{HeaderMap, HeaderValue};
+use rand::Rng as _;
+
+/// The header of a request's id.
+pub const REQUEST_ID: &str = "x-request-id";
+/// The header of a trace: version, trace, span, flags.
+pub const TRACEPARENT: &str = "traceparent";
+/// What vendors add to it; means nothing without it.
+pub const TRACESTATE: &str = "tracestate";
+/// Longest id of a client that is kept.
+const REQUEST_ID_MAX: usize = 128;
+
+/// Settles a request's id and trace. A usable id of the client's is kept, and so is its trace, in which we are the next
+/// span; else both are fresh.
+pub fn adopt(headers: &HeaderMap) -> Names {
+    let trace = single(headers, TRACEPARENT).and_then(Trace::parse);
+    let given = single(headers, REQUEST_ID).filter(|id| is_plain(id)).map(str::to_owned);
+    let known_trace = trace.is_some();
+    let mut rng = rand::rng();
+    // Neither may be all zero.
+    let trace = trace.unwrap_or_else(|| Trace {
+        id: format!("{:032x}", rng.random_range(1..=u128::MAX)),
+        flags: "00".into(),
+    });
+    let traceparent = format!("00-{}-{:016x}-{}", trace.id, rng.random_range(1..=u64::MAX), trace.flags);
+    Names { request_id: given.unwrap_or_else(|| trace.id.clone()), traceparent, known_trace }
+}
+
+/// A request's names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// The client's own id, else the trace's.
+    pub request_id: String,
+    /// What is passed on.
+    pub traceparent: String,
+    /// Whether the client began the trace, so that its `tracestate` belongs to it.
+    pub known_trace: bool,
+}
+
+/// The trace in a `traceparent` of ours.
+pub fn trace_id(traceparent: &HeaderValue) -> Option<&str> {
+    traceparent.to_str().ok()?.get(3..35)
+}
+
+struct Trace {
+    id: String,
+    flags: String,
+}
+
+impl Trace {
+    /// Reads <https://www.w3.org/TR/trace-context/#traceparent-header>; of a later version, what version 00 knows.
+    fn parse(text: &str) -> Option<Self> {
+        let fields: Vec<&str> = text.split('-').collect();
+        let (version, id, span, flags) = match fields.as_slice() {
+            ["00", id, span, flags] => ("00", *id, *span, *flags),
+            [version, id, span, flags, ..] if *version != "00" => (*version, *id, *span, *flags),
+            _ => return None,
+        };
+        let hex = |text: &str, length: usize| {
+            text.len() == length && text.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let nonzero = |text: &str| text.bytes().any(|c| c != b'0');
+        let known = hex(version, 2) && version != "ff" && hex(flags, 2);
+        (known && hex(id, 32) && nonzero(id) && hex(span, 16) && nonzero(span))
+            .then(|| Self { id: id.to_owned(), flags: flags.to_owned() })
+    }
+}
+
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    values.next().is_none().then(|| first.to_str().ok()).flatten()
+}
+
+fn is_plain(id: &str) -> bool {
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
+    (1..=REQUEST_ID_MAX).contains(&id.len()) && id.bytes().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+    fn with(fields: &[(&'static str, &str)]) -> Names {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, value.parse().unwrap());
+        }
+        adopt(&headers)
+    }
+
+    #[test]
+    fn a_plain_id_is_kept_and_anything_else_is_replaced() {
+        assert_eq!(with(&[(REQUEST_ID, "a-B.9_")]).request_id, "a-B.9_");
+        let long = "x".repeat(129);
+        for bad in ["", "a b", "a\"b", "a/b", "{}", long.as_str()] {
+            assert_eq!(with(&[(REQUEST_ID, bad)]).request_id.len(), 32, "{bad:?}");
+        }
+        assert_eq!(with(&[(REQUEST_ID, "a"), (REQUEST_ID, "b")]).request_id.len(), 32);
+        assert_ne!(with(&[]).request_id, with(&[]).request_id);
+    }
+
+    #[test]
+    fn a_trace_goes_on_with_a_span_of_ours() {
+        let given = format!("00-{TRACE}-00f067aa0ba902b7-01");
+        let names = with(&[(TRACEPARENT, &given)]);
+        assert!(names.traceparent.starts_with(&format!("00-{TRACE}-")) && names.traceparent.ends_with("-01"));
+        assert_ne!(names.traceparent, given, "we are another span");
+        assert_eq!((names.request_id.as_str(), names.known_trace), (TRACE, true));
+        let value: HeaderValue = names.traceparent.parse().unwrap();
+        assert_eq!(trace_id(&value), Some(TRACE));
+        let later = with(&[(TRACEPARENT, &format!("01-{TRACE}-00f067aa0ba902b7-01-more"))]);
+        assert!(later.known_trace && later.traceparent.starts_with(&format!("00-{TRACE}-")));
+    }
+
+    #[test]
+    fn a_trace_that_is_none_is_replaced() {
+        let zeros = "0".repeat(32);
+        for bad in [
+            format!("ff-{TRACE}-00f067aa0ba902b7-01"),
+            format!("00-{TRACE}-00f067aa0ba902b7-01-more"),
+            format!("00-{TRACE}-0000000000000000-01"),
+            format!("00-{zeros}-00f067aa0ba902b7-01"),
+            format!("00-{}-00f067aa0ba902b7-01", TRACE.to_uppercase()),
+            format!("00-{TRACE}-00f067aa0ba902b7"),
+            "x".to_owned(),
+        ] {
+            let names = with(&[(TRACEPARENT, &bad)]);
+            assert!(!names.known_trace && names.traceparent.len() == 55, "{bad}");
+        }
+    }
+}

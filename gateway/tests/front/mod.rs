@@ -1,0 +1,7 @@
+//! What stands between clients and the API: TLS, bounds, and the bytes that are no honest request.
+
+mod bounds;
+mod h2raw;
+mod logging;
+mod smuggling;
+pub(crate) mod tls;
