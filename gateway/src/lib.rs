@@ -11,6 +11,7 @@
 
 pub mod admin;
 pub mod admission;
+pub mod audit;
 pub mod config;
 pub mod dispatch;
 pub mod drain;
@@ -19,6 +20,7 @@ pub mod error;
 pub mod fleet;
 pub mod forward;
 pub mod metrics;
+pub mod overrides;
 pub mod page;
 pub mod proxy;
 pub mod reload;

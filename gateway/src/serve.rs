@@ -19,12 +19,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Admin};
+use crate::audit::Audit;
 use crate::config::Config;
 use crate::dispatch::Dispatch;
 use crate::drain::{self, Drain};
 use crate::edge::Edge;
 use crate::error::Error;
-use crate::fleet::{Fleet, probe};
+use crate::fleet::{Fleet, probe, steer};
 use crate::forward::{Budget, TRIES_MAX};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
@@ -81,6 +82,7 @@ pub async fn serve(
         tokio::net::TcpListener::from_std(admin_listener).map_err(system("adopt the admin listener"))?;
 
     let (fleet, drain) = (Fleet::new(config), Arc::new(Drain::default()));
+    let audit = Arc::new(Audit::default());
     let path = options.config.clone();
     let reloader = Arc::new(Reloader::new(path, file.text().to_owned(), fleet.clone(), metrics.clone()));
     let budget = Arc::new(Budget::default());
@@ -102,7 +104,13 @@ pub async fn serve(
         reloader: reloader.clone(),
         metrics: metrics.clone(),
         registry,
+        audit: audit.clone(),
     };
+    let steering = steer::run(fleet.clone(), audit, stop.clone());
+    tasks.spawn(async move {
+        steering.await;
+        ("clock of the overrides", Ok(()))
+    });
     let admin = admin::run(admin_listener, app, stop.clone());
     tasks.spawn(async move { ("admin listener", admin.await.map_err(|error| error.to_string())) });
     let reload = reload::run(reloader, stop.clone());

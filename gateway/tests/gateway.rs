@@ -6,6 +6,8 @@ mod fake;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod operator;
+#[cfg(test)]
 mod page;
 
 use std::time::{Duration, Instant};

@@ -2,8 +2,11 @@
 //!
 //! Our own small app: Pingora's metrics app answers every path with the metrics.
 
+pub mod problem;
 pub mod status;
+pub mod steer;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -17,6 +20,7 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::{Audit, Entry};
 use crate::drain::Drain;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
@@ -37,6 +41,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// All families of the process.
     pub registry: Registry,
+    /// Who changed what.
+    pub audit: Arc<Audit>,
 }
 
 /// Serves until `stop`.
@@ -53,7 +59,10 @@ pub async fn run(listener: TcpListener, admin: Admin, stop: CancellationToken) -
         .route("/assets/{name}", get(asset))
         .route("/pools", get(pools))
         .route("/reload", post(reload))
-        .with_state(admin);
+        .route("/audit", get(audit))
+        .merge(steer::routes())
+        .with_state(admin)
+        .into_make_service_with_connect_info::<SocketAddr>();
     // Not graceful: an operator's open connection must not keep the process.
     tokio::select! {
         served = async { axum::serve(listener, app).await } => served,
@@ -97,6 +106,10 @@ async fn asset(
     headers: HeaderMap,
 ) -> Response {
     plain(page::asset(&admin.fleet.config().page, &name, query.as_deref(), &headers))
+}
+
+async fn audit(State(admin): State<Admin>) -> Json<Vec<Entry>> {
+    Json(admin.audit.entries())
 }
 
 /// The page's answer as axum's.
