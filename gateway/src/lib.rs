@@ -13,6 +13,7 @@ pub mod admin;
 pub mod admission;
 pub mod audit;
 pub mod config;
+pub mod decisions;
 pub mod dispatch;
 pub mod drain;
 pub mod edge;

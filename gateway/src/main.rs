@@ -49,6 +49,8 @@ enum Command {
     Weight(cli::steer::Weight),
     /// List what was changed beside the routing file of a running gateway, or take a change back.
     Overrides(cli::steer::Overrides),
+    /// Ask a running gateway why a job would go where it would, or why one went where it did.
+    Explain(cli::explain::Explain),
     /// Show who changed what in a running gateway: reloads and overrides, applied and refused.
     Audit(cli::Ask),
 }
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
         Command::Check { file } => check(&file),
         Command::Status(ask) => runtime.block_on(cli::show(&ask, "/status", status::table)),
         Command::Audit(ask) => runtime.block_on(cli::show(&ask, "/audit", cli::audit_lines)),
+        Command::Explain(explain) => runtime.block_on(explain.run()),
         Command::Drain(drain) => runtime.block_on(drain.run("/drain")),
         Command::Undrain(drain) => runtime.block_on(drain.run("/undrain")),
         Command::Weight(weight) => runtime.block_on(weight.run()),

@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Admin};
 use crate::audit::Audit;
 use crate::config::Config;
+use crate::decisions::Decisions;
 use crate::dispatch::Dispatch;
 use crate::drain::{self, Drain};
 use crate::edge::Edge;
@@ -86,7 +87,14 @@ pub async fn serve(
     let path = options.config.clone();
     let reloader = Arc::new(Reloader::new(path, file.text().to_owned(), fleet.clone(), metrics.clone()));
     let budget = Arc::new(Budget::default());
-    let dispatch = Dispatch { fleet: fleet.clone(), drain: drain.clone(), metrics: metrics.clone(), budget };
+    let decisions = Arc::new(Decisions::default());
+    let dispatch = Dispatch {
+        fleet: fleet.clone(),
+        drain: drain.clone(),
+        metrics: metrics.clone(),
+        budget,
+        decisions: decisions.clone(),
+    };
     let proxy = Proxy { dispatch, reloader: reloader.clone() };
     let edge = Edge::new(http_proxy(&Arc::new(server_conf()), proxy), fleet.clone(), metrics.clone());
 
@@ -105,6 +113,7 @@ pub async fn serve(
         metrics: metrics.clone(),
         registry,
         audit: audit.clone(),
+        decisions,
     };
     let steering = steer::run(fleet.clone(), audit, stop.clone());
     tasks.spawn(async move {

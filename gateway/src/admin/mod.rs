@@ -2,6 +2,7 @@
 //!
 //! Our own small app: Pingora's metrics app answers every path with the metrics.
 
+pub mod explain;
 pub mod problem;
 pub mod status;
 pub mod steer;
@@ -21,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Audit, Entry};
+use crate::decisions::Decisions;
 use crate::drain::Drain;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
@@ -43,6 +45,8 @@ pub struct Admin {
     pub registry: Registry,
     /// Who changed what.
     pub audit: Arc<Audit>,
+    /// What was decided of late.
+    pub decisions: Arc<Decisions>,
 }
 
 /// Serves until `stop`.
@@ -61,6 +65,7 @@ pub async fn run(listener: TcpListener, admin: Admin, stop: CancellationToken) -
         .route("/reload", post(reload))
         .route("/audit", get(audit))
         .merge(steer::routes())
+        .merge(explain::routes())
         .with_state(admin)
         .into_make_service_with_connect_info::<SocketAddr>();
     // Not graceful: an operator's open connection must not keep the process.

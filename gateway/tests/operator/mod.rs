@@ -153,3 +153,85 @@ async fn the_command_line_drains_weighs_lists_and_takes_back() {
         assert_eq!(check(&[command, "--help"]).0, 0);
     }
 }
+
+/// F as the record's own terms say.
+fn f_s(terms: &Value) -> f64 {
+    let term = |name: &str| terms[name].as_f64().unwrap();
+    2.0 * (term("wait_s") + term("age_s"))
+        + term("job_s")
+        + term("round_trip_s")
+        + term("egress_s")
+        + term("failing_s")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_nobody_sent_is_explained_with_terms_that_add_up() {
+    let (first, second) = (Fake::start("aws", "w1").await, Fake::start("gcp", "w2").await);
+    let routing = pools(&[("aws", 1.0, &[&first]), ("gcp", 1.0, &[&second])]);
+    let priced = routing.replace("weight = 1\n", "weight = 1\negress_usd_per_gb = 0.09\n");
+    let gateway = Gateway::start(&priced).await;
+    gateway.healthy(2).await;
+    second.load(|load| load.draining = true);
+    eventually("the gateway has heard that one drains", || async {
+        gateway.status().await["pools"][1]["workers"][0]["rejected"] == "draining"
+    })
+    .await;
+    let asked = json!({ "spec": { "duration_hint_s": 60 }, "input_pool": "gcp", "priority": "batch" });
+    let told: Value = post(&gateway, "/explain", asked).await.json().await.unwrap();
+    assert_eq!((&told["job"]["priority"], &told["job"]["input_pool"]), (&json!("batch"), &json!("gcp")));
+    assert_eq!((&told["chosen"]["pool"], &told["chosen"]["reason"]), (&json!("aws"), &json!("only")));
+    assert_eq!(told["chosen"]["worker"], "w1");
+    let pools = told["pools"].as_array().unwrap();
+    assert!((pools[0]["f_s"].as_f64().unwrap() - f_s(&pools[0]["terms"])).abs() < 1e-9);
+    // 60 s at 5 Mbit/s are 0.0375 GB: at $0.09 and $1 per hour of waiting, 12.15 s.
+    assert!((pools[0]["terms"]["egress_s"].as_f64().unwrap() - 12.15).abs() < 0.01, "{}", pools[0]);
+    assert_eq!((&pools[0]["share"], &pools[1]["share"]), (&json!(1.0), &json!(0.0)));
+    assert_eq!(
+        (&pools[1]["rejected"], &pools[1]["workers"][0]["rejected"]),
+        (&json!("no_usable_worker"), &json!("draining"))
+    );
+    assert_eq!((first.submits().len(), second.submits().len()), (0, 0), "nothing was sent");
+    for (body, field) in [
+        (json!({ "input_pool": "azure" }), "input_pool"),
+        (json!({ "duration_hint_s": 0 }), "duration_hint_s"),
+        (json!({ "spec": { "priority": "now" } }), "spec"),
+    ] {
+        assert_eq!(problem(post(&gateway, "/explain", body).await).await["field"], field);
+    }
+    let admin = gateway.admin.to_string();
+    let arguments = ["explain", "--input-pool", "gcp", "--duration-hint", "1m", "--admin", &admin];
+    let (code, out, err) = check(&arguments);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("goes to aws w1 127.0.0.1:") && out.contains("12.15"), "{out}");
+    assert!(out.contains("no: no usable worker") && out.contains("no: draining"), "{out}");
+    assert_eq!(check(&["explain", "--spec", "/nonexistent", "--admin", &admin]).0, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_that_was_made_is_explained_try_by_try() {
+    let (gateway, first, second) = two().await;
+    first.behave(crate::fake::Behaviour::Full(9));
+    post(&gateway, "/weight", json!({ "target": "aws", "weight": 1e6 })).await;
+    let sent =
+        gateway.client.post(gateway.url("/process")).header("x-request-id", "req 7/é?".replace('é', "e"));
+    let sent = sent.body("{\"job_id\":\"j1\"}").send().await.unwrap();
+    assert_eq!(sent.status(), StatusCode::ACCEPTED);
+    assert_eq!((first.submits().len(), second.submits().len()), (1, 1));
+    let told = get(&gateway, "/decisions/j1").await;
+    let tries = told.as_array().unwrap();
+    assert_eq!((tries.len(), &tries[0]["tries"], &tries[1]["tries"]), (2, &json!(0), &json!(1)));
+    assert_eq!((&tries[0]["chosen"]["worker"], &tries[0]["request_id"]), (&json!("w1"), &json!("req 7/e?")));
+    assert_eq!(
+        (&tries[1]["chosen"]["worker"], &tries[1]["chosen"]["reason"]),
+        (&json!("w2"), &json!("retry"))
+    );
+    assert_eq!(tries[1]["pools"][0]["workers"][0]["rejected"], "tried");
+    let admin = gateway.admin.to_string();
+    for id in ["j1", "req 7/e?"] {
+        let (code, out, err) = check(&["explain", "--request-id", id, "--admin", &admin]);
+        assert_eq!((code, err.as_str()), (0, ""), "{id}");
+        assert!(out.contains("job j1, decided ") && out.contains("no: tried"), "{out}");
+    }
+    let (code, _, err) = check(&["explain", "--request-id", "j2", "--admin", &admin]);
+    assert!(code == 2 && err.contains("no decision about \"j2\" is known"), "{err}");
+}
