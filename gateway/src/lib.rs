@@ -14,6 +14,7 @@ pub mod admission;
 pub mod audit;
 pub mod config;
 pub mod decisions;
+pub mod diff;
 pub mod dispatch;
 pub mod drain;
 pub mod edge;

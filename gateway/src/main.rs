@@ -39,6 +39,8 @@ enum Command {
         /// The routing file (TOML).
         file: PathBuf,
     },
+    /// Ask a running gateway what a routing file would change.
+    Diff(cli::diff::Diff),
     /// Ask a running gateway for its pools, workers and overrides, and print a table.
     Status(cli::Ask),
     /// Give a pool or a worker of a running gateway no new jobs; reads and what it runs go on.
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         Command::Check { file } => check(&file),
         Command::Status(ask) => runtime.block_on(cli::show(&ask, "/status", status::table)),
         Command::Audit(ask) => runtime.block_on(cli::show(&ask, "/audit", cli::audit_lines)),
+        Command::Diff(diff) => runtime.block_on(diff.run()),
         Command::Explain(explain) => runtime.block_on(explain.run()),
         Command::Drain(drain) => runtime.block_on(drain.run("/drain")),
         Command::Undrain(drain) => runtime.block_on(drain.run("/undrain")),

@@ -85,7 +85,8 @@ pub async fn serve(
     let (fleet, drain) = (Fleet::new(config), Arc::new(Drain::default()));
     let audit = Arc::new(Audit::default());
     let path = options.config.clone();
-    let reloader = Arc::new(Reloader::new(path, file.text().to_owned(), fleet.clone(), metrics.clone()));
+    let text = file.text().to_owned();
+    let reloader = Arc::new(Reloader::new(path, text, fleet.clone(), metrics.clone(), audit.clone()));
     let budget = Arc::new(Budget::default());
     let decisions = Arc::new(Decisions::default());
     let dispatch = Dispatch {

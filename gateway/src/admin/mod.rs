@@ -2,6 +2,7 @@
 //!
 //! Our own small app: Pingora's metrics app answers every path with the metrics.
 
+pub mod diff;
 pub mod explain;
 pub mod problem;
 pub mod status;
@@ -11,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{ConnectInfo, Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -28,6 +29,7 @@ use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::page::{self, Parts};
 use crate::reload::{Reloader, Trigger};
+use problem::Problem;
 use status::Status;
 
 /// What the listener shows and steers.
@@ -66,6 +68,7 @@ pub async fn run(listener: TcpListener, admin: Admin, stop: CancellationToken) -
         .route("/audit", get(audit))
         .merge(steer::routes())
         .merge(explain::routes())
+        .merge(diff::routes())
         .with_state(admin)
         .into_make_service_with_connect_info::<SocketAddr>();
     // Not graceful: an operator's open connection must not keep the process.
@@ -132,21 +135,12 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     }
 }
 
-async fn reload(State(admin): State<Admin>) -> Response {
-    match admin.reloader.reload(Trigger::Admin) {
-        Ok(reloaded) => Json(reloaded).into_response(),
-        Err(error) => {
-            let body = serde_json::json!({
-                "type": "about:blank",
-                "title": "The routing file cannot be used; the one in force stays",
-                "status": 422,
-                "code": "bad_config",
-                "detail": error.to_string(),
-                "field": error.key,
-                "line": error.at.map(|(line, _)| line),
-            });
-            let kind = [(header::CONTENT_TYPE, millrace_wire::problem::CONTENT_TYPE)];
-            (StatusCode::UNPROCESSABLE_ENTITY, kind, body.to_string()).into_response()
-        }
-    }
+async fn reload(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let by = Some(steer::actor(&headers, peer));
+    let reloaded = admin.reloader.reload(Trigger::Admin, by);
+    Ok(Json(reloaded.map_err(|error| diff::unusable(&error))?).into_response())
 }

@@ -1,5 +1,6 @@
 //! What the command line asks a running gateway: one request to its admin listener, its answer as text or JSON.
 
+pub(crate) mod diff;
 pub(crate) mod explain;
 pub(crate) mod steer;
 

@@ -235,3 +235,42 @@ async fn a_decision_that_was_made_is_explained_try_by_try() {
     let (code, _, err) = check(&["explain", "--request-id", "j2", "--admin", &admin]);
     assert!(code == 2 && err.contains("no decision about \"j2\" is known"), "{err}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_difference_is_shown_before_it_is_made_and_stays_on_record_after() {
+    let (gateway, first, second) = two().await;
+    let admin = gateway.admin.to_string();
+    let diff = |file: &str| check(&["diff", file, "--admin", &admin]);
+    let other = gateway.file().with_file_name("other.toml");
+    let other = other.to_str().unwrap();
+    let wanted = pools(&[("aws", 2.5, &[&first]), ("gcp", 1.0, &[&second])]);
+    assert_eq!(diff(gateway.file().to_str().unwrap()), (0, String::new(), String::new()));
+    std::fs::write(other, &wanted).unwrap();
+    post(&gateway, "/weight", json!({ "target": "gcp", "weight": 3 })).await;
+    let (code, out, _) = diff(other);
+    let overridden = "overridden, whatever the file says: weight of gcp\n";
+    assert_eq!((code, out), (1, format!("~ pools.aws.weight: 1.0 -> 2.5\n{overridden}").replace("1.0", "1")));
+    std::fs::write(other, wanted.replace("http = \"127.0.0.1:0\"", "http = \"127.0.0.1:9\"")).unwrap();
+    let (code, out, _) = diff(other);
+    assert!(code == 1 && out.contains("listen.http: 127.0.0.1:0 -> 127.0.0.1:9  (needs a restart)"), "{out}");
+    std::fs::write(other, wanted.replace("weight", "wieght")).unwrap();
+    let (code, _, err) = diff(other);
+    assert!(code == 2 && err.contains("other.toml:") && err.contains("unknown field `wieght`"), "{err}");
+    assert_eq!(diff("/nonexistent").0, 2);
+    assert_eq!(check(&["diff", other, "--admin", "127.0.0.1:1"]).0, 2);
+    assert_eq!(gateway.generation().await, 1, "nothing was changed");
+
+    gateway.write(&wanted);
+    eventually("the file is in force", || async { gateway.generation().await == 2 }).await;
+    gateway.write(&wanted.replace("name", "nmae"));
+    let refused = gateway.client.post(gateway.admin_url("/reload")).header("millrace-actor", "ann");
+    assert_eq!(problem(refused.send().await.unwrap()).await["code"], "bad_config");
+    let entries = get(&gateway, "/audit").await;
+    let reloads: Vec<&Value> =
+        entries.as_array().unwrap().iter().filter(|entry| entry["action"] == "reload").collect();
+    assert_eq!(reloads[0]["by"]["name"], "the routing file");
+    assert_eq!(reloads[0]["after"]["changes"], json!(["~ pools.aws.weight: 1 -> 2.5"]));
+    let last = reloads.last().unwrap();
+    assert!(last["refused"].as_str().unwrap().contains("unknown field `nmae`"), "{last}");
+    assert_eq!(last["before"], last["after"]);
+}
