@@ -133,3 +133,100 @@ fn a_drain_counts_for_the_next_job() {
         assert_eq!(chosen.unwrap().address.port(), 2);
     }
 }
+
+/// A routing file: for each of three pools, whether it is there, its weight, whether it drains, and for each of its
+/// three addresses whether it is listed and drained.
+type Edit = [(bool, u8, bool, [(bool, bool); 3]); 3];
+
+const NAMES: [&str; 3] = ["aws", "gcp", "azure"];
+
+fn port(pool: usize, worker: usize) -> u16 {
+    (1 + pool * 3 + worker) as u16
+}
+
+fn written(edit: &Edit) -> Option<Config> {
+    let mut text = String::new();
+    for (pool, (there, weight, drain, workers)) in edit.iter().enumerate() {
+        let listed = workers.iter().enumerate().filter(|(_, (listed, _))| *listed);
+        let endpoints: Vec<String> = listed
+            .map(|(worker, (_, drain))| {
+                format!("{{ address = \"127.0.0.1:{}\", drain = {drain} }}", port(pool, worker))
+            })
+            .collect();
+        if *there && !endpoints.is_empty() {
+            text += &format!(
+                "[[pools]]\nname = {:?}\nweight = {}\ndrain = {drain}\nendpoints = [{}]\n",
+                NAMES[pool],
+                u16::from(*weight) + 1,
+                endpoints.join(", ")
+            );
+        }
+    }
+    (!text.is_empty()).then(|| config(&text))
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 50, ..Default::default() })]
+
+    /// 50 · 20 edits, each put in force with an override set or removed in between.
+    #[test]
+    fn a_thousand_random_edits_keep_health_latency_and_overrides_by_address(
+        edits in proptest::collection::vec((proptest::prelude::any::<Edit>(), 0..3_usize, 0..3_usize, 0..4_u8), 20)
+    ) {
+        let everything: Edit = [(true, 0, false, [(true, false); 3]); 3];
+        let (fleet, audit) = (Fleet::new(written(&everything).unwrap()), Audit::default());
+        let at = |pool, worker| SocketAddr::from(([127, 0, 0, 1], port(pool, worker)));
+        // What is known of a worker for as long as it stays listed, and which overrides there are, kept beside.
+        let mut latency: HashMap<SocketAddr, f64> = HashMap::new();
+        let mut drained: HashMap<SocketAddr, bool> = HashMap::new();
+        let mut weights: HashMap<usize, f64> = HashMap::new();
+        let mut listed = everything;
+        for (edit, pool, worker, action) in edits {
+            let address = at(pool, worker);
+            if listed[pool].0 && listed[pool].3[worker].0 {
+                let up = super::super::tests::report(NAMES[pool], 1);
+                fleet.probed(address, up, Duration::from_millis(1));
+                fleet.judge(address, crate::fleet::Verdict::Answered, Some(Duration::from_millis(7)));
+                latency.insert(address, fleet.of(address, |worker| worker.read_latency_s).unwrap());
+                if action == 0 {
+                    fleet.steer(&order(&address.to_string(), Action::Drain), &audit).unwrap();
+                    drained.insert(address, true);
+                }
+                if action == 1 {
+                    fleet.steer(&order(NAMES[pool], Action::Weight(0.5)), &audit).unwrap();
+                    weights.insert(pool, 0.5);
+                }
+            }
+            if action == 2 && drained.remove(&address).is_some() {
+                fleet.steer(&order(&address.to_string(), Action::Remove), &audit).unwrap();
+            }
+            let Some(file) = written(&edit) else { continue };
+            fleet.apply(file);
+            listed = edit;
+            for (pool, (there, weight, drain, workers)) in listed.iter().enumerate() {
+                let whole = *there && workers.iter().any(|(listed, _)| *listed);
+                if whole {
+                    let wanted = weights.get(&pool).copied().unwrap_or(f64::from(*weight) + 1.0);
+                    proptest::prop_assert_eq!(self::pool(&fleet, NAMES[pool]), (wanted, *drain));
+                }
+                for (worker, (is_listed, drain)) in workers.iter().enumerate() {
+                    let address = at(pool, worker);
+                    let known = fleet.of(address, Clone::clone);
+                    proptest::prop_assert_eq!(known.is_some(), whole && *is_listed);
+                    let Some(known) = known else {
+                        latency.remove(&address);
+                        continue;
+                    };
+                    let wanted = drained.get(&address).copied().unwrap_or(*drain);
+                    proptest::prop_assert_eq!(known.drain, wanted);
+                    let healthy = latency.contains_key(&address);
+                    proptest::prop_assert_eq!(known.health == Health::Up, healthy);
+                    let kept = latency.get(&address).copied().unwrap_or(0.0);
+                    proptest::prop_assert_eq!(known.read_latency_s, kept);
+                }
+            }
+        }
+        let set = fleet.overrides().1.len();
+        proptest::prop_assert_eq!(set, drained.len() + weights.len());
+    }
+}
