@@ -5,11 +5,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use millrace_wire::{Code, JobId, PoolId, Problem};
 use tracing::debug;
 
+use crate::decisions::{Decisions, Made};
 use crate::drain::Drain;
 use crate::fleet::snapshot::Worker;
 use crate::fleet::{Fleet, Reading, Submitting, Verdict};
@@ -30,6 +31,8 @@ pub struct Dispatch {
     pub metrics: Arc<Metrics>,
     /// How many retries may be under way.
     pub budget: Arc<Budget>,
+    /// What was decided of late.
+    pub decisions: Arc<Decisions>,
 }
 
 /// A request and what has become of it so far.
@@ -41,6 +44,8 @@ pub struct Request {
     pub job: Job,
     /// Its job's id, for a submit.
     pub job_id: Option<JobId>,
+    /// What the client calls the request, if it said.
+    pub request_id: Option<String>,
     /// How often it was sent to a worker.
     pub tries: u32,
     /// Where the next try goes.
@@ -96,6 +101,7 @@ impl Request {
             route,
             job: Job::default(),
             job_id: None,
+            request_id: None,
             tries: 0,
             target: None,
             trying: None,
@@ -172,7 +178,18 @@ impl Dispatch {
 
     fn choose_for_job(&self, request: &Request) -> Result<Target, Box<Problem>> {
         let view = self.fleet.view();
-        match view.submit(&request.job, &request.exclude, &mut rand::rng()) {
+        let outcome = view.submit(&request.job, &request.exclude, &mut rand::rng());
+        self.decisions.keep(Made {
+            at: SystemTime::now(),
+            job_id: request.job_id.clone(),
+            request_id: request.request_id.clone(),
+            tries: request.tries,
+            view: view.clone(),
+            job: request.job.clone(),
+            exclude: request.exclude.clone(),
+            outcome,
+        });
+        match outcome {
             Ok(choice) => {
                 let pool = view.pool(choice.pool);
                 let labels = [pool.as_str(), choice.reason.as_str()];

@@ -13,7 +13,10 @@
 pub mod access_log;
 pub mod admin;
 pub mod admission;
+pub mod audit;
 pub mod config;
+pub mod decisions;
+pub mod diff;
 pub mod dispatch;
 pub mod drain;
 pub mod edge;
@@ -22,6 +25,7 @@ pub mod fleet;
 pub mod forward;
 pub mod limits;
 pub mod metrics;
+pub mod overrides;
 pub mod page;
 pub mod proxy;
 pub mod reload;

@@ -1,7 +1,8 @@
 //! The gateway's command line: arguments → telemetry → [`millrace_gateway::serve`] → exit code.
 
+mod cli;
+
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use millrace_runtime::telemetry::{self, LogFormat};
 #[command(
     version,
     after_help = "Examples:\n  millrace-gateway check routing.toml\n  millrace-gateway run --config routing.toml\n  \
-                  millrace-gateway status --admin 127.0.0.1:8081\n\n\
+                  millrace-gateway status --admin 127.0.0.1:8081\n  millrace-gateway drain gcp --ttl 30m\n\n\
                   Exit codes: 0 done, 1 failed, 2 wrong usage or configuration."
 )]
 struct Arguments {
@@ -40,15 +41,22 @@ enum Command {
         /// The routing file (TOML).
         file: PathBuf,
     },
-    /// Ask a running gateway for its pools and workers, and print a table.
-    Status {
-        /// Its admin listener.
-        #[arg(long, value_name = "IP:PORT", env = "MILLRACE_ADMIN", default_value = "127.0.0.1:8081")]
-        admin: SocketAddr,
-        /// Print the JSON instead.
-        #[arg(long)]
-        json: bool,
-    },
+    /// Ask a running gateway what a routing file would change.
+    Diff(cli::diff::Diff),
+    /// Ask a running gateway for its pools, workers and overrides, and print a table.
+    Status(cli::Ask),
+    /// Give a pool or a worker of a running gateway no new jobs; reads and what it runs go on.
+    Drain(cli::steer::Drain),
+    /// Give a pool or a worker of a running gateway new jobs again.
+    Undrain(cli::steer::Drain),
+    /// Give a pool of a running gateway another weight, beside its routing file.
+    Weight(cli::steer::Weight),
+    /// List what was changed beside the routing file of a running gateway, or take a change back.
+    Overrides(cli::steer::Overrides),
+    /// Ask a running gateway why a job would go where it would, or why one went where it did.
+    Explain(cli::explain::Explain),
+    /// Show who changed what in a running gateway: reloads and overrides, applied and refused.
+    Audit(cli::Ask),
 }
 
 #[derive(Debug, Args)]
@@ -85,7 +93,14 @@ fn main() -> ExitCode {
     let code = match Arguments::parse().command {
         Command::Run(arguments) => runtime.block_on(run(arguments)),
         Command::Check { file } => check(&file),
-        Command::Status { admin, json } => runtime.block_on(show(admin, json)),
+        Command::Status(ask) => runtime.block_on(cli::show(&ask, "/status", status::table)),
+        Command::Audit(ask) => runtime.block_on(cli::show(&ask, "/audit", cli::audit_lines)),
+        Command::Diff(diff) => runtime.block_on(diff.run()),
+        Command::Explain(explain) => runtime.block_on(explain.run()),
+        Command::Drain(drain) => runtime.block_on(drain.run("/drain")),
+        Command::Undrain(drain) => runtime.block_on(drain.run("/undrain")),
+        Command::Weight(weight) => runtime.block_on(weight.run()),
+        Command::Overrides(overrides) => runtime.block_on(overrides.run()),
     };
     // Connections that are still open (idle ones, or past the drain's deadline) end with the process.
     runtime.shutdown_background();
@@ -138,20 +153,6 @@ fn check(file: &std::path::Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => failed(2, &error),
-    }
-}
-
-async fn show(admin: SocketAddr, json: bool) -> ExitCode {
-    match status::fetch(admin).await {
-        Ok(status) if json => {
-            println!("{}", serde_json::to_string_pretty(&status).expect("a status is plain data"));
-            ExitCode::SUCCESS
-        }
-        Ok(status) => {
-            print!("{}", status::table(&status));
-            ExitCode::SUCCESS
-        }
-        Err(error) => failed(1, &format!("no gateway answers at {admin}: {error}")),
     }
 }
 

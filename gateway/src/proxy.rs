@@ -22,6 +22,7 @@ use crate::access_log::{self, AccessLog, Record};
 use crate::admin::status::Status;
 use crate::admission;
 use crate::config::{self, Config};
+use crate::decisions;
 use crate::dispatch::{Dispatch, Repeatable, Request, Target};
 use crate::drain::InFlight;
 use crate::edge;
@@ -217,6 +218,7 @@ impl ProxyHttp for Proxy {
             }
         };
         let request = ctx.request.insert(Request::new(route.clone()));
+        request.request_id = decisions::request_id(&session.req_header().headers);
         if route.is_local() {
             self.local(session, &route, &ctx.config).await?;
             return Ok(true);

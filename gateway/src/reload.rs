@@ -11,17 +11,22 @@ use std::time::{Duration, SystemTime};
 
 use millrace_runtime::config::{Error, File};
 use serde::Serialize;
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::audit::{self, Actor, Audit};
 use crate::config::{Config, Listen, https};
+use crate::diff::{self, Change, NEEDS_RESTART};
 use crate::fleet::{Diff, Fleet};
 use crate::metrics::Metrics;
 use crate::tls;
 
 /// Between two looks at the file.
 pub const INTERVAL: Duration = Duration::from_millis(500);
+/// Most changes of one reload that its entry in the audit log names.
+pub const AUDITED_MAX: usize = 100;
 
 /// What asked for a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -61,6 +66,7 @@ pub struct Reloaded {
 pub struct Reloader {
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
+    audit: Arc<Audit>,
     listen: Listen,
     state: Mutex<Followed>,
 }
@@ -68,6 +74,8 @@ pub struct Reloader {
 #[derive(Debug)]
 struct Followed {
     state: State,
+    /// The content that is in force.
+    in_force: String,
     /// What was last put in force or refused.
     settled: Seen,
     /// What the last look saw beside that.
@@ -79,7 +87,13 @@ type Seen = Result<String, String>;
 
 impl Reloader {
     /// Follows `file`, whose content `text` is in force already.
-    pub fn new(path: PathBuf, text: String, fleet: Arc<Fleet>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        path: PathBuf,
+        text: String,
+        fleet: Arc<Fleet>,
+        metrics: Arc<Metrics>,
+        audit: Arc<Audit>,
+    ) -> Self {
         let listen = fleet.config().listen.clone();
         let state = State { file: path, generation: 1, error: None };
         metrics.reload_generation.set(1);
@@ -88,8 +102,9 @@ impl Reloader {
         Self {
             fleet,
             metrics,
+            audit,
             listen,
-            state: Mutex::new(Followed { state, settled: Ok(text), changing: None }),
+            state: Mutex::new(Followed { state, in_force: text.clone(), settled: Ok(text), changing: None }),
         }
     }
 
@@ -98,11 +113,28 @@ impl Reloader {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).state.clone()
     }
 
-    /// Reads the file and puts it in force.
+    /// What a routing file of that content would change, and against which generation.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn diff(&self, text: &str) -> Result<(u64, Vec<Change>), Error> {
+        let (state, in_force) = {
+            let followed = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            (followed.state.clone(), followed.in_force.clone())
+        };
+        Ok((state.generation, diff::changes(&state.file, &in_force, text, |file| self.accept(file))?))
+    }
+
+    /// Reads the file and puts it in force, for somebody who asks or for what triggers it by itself.
     ///
     /// # Errors
     /// Why it stays out; what was in force stays.
-    pub fn reload(&self, trigger: Trigger) -> Result<Reloaded, Error> {
+    pub fn reload(&self, trigger: Trigger, by: Option<Actor>) -> Result<Reloaded, Error> {
+        let by = by.unwrap_or_else(|| match trigger {
+            Trigger::Change => Actor::own("the routing file"),
+            Trigger::Signal => Actor::own("SIGHUP"),
+            Trigger::Admin => Actor::own("the admin listener"),
+        });
         // Held to the end: two reloads at once must not put an older version over a newer one.
         let mut followed = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let read = File::read(&followed.state.file);
@@ -118,9 +150,21 @@ impl Reloader {
         }
         followed.settled = seen;
         followed.changing = None;
-        let state = &mut followed.state;
+        let Followed { state, in_force, .. } = &mut *followed;
+        let before = state.generation;
+        let record = |refused, after| {
+            let (target, before) = (state.file.display().to_string(), json!({ "generation": before }));
+            self.audit.record(audit::Change { by, action: "reload", target, refused, before, after });
+        };
+        let text = read.as_ref().map(|file| file.text().to_owned()).unwrap_or_default();
         match read.and_then(|file| self.accept(&file)) {
             Ok(config) => {
+                let compared = diff::changes(&state.file, in_force, &text, |file| self.accept(file));
+                let mut lines: Vec<String> = compared.unwrap_or_default().iter().map(Change::line).collect();
+                let more = lines.len().saturating_sub(AUDITED_MAX);
+                lines.truncate(AUDITED_MAX);
+                record(None, json!({ "generation": before + 1, "changes": lines, "further_changes": more }));
+                *in_force = text;
                 let diff = self.fleet.apply(config);
                 state.generation += 1;
                 state.error = None;
@@ -133,6 +177,7 @@ impl Reloader {
                 Ok(Reloaded { generation, diff })
             }
             Err(error) => {
+                record(Some(error.to_string()), json!({ "generation": before }));
                 state.error = Some(error.to_string());
                 self.metrics.reload_success.set(0);
                 error!(%error, ?trigger, "routing file not reloaded; the one in force stays");
@@ -152,7 +197,7 @@ impl Reloader {
         for (key, name, now, wanted) in fixed {
             if now != wanted {
                 let show = |address: Option<SocketAddr>| address.map_or("none".to_owned(), |a| a.to_string());
-                let message = format!("changing it from {} to {} needs a restart", show(now), show(wanted));
+                let message = format!("changing it from {} to {} {NEEDS_RESTART}", show(now), show(wanted));
                 return Err(match place(file.text(), name) {
                     Some(span) => file.error_at(span, key, message),
                     None => file.error(key, message),
@@ -199,6 +244,6 @@ pub async fn run(reloader: Arc<Reloader>, stop: CancellationToken) -> std::io::R
         };
         let reloader = reloader.clone();
         // A file on a network file system may take its time; errors are logged, counted and shown where they arise.
-        let _ = tokio::task::spawn_blocking(move || reloader.reload(trigger)).await;
+        let _ = tokio::task::spawn_blocking(move || reloader.reload(trigger, None)).await;
     }
 }

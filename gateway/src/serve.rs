@@ -20,12 +20,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
+use crate::audit::Audit;
 use crate::config::{Config, https};
+use crate::decisions::Decisions;
 use crate::dispatch::Dispatch;
 use crate::drain::{self, Drain};
 use crate::edge::Edge;
 use crate::error::Error;
-use crate::fleet::{Fleet, probe};
+use crate::fleet::{Fleet, probe, steer};
 use crate::forward::{Budget, TRIES_MAX};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
@@ -92,10 +94,19 @@ pub async fn serve(
         tokio::net::TcpListener::from_std(admin_listener).map_err(system("adopt the admin listener"))?;
 
     let (fleet, drain) = (Fleet::new(config), Arc::new(Drain::default()));
+    let audit = Arc::new(Audit::default());
     let path = options.config.clone();
-    let reloader = Arc::new(Reloader::new(path, file.text().to_owned(), fleet.clone(), metrics.clone()));
+    let text = file.text().to_owned();
+    let reloader = Arc::new(Reloader::new(path, text, fleet.clone(), metrics.clone(), audit.clone()));
     let budget = Arc::new(Budget::default());
-    let dispatch = Dispatch { fleet: fleet.clone(), drain: drain.clone(), metrics: metrics.clone(), budget };
+    let decisions = Arc::new(Decisions::default());
+    let dispatch = Dispatch {
+        fleet: fleet.clone(),
+        drain: drain.clone(),
+        metrics: metrics.clone(),
+        budget,
+        decisions: decisions.clone(),
+    };
     let access_log = AccessLog::new(std::io::stdout(), metrics.access_log_dropped.clone());
     let access_log = Arc::new(access_log.map_err(system("start the access log's thread"))?);
     let proxy = Proxy { dispatch, reloader: reloader.clone(), access_log: access_log.clone() };
@@ -135,7 +146,14 @@ pub async fn serve(
         tls,
         metrics: metrics.clone(),
         registry,
+        audit: audit.clone(),
+        decisions,
     };
+    let steering = steer::run(fleet.clone(), audit, stop.clone());
+    tasks.spawn(async move {
+        steering.await;
+        ("clock of the overrides", Ok(()))
+    });
     let admin = admin::run(admin_listener, app, stop.clone());
     tasks.spawn(async move { ("admin listener", admin.await.map_err(|error| error.to_string())) });
     let reload = reload::run(reloader, stop.clone());

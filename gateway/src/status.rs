@@ -1,24 +1,11 @@
-//! `millrace-gateway status`: asks a running gateway and prints a table.
+//! `millrace-gateway status`: a running gateway's pools, workers and overrides as tables.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
-use std::time::Duration;
 
 use crate::admin::status::{Pool, Status, Worker};
+use crate::overrides::Record;
 
-/// How long the gateway may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Asks the admin listener at `admin`.
-///
-/// # Errors
-/// When it does not answer, or something else does.
-pub async fn fetch(admin: SocketAddr) -> Result<Status, reqwest::Error> {
-    let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
-    client.get(format!("http://{admin}/status")).send().await?.error_for_status()?.json().await
-}
-
-/// The table: a line per pool and, below it, a line per worker.
+/// The table: a line per pool and, below it, a line per worker; below all, a line per override.
 pub fn table(status: &Status) -> String {
     let mut rows = vec![
         ["POOL / WORKER", "STATE", "SHARE", "FREE", "RUN", "QUEUE", "WORK s", "WAIT s", "AGE s"]
@@ -28,22 +15,43 @@ pub fn table(status: &Status) -> String {
         rows.push(pool_row(pool));
         rows.extend(pool.workers.iter().map(worker_row));
     }
+    let mut text = columns(&rows, 2);
+    for set in &status.overrides {
+        text.push_str(&sentence(set));
+        text.push('\n');
+    }
+    text
+}
+
+/// Rows as lines with aligned columns, the first `left` of them to the left.
+pub fn columns<const COLUMNS: usize>(rows: &[[String; COLUMNS]], left: usize) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..9).map(width).collect();
+    let widths: Vec<usize> = (0..COLUMNS).map(width).collect();
     let mut text = String::new();
-    for row in &rows {
+    for row in rows {
         let mut line = String::new();
         for (place, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            match place {
-                0 | 1 => write!(line, "{cell:<width$}  "),
-                _ => write!(line, "{cell:>width$}  "),
-            }
-            .expect("writing to a String cannot fail");
+            if place < left { write!(line, "{cell:<width$}  ") } else { write!(line, "{cell:>width$}  ") }
+                .expect("writing to a String cannot fail");
         }
         text.push_str(line.trim_end());
         text.push('\n');
     }
     text
+}
+
+/// An override as a sentence.
+pub fn sentence(set: &Record) -> String {
+    let change = match set.weight {
+        Some(weight) => format!("weight {weight}"),
+        None => set.change.clone(),
+    };
+    let until = match &set.until {
+        Some(until) => format!("until {until}"),
+        None => "until it is removed or the gateway ends".to_owned(),
+    };
+    let gone = if set.present { "" } else { " (not among the pools and workers now)" };
+    format!("override: {} {change} by {} since {}, {until}{gone}", set.target, set.by.name, set.since)
 }
 
 fn pool_row(pool: &Pool) -> [String; 9] {

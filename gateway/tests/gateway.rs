@@ -8,6 +8,8 @@ mod front;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod operator;
+#[cfg(test)]
 mod page;
 
 use std::time::{Duration, Instant};

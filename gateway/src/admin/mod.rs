@@ -4,12 +4,17 @@
 //!
 //! Our own small app: Pingora's metrics app answers every path with the metrics.
 
+pub mod diff;
+pub mod explain;
+pub mod problem;
 pub mod status;
+pub mod steer;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::{ConnectInfo, Path, RawQuery, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -20,12 +25,15 @@ use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::{Audit, Entry};
+use crate::decisions::Decisions;
 use crate::drain::Drain;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::page::{self, Parts};
 use crate::reload::{Reloader, Trigger};
 use crate::tls::Tls;
+use problem::Problem;
 use status::Status;
 
 /// What the listener shows and steers.
@@ -43,6 +51,10 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// All families of the process.
     pub registry: Registry,
+    /// Who changed what.
+    pub audit: Arc<Audit>,
+    /// What was decided of late.
+    pub decisions: Arc<Decisions>,
 }
 
 /// Serves until `stop`.
@@ -59,8 +71,13 @@ pub async fn run(listener: TcpListener, admin: Admin, stop: CancellationToken) -
         .route("/assets/{name}", get(asset))
         .route("/pools", get(pools))
         .route("/reload", post(reload))
+        .route("/audit", get(audit))
+        .merge(steer::routes())
+        .merge(explain::routes())
+        .merge(diff::routes())
         .layer(middleware::from_fn(local_alone))
-        .with_state(admin);
+        .with_state(admin)
+        .into_make_service_with_connect_info::<SocketAddr>();
     // Not graceful: an operator's open connection must not keep the process.
     tokio::select! {
         served = async { axum::serve(listener, app).await } => served,
@@ -115,6 +132,10 @@ async fn asset(
     plain(page::asset(&admin.fleet.config().page, &name, query.as_deref(), &headers))
 }
 
+async fn audit(State(admin): State<Admin>) -> Json<Vec<Entry>> {
+    Json(admin.audit.entries())
+}
+
 /// The page's answer as axum's.
 fn plain(response: Option<axum::http::Response<Bytes>>) -> Response {
     response.map_or_else(|| StatusCode::NOT_FOUND.into_response(), |response| response.map(Body::from))
@@ -130,21 +151,12 @@ async fn metrics(State(admin): State<Admin>) -> Response {
     }
 }
 
-async fn reload(State(admin): State<Admin>) -> Response {
-    match admin.reloader.reload(Trigger::Admin) {
-        Ok(reloaded) => Json(reloaded).into_response(),
-        Err(error) => {
-            let body = serde_json::json!({
-                "type": "about:blank",
-                "title": "The routing file cannot be used; the one in force stays",
-                "status": 422,
-                "code": "bad_config",
-                "detail": error.to_string(),
-                "field": error.key,
-                "line": error.at.map(|(line, _)| line),
-            });
-            let kind = [(header::CONTENT_TYPE, millrace_wire::problem::CONTENT_TYPE)];
-            (StatusCode::UNPROCESSABLE_ENTITY, kind, body.to_string()).into_response()
-        }
-    }
+async fn reload(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let by = Some(steer::actor(&headers, peer));
+    let reloaded = admin.reloader.reload(Trigger::Admin, by);
+    Ok(Json(reloaded.map_err(|error| diff::unusable(&error))?).into_response())
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
 use crate::fleet::snapshot::Health;
+use crate::overrides::Record;
 use crate::route::{self, Exclude, Job};
 
 /// Everything.
@@ -18,6 +19,9 @@ pub struct Status {
     pub config_generation: u64,
     /// The pools.
     pub pools: Vec<Pool>,
+    /// What operators changed beside the routing file, and until when; it is in the pools' values already.
+    #[serde(default)]
+    pub overrides: Vec<Record>,
 }
 
 /// One pool, as it stands for a job of which nothing is known.
@@ -113,7 +117,12 @@ impl Status {
                 workers: workers.collect(),
             }
         });
-        Self { version: env!("CARGO_PKG_VERSION").to_owned(), config_generation, pools: pools.collect() }
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config_generation,
+            pools: pools.collect(),
+            overrides: fleet.overrides().1,
+        }
     }
 }
 

@@ -99,7 +99,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Audience, Config};
 
     fn read(section: &str) -> Result<Config, Error> {
         let text = format!(
@@ -117,11 +117,11 @@ mod tests {
         assert_eq!(config.listen.http, None);
         assert_eq!(found.certificate, Path::new("/etc/millrace/a.pem"), "beside the routing file");
         assert_eq!((found.key.as_path(), &found.client_ca), (Path::new("/k/a.key"), &None));
-        assert!(!config.page.pools, "not where everybody can ask");
+        assert_eq!(config.page.pools, Audience::Nobody, "not where everybody can ask");
         let both = read(&format!("http = \"127.0.0.1:0\"\n{https}client_ca = \"ca.pem\"")).unwrap();
         let found = both.listen.https.unwrap();
         assert_eq!(found.client_certificates, ClientCertificates::Required, "a CA alone means it");
-        assert!(both.listen.http.is_some() && !both.page.pools);
+        assert!(both.listen.http.is_some() && both.page.pools == Audience::Nobody);
     }
 
     #[test]

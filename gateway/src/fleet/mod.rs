@@ -11,6 +11,7 @@
 pub mod outlier;
 pub mod probe;
 pub mod snapshot;
+pub mod steer;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -20,10 +21,11 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use millrace_wire::{LoadReport, PoolId, load};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::overrides::Overrides;
 use crate::route::{View, read};
 use outlier::{Outlier, Reliability};
 use snapshot::{Health, Pool, Report, Snapshot, Worker};
@@ -58,6 +60,8 @@ pub struct Fleet {
     rest_until_us: AtomicU64,
     view: ArcSwap<View>,
     targets: watch::Sender<Targets>,
+    /// An override was set or removed.
+    steered: Notify,
 }
 
 #[derive(Debug)]
@@ -67,6 +71,8 @@ struct State {
     snapshot: Snapshot,
     endpoints: HashMap<SocketAddr, Endpoint>,
     pools: HashMap<PoolId, Presence>,
+    overrides: Overrides,
+    written: steer::Written,
 }
 
 /// What routing needs not know of a worker.
@@ -149,12 +155,15 @@ impl Fleet {
                 snapshot: Snapshot::default(),
                 endpoints: HashMap::new(),
                 pools: HashMap::new(),
+                overrides: Overrides::default(),
+                written: steer::Written::default(),
             }),
             changed: AtomicBool::new(true),
             urgent: AtomicBool::new(true),
             rest_until_us: AtomicU64::new(0),
             view: ArcSwap::default(),
             targets: watch::Sender::default(),
+            steered: Notify::new(),
         };
         fleet.apply(config);
         Arc::new(fleet)
@@ -264,6 +273,7 @@ impl Fleet {
             state.pools.retain(|known, _| config.pools.iter().any(|pool| pool.name == *known));
             state.snapshot.wait_usd_per_second = config.routing.wait_usd_per_hour / 3600.0;
             state.config = Arc::new(config);
+            state.settle_overrides();
             true
         });
         self.targets.send_replace(Arc::new(targets));

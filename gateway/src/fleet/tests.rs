@@ -14,7 +14,7 @@ fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-fn report(pool: &str, sequence: u64) -> LoadReport {
+pub(super) fn report(pool: &str, sequence: u64) -> LoadReport {
     LoadReport {
         worker: "w".parse().unwrap(),
         pool: pool.parse().unwrap(),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use millrace_wire::{PoolId, WorkerId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Where a job goes, and why.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -36,7 +36,7 @@ pub struct Refusal {
 }
 
 /// Why a pool was chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// Nothing else could take it.
@@ -62,7 +62,7 @@ impl Reason {
 }
 
 /// Why nothing was chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
     /// Somewhere are healthy workers, and all their slots and queues are full.
@@ -88,7 +88,7 @@ impl Why {
 }
 
 /// A pool as it was considered.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pool {
     /// Its name.
     pub pool: PoolId,
@@ -119,7 +119,7 @@ pub struct Pool {
 }
 
 /// Why a pool could not take a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PoolRejection {
     /// An operator drains it.
@@ -133,7 +133,7 @@ pub enum PoolRejection {
 }
 
 /// A worker as it was considered.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Worker {
     /// Its address.
     pub address: SocketAddr,
@@ -159,7 +159,7 @@ impl Worker {
 }
 
 /// Why a worker could not take a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rejection {
     /// It has never reported.
@@ -187,7 +187,7 @@ pub enum Rejection {
 }
 
 /// The terms of F, in seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Terms {
     /// Until a slot is free.
     pub wait_s: f64,

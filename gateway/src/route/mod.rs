@@ -16,6 +16,7 @@ use std::time::Duration;
 use millrace_wire::spec::Priority;
 use millrace_wire::{PoolId, SpecHead};
 use rand::Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::fleet::snapshot::Snapshot;
 use explain::{Decision, Refusal};
@@ -36,7 +37,7 @@ pub const RETRY_AFTER_S_MAX: f64 = 300.0;
 pub const RETRY_AFTER_JITTER: f64 = 0.2;
 
 /// What routing knows of a job.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// Its class.
     pub priority: Priority,

@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use millrace_wire::PoolId;
+use millrace_wire::{PoolId, WorkerId};
 use rand::Rng;
 
 use super::explain::{self, PoolRejection, Reason, Rejection, Why};
@@ -83,6 +83,11 @@ impl View {
     /// The name of the pool in that place.
     pub fn pool(&self, place: usize) -> &PoolId {
         &self.pools[place].id
+    }
+
+    /// How many workers there are, in all pools.
+    pub fn worker_count(&self) -> usize {
+        self.pools.iter().map(|pool| pool.workers.len()).sum()
     }
 
     /// Whether there is a pool of that name.
@@ -239,20 +244,31 @@ impl View {
 
     /// The record of every pool and worker for a job. `snapshot` is the one that this view was made of.
     pub fn record(&self, snapshot: &Snapshot, job: &Job) -> Vec<explain::Pool> {
+        self.recall(job, |pool, worker, _| snapshot.pools.get(pool)?.workers.get(worker)?.id().cloned())
+    }
+
+    /// The same without the snapshot. A view knows no worker's own name: `name` gets the places of pool and worker and
+    /// the worker's address.
+    pub fn recall(
+        &self,
+        job: &Job,
+        name: impl Fn(usize, usize, SocketAddr) -> Option<WorkerId>,
+    ) -> Vec<explain::Pool> {
         let from = self.input_pool(job);
         let least = (0..self.pools.len())
             .filter_map(|place| self.open_f_s(place, job, from))
             .min_by(f64::total_cmp)
             .unwrap_or(0.0);
-        let record = |(place, (pool, known)): (usize, (&Pool, &snapshot::Pool))| {
-            let mut record = pool.record(known, job, self.egress_s(from, place, job));
+        let record = |(place, pool): (usize, &Pool)| {
+            let name = |worker, address| name(place, worker, address);
+            let mut record = pool.record(name, job, self.egress_s(from, place, job));
             if let Some(f_s) = self.open_f_s(place, job, from) {
                 record.is_least = f_s <= least;
                 record.weight = pool.standing.weight(f_s, least);
             }
             record
         };
-        let mut pools: Vec<_> = self.pools.iter().zip(&snapshot.pools).enumerate().map(record).collect();
+        let mut pools: Vec<_> = self.pools.iter().enumerate().map(record).collect();
         let total: f64 = pools.iter().map(|pool| pool.weight).sum();
         let open = pools.iter().filter(|pool| pool.rejected.is_none()).count() as f64;
         for pool in pools.iter_mut().filter(|pool| pool.rejected.is_none()) {
@@ -290,13 +306,18 @@ impl Pool {
     }
 
     /// The record of this pool, without what depends on the other pools.
-    fn record(&self, known: &snapshot::Pool, job: &Job, egress_s: f64) -> explain::Pool {
-        let workers = self.workers.iter().zip(&known.workers).map(|(place, worker)| {
+    fn record(
+        &self,
+        name: impl Fn(usize, SocketAddr) -> Option<WorkerId>,
+        job: &Job,
+        egress_s: f64,
+    ) -> explain::Pool {
+        let workers = self.workers.iter().enumerate().map(|(worker, place)| {
             let standing = place.standing.as_ref().ok();
             let full = standing.filter(|standing| !standing.room.takes(job.priority));
             explain::Worker {
                 address: place.address,
-                worker: worker.id().cloned(),
+                worker: name(worker, place.address),
                 rejected: place.standing.as_ref().err().copied().or(full.map(|_| Rejection::Saturated)),
                 terms: standing.map(|standing| standing.terms(job.work_s, egress_s)),
                 free: standing.map_or(0.0, |standing| standing.free),

@@ -1,0 +1,143 @@
+//! `POST /drain`, `/undrain`, `/weight`; `GET /overrides`, `DELETE /overrides/{target}`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::Admin;
+use super::problem::{self, Problem};
+use crate::audit::{ACTOR, Actor};
+use crate::fleet::steer::{Action, Order, Refused, Steered};
+use crate::overrides::Record;
+
+/// The body of a change.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// A pool's name, a worker's address or a worker's own name.
+    pub target: String,
+    /// For how long, like `30m`; without, until it is removed or the gateway ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<String>,
+    /// The weight, for `/weight` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+}
+
+/// The answer of `GET /overrides`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Listed {
+    /// The entity tag, as `ETag` and `If-Match` have it.
+    pub etag: String,
+    /// All overrides.
+    pub overrides: Vec<Record>,
+}
+
+pub(super) fn routes() -> Router<Admin> {
+    Router::new()
+        .route("/overrides", get(list))
+        .route("/overrides/{target}", delete(remove))
+        .route("/drain", post(drain))
+        .route("/undrain", post(undrain))
+        .route("/weight", post(weight))
+}
+
+/// Who sent a request.
+pub(super) fn actor(headers: &HeaderMap, peer: SocketAddr) -> Actor {
+    Actor::of_request(headers.get(ACTOR).and_then(|name| name.to_str().ok()), peer)
+}
+
+async fn list(State(admin): State<Admin>) -> Response {
+    let (etag, overrides) = admin.fleet.overrides();
+    ([(header::ETAG, etag.clone())], Json(Listed { etag, overrides })).into_response()
+}
+
+async fn drain(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    change(&admin, Action::Drain, peer, &headers, &body)
+}
+
+async fn undrain(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    change(&admin, Action::Undrain, peer, &headers, &body)
+}
+
+async fn weight(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    change(&admin, Action::Weight(f64::NAN), peer, &headers, &body)
+}
+
+fn change(
+    admin: &Admin,
+    action: Action,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, Problem> {
+    let asked: Asked = problem::read(headers, body)?;
+    let bad = |field, message: String| Problem::from(Refused::Bad { field, message });
+    let action = match (action, asked.weight) {
+        (Action::Weight(_), Some(weight)) => Action::Weight(weight),
+        (Action::Weight(_), None) => return Err(bad("weight", "it is missing".to_owned())),
+        (action, None) => action,
+        (action, Some(_)) => {
+            return Err(bad("weight", format!("{} takes none; POST it to /weight", action.as_str())));
+        }
+    };
+    let ttl: Option<Duration> = match asked.ttl.as_deref().map(|ttl| (ttl, humantime::parse_duration(ttl))) {
+        None => None,
+        Some((_, Ok(ttl))) => Some(ttl),
+        Some((got, Err(error))) => {
+            return Err(bad("ttl", format!("{got:?} is no time ({error}); it wants one like 30m or 2h 15m")));
+        }
+    };
+    steer(
+        admin,
+        &Order { target: asked.target, action, ttl, by: actor(headers, peer), if_match: if_match(headers)? },
+    )
+}
+
+async fn remove(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Path(target): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (by, if_match) = (actor(&headers, peer), if_match(&headers)?);
+    steer(&admin, &Order { target, action: Action::Remove, ttl: None, by, if_match })
+}
+
+/// All `If-Match` fields as one. One that cannot be read must not count as none.
+fn if_match(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut all = Vec::new();
+    for value in headers.get_all(header::IF_MATCH) {
+        all.push(value.to_str().map_err(|_| {
+            Problem::from(Refused::Bad { field: "if-match", message: "it is not plain text".to_owned() })
+        })?);
+    }
+    Ok((!all.is_empty()).then(|| all.join(",")))
+}
+
+fn steer(admin: &Admin, order: &Order) -> Result<Response, Problem> {
+    let steered: Steered = admin.fleet.steer(order, &admin.audit)?;
+    Ok(([(header::ETAG, steered.etag.clone())], Json(steered)).into_response())
+}
