@@ -21,6 +21,21 @@ pub const EMPTY_AFTER: Duration = Duration::from_secs(60);
 pub enum Discover {
     /// A name in DNS.
     Dns(Dns),
+    /// A service of the gateway's own cluster.
+    Kubernetes(Kubernetes),
+}
+
+/// The EndpointSlices of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kubernetes {
+    /// The service's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub service: String,
+    /// The name of its port; empty for one without a name.
+    pub port: String,
+    /// The API server's address, of a `kubectl proxy`; by default the pod's service account is used.
+    pub api: Option<SocketAddr>,
 }
 
 /// A name in DNS, and how it is asked for.
@@ -59,6 +74,7 @@ impl Discover {
         match self {
             Self::Dns(Dns { record: Record::Address { .. }, .. }) => "dns",
             Self::Dns(Dns { record: Record::Service, .. }) => "dns_srv",
+            Self::Kubernetes(_) => "kubernetes",
         }
     }
 }
@@ -66,10 +82,14 @@ impl Discover {
 impl fmt::Display for Discover {
     /// As an operator sees it: `dns workers.example. port 9000`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Dns(Dns { name, record, .. }) = self;
-        match record {
-            Record::Address { port } => write!(f, "dns {name} port {port}"),
-            Record::Service => write!(f, "dns_srv {name}"),
+        match self {
+            Self::Dns(Dns { name, record: Record::Address { port }, .. }) => {
+                write!(f, "dns {name} port {port}")
+            }
+            Self::Dns(Dns { name, record: Record::Service, .. }) => write!(f, "dns_srv {name}"),
+            Self::Kubernetes(Kubernetes { namespace, service, port, .. }) => {
+                write!(f, "kubernetes {namespace}/{service} port {port}")
+            }
         }
     }
 }
@@ -84,6 +104,51 @@ pub(super) struct Raw {
     max_ttl: Option<Spanned<String>>,
     empty_after: Option<Spanned<String>>,
     resolver: Option<Spanned<String>>,
+    kubernetes: Option<RawKubernetes>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawKubernetes {
+    namespace: Spanned<String>,
+    service: Spanned<String>,
+    port: Spanned<String>,
+    api: Option<Spanned<String>>,
+}
+
+impl RawKubernetes {
+    fn validate(self, file: &File, discover: &str) -> Result<Discover, Error> {
+        let key = |name: &str| format!("{discover}.kubernetes.{name}");
+        let label = |raw: Spanned<String>, name: &str, empty: bool| {
+            let text = raw.get_ref().as_str();
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            let edges = text.starts_with('-') || text.ends_with('-');
+            if text.len() > 63 || edges || !text.chars().all(plain) || (text.is_empty() && !empty) {
+                let message = format!("{text:?} is no name; it wants one like \"workers\"");
+                return Err(file.error_at(raw.span(), key(name), message));
+            }
+            Ok(raw.into_inner())
+        };
+        let api = match self.api {
+            None => None,
+            Some(raw) => {
+                let server = address(file, raw.get_ref(), raw.span(), &key("api"))?;
+                if !server.ip().is_loopback() || server.port() == 0 {
+                    let message = format!(
+                        "{server} is no kubectl proxy; it speaks HTTP without TLS, so it wants a loopback address"
+                    );
+                    return Err(file.error_at(raw.span(), key("api"), message));
+                }
+                Some(server)
+            }
+        };
+        Ok(Discover::Kubernetes(Kubernetes {
+            namespace: label(self.namespace, "namespace", false)?,
+            service: label(self.service, "service", false)?,
+            port: label(self.port, "port", true)?,
+            api,
+        }))
+    }
 }
 
 impl Raw {
@@ -91,6 +156,15 @@ impl Raw {
     pub(super) fn validate(raw: Spanned<Self>, file: &File, pool: &str) -> Result<Discover, Error> {
         let (span, raw) = (raw.span(), raw.into_inner());
         let key = |name: &str| format!("{pool}.discover.{name}");
+        if let Some(kubernetes) = raw.kubernetes {
+            let times = [&raw.min_ttl, &raw.max_ttl, &raw.empty_after, &raw.resolver];
+            let texts = times.into_iter().chain([&raw.dns, &raw.dns_srv]).flatten().map(Spanned::span);
+            if let Some(span) = texts.chain(raw.port.as_ref().map(Spanned::span)).next() {
+                let message = "this belongs to DNS, and kubernetes stands here; a pool has one source";
+                return Err(file.error_at(span, format!("{pool}.discover"), message));
+            }
+            return kubernetes.validate(file, &format!("{pool}.discover"));
+        }
         let (name, record) = match (raw.dns, raw.dns_srv, raw.port) {
             (Some(dns), None, Some(port)) => {
                 if *port.get_ref() == 0 {
@@ -112,7 +186,7 @@ impl Raw {
                 return Err(file.error_at(srv.span(), key("dns_srv"), message));
             }
             (None, None, _) => {
-                let message = "it names no source; it wants dns with port, or dns_srv";
+                let message = "it names no source; it wants dns with port, dns_srv, or kubernetes";
                 return Err(file.error_at(span, format!("{pool}.discover"), message));
             }
         };
@@ -177,7 +251,7 @@ mod tests {
         assert!(config.pools[0].endpoints.is_empty());
         let discover = config.pools[0].discover.clone().unwrap();
         assert_eq!(discover.to_string(), "dns w.example port 9000");
-        let Discover::Dns(dns) = discover;
+        let Discover::Dns(dns) = discover else { panic!("not DNS") };
         assert_eq!((dns.min_ttl, dns.max_ttl), TTL_BOUNDS);
         assert_eq!((dns.empty_after, dns.resolver), (EMPTY_AFTER, None));
         let both = read(
@@ -188,6 +262,10 @@ mod tests {
         let Some(Discover::Dns(dns)) = &both.pools[0].discover else { panic!("no source") };
         assert_eq!(dns.record, Record::Service);
         assert_eq!(dns.resolver, Some("[::1]:53".parse().unwrap()));
+        let cluster = "{ namespace = \"media\", service = \"workers\", port = \"http\" }";
+        let config = read(&format!("discover = {{ kubernetes = {cluster} }}")).unwrap();
+        let discover = config.pools[0].discover.as_ref().unwrap();
+        assert_eq!(discover.to_string(), "kubernetes media/workers port http");
     }
 
     #[test]
@@ -230,6 +308,19 @@ mod tests {
                 ":4:40: pools[0].discover.resolver: \"ns1\" is no address",
             ),
             ("discover = { dns_srv = \"w\", ttl = \"1s\" }", "unknown field `ttl`"),
+            ("discover = { kubernetes = { namespace = \"n\", service = \"s\" } }", "missing field `port`"),
+            (
+                "discover = { kubernetes = { namespace = \"n\", service = \"a/b\", port = \"\" } }",
+                ":4:56: pools[0].discover.kubernetes.service: \"a/b\" is no name",
+            ),
+            (
+                "discover = { kubernetes = { namespace = \"n\", service = \"s\", port = \"\", api = \"10.0.0.1:1\" } }",
+                "pools[0].discover.kubernetes.api: 10.0.0.1:1 is no kubectl proxy",
+            ),
+            (
+                "discover = { dns = \"w\", kubernetes = { namespace = \"n\", service = \"s\", port = \"\" } }",
+                ":4:20: pools[0].discover: this belongs to DNS",
+            ),
         ];
         for (pool, wants) in cases {
             let shown = read(pool).unwrap_err().to_string();

@@ -1,5 +1,7 @@
-//! Endpoints by DNS: the source alone against a real server, and the real gateway following one.
+//! Endpoints by DNS and by Kubernetes: the source alone against a server, and the real gateway following one.
 
+mod cluster;
+mod kubernetes;
 mod server;
 
 use std::net::SocketAddr;

@@ -27,7 +27,7 @@ use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use rand::Rng as _;
 use tokio::time::Instant;
 
-use super::{Discovery, Outcome, Round};
+use super::{Discovery, Outcome, Round, plausible};
 use crate::config::discover::{Dns, Record};
 use crate::config::{ENDPOINTS_MAX, Endpoint};
 
@@ -175,9 +175,7 @@ impl Source {
                     RData::AAAA(aaaa) => IpAddr::V6(aaaa.0).to_canonical(),
                     _ => continue,
                 };
-                // Resolvers that block a name answer 0.0.0.0, and connecting there reaches this very machine.
-                let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-                if ip.is_unspecified() || ip.is_multicast() || broadcast {
+                if !plausible(ip) {
                     asked.error.get_or_insert_with(|| format!("{ip} is no address of a worker"));
                 } else {
                     ips.push(ip);

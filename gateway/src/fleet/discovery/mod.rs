@@ -6,9 +6,10 @@
 //! good answer stays. A task that panics is started again; its pool keeps its endpoints meanwhile.
 
 pub mod dns;
+pub mod kubernetes;
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,7 +160,15 @@ pub(super) fn members(
 pub fn open() -> Open {
     Arc::new(|source| match source {
         Discover::Dns(of) => Box::new(dns::Source::new(of.clone())),
+        Discover::Kubernetes(of) => Box::new(kubernetes::Source::new(of.clone())),
     })
+}
+
+/// Whether a worker can be at an address. Resolvers that block a name answer 0.0.0.0, and connecting there reaches this
+/// very machine.
+fn plausible(ip: IpAddr) -> bool {
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    !ip.is_unspecified() && !ip.is_multicast() && !broadcast
 }
 
 /// Follows the pools' sources, as reloads change them, until `stop`.
