@@ -2,7 +2,9 @@
 //!
 //! Every error names file, line, column and key. Unknown keys are refused, so that a misspelt one is seen before it
 //! matters. Endpoints are addresses, never names: a name would have to be resolved while the file is swapped, and
-//! what DNS says belongs to discovery, not to configuration.
+//! what DNS says belongs to discovery, not to configuration; [`discover`] names it.
+
+pub mod discover;
 
 pub mod access_log;
 pub mod https;
@@ -20,9 +22,11 @@ use serde::Deserialize;
 use serde::de::{self, MapAccess, Visitor};
 use toml::Spanned;
 
+pub use discover::Discover;
+
 /// Most pools of one file.
 pub const POOLS_MAX: usize = 64;
-/// Most endpoints of one file.
+/// Most endpoints of all pools together, those that discovery finds included.
 pub const ENDPOINTS_MAX: usize = 4096;
 /// Most further origins of the page: each stands in a header of every answer.
 pub const ORIGINS_MAX: usize = 16;
@@ -140,8 +144,10 @@ pub struct Pool {
     pub egress_usd_per_gb: f64,
     /// No new jobs; reads and ticketed uploads go on.
     pub drain: bool,
-    /// Its workers.
+    /// Its workers, as far as the file lists them.
     pub endpoints: Vec<Endpoint>,
+    /// Where others come from.
+    pub discover: Option<Discover>,
 }
 
 /// One address of a worker.
@@ -170,7 +176,7 @@ impl Config {
         file.parse::<Raw>()?.validate(file)
     }
 
-    /// How many endpoints there are, in all pools.
+    /// How many endpoints the file lists, in all pools.
     pub fn endpoint_count(&self) -> usize {
         self.pools.iter().map(|pool| pool.endpoints.len()).sum()
     }
@@ -238,7 +244,8 @@ struct RawPool {
     egress_usd_per_gb: Option<Spanned<f64>>,
     #[serde(default)]
     drain: bool,
-    endpoints: Spanned<Vec<Spanned<RawEndpoint>>>,
+    endpoints: Option<Spanned<Vec<Spanned<RawEndpoint>>>>,
+    discover: Option<Spanned<discover::Raw>>,
 }
 
 /// `"ADDRESS"` or `{ address = "ADDRESS", drain = true }`. Read by hand: an untagged enum would answer a misspelt key
@@ -429,12 +436,16 @@ fn validate_pools(raw: Vec<RawPool>, file: &File) -> Result<Vec<Pool>, Error> {
             last_weight = Some((spanned.span(), key("weight")));
         }
         let egress_usd_per_gb = number(file, raw.egress_usd_per_gb.as_ref(), &key("egress_usd_per_gb"), 0.0)?;
-        if raw.endpoints.get_ref().is_empty() {
-            let message = format!("pool {name} has none; it wants at least one address");
-            return Err(file.error_at(raw.endpoints.span(), key("endpoints"), message));
+        let discover = raw.discover.map(|raw| discover::Raw::validate(raw, file, &format!("pools[{index}]")));
+        let discover = discover.transpose()?;
+        let place = raw.endpoints.as_ref().map_or_else(|| raw.name.span(), Spanned::span);
+        let listed = raw.endpoints.map(Spanned::into_inner).unwrap_or_default();
+        if listed.is_empty() && discover.is_none() {
+            let message = format!("pool {name} has none; it wants at least one address, or `discover`");
+            return Err(file.error_at(place, key("endpoints"), message));
         }
-        let mut endpoints = Vec::with_capacity(raw.endpoints.get_ref().len());
-        for (place, spanned) in raw.endpoints.into_inner().into_iter().enumerate() {
+        let mut endpoints = Vec::with_capacity(listed.len());
+        for (place, spanned) in listed.into_iter().enumerate() {
             let (span, key) = (spanned.span(), format!("pools[{index}].endpoints[{place}]"));
             let RawEndpoint { address: text, drain } = spanned.into_inner();
             let address = address(file, &text, span.clone(), &key)?;
@@ -451,7 +462,7 @@ fn validate_pools(raw: Vec<RawPool>, file: &File) -> Result<Vec<Pool>, Error> {
             }
             endpoints.push(Endpoint { address, drain });
         }
-        pools.push(Pool { name, weight, egress_usd_per_gb, drain: raw.drain, endpoints });
+        pools.push(Pool { name, weight, egress_usd_per_gb, drain: raw.drain, endpoints, discover });
     }
     if let Some((span, key)) = last_weight
         && pools.iter().all(|pool| pool.weight == 0.0)

@@ -27,6 +27,12 @@ pub struct Metrics {
     pub probe_failures: IntCounterVec,
     /// Load reports that were not believed, by how they came.
     pub unbelievable_reports: IntCounterVec,
+    /// What came of asking a pool's source for endpoints, by pool and result.
+    pub discovery_lookups: IntCounterVec,
+    /// Endpoints in force, by pool and whether the file or a source brought them.
+    pub discovery_endpoints: GaugeVec,
+    /// Seconds since a pool's source had its last good answer.
+    pub discovery_age: GaugeVec,
     /// Probe tasks.
     pub probe_tasks: IntGauge,
     /// Connections refused because their address has too many.
@@ -143,6 +149,27 @@ impl Metrics {
                 "Load reports not believed",
                 &["via"]
             ),
+            discovery_lookups: registered!(
+                registry,
+                IntCounterVec,
+                "discovery_lookups_total",
+                "Questions to a pool's source",
+                &["pool", "result"]
+            ),
+            discovery_endpoints: registered!(
+                registry,
+                GaugeVec,
+                "discovery_endpoints",
+                "Endpoints in force",
+                &["pool", "source"]
+            ),
+            discovery_age: registered!(
+                registry,
+                GaugeVec,
+                "discovery_last_good_answer_age_seconds",
+                "Age of the source's last good answer",
+                &["pool"]
+            ),
             probe_tasks: gauge("probe_tasks", "Endpoints being probed")?,
             connections_refused: counter(
                 "connections_refused_total",
@@ -208,6 +235,8 @@ impl Metrics {
             &self.pool_weight,
             &self.pool_capacity,
             &self.pool_egress_usd,
+            &self.discovery_endpoints,
+            &self.discovery_age,
         ];
         vectors.into_iter().for_each(GaugeVec::reset);
         for pool in &status.pools {
@@ -216,6 +245,17 @@ impl Metrics {
             self.pool_weight.with_label_values(&label).set(if pool.drain { 0.0 } else { pool.weight });
             self.pool_capacity.with_label_values(&label).set(pool.capacity);
             self.pool_egress_usd.with_label_values(&label).set(pool.egress_usd_per_gb);
+            let found = pool.source.as_ref().map_or(0, |source| source.endpoints);
+            let listed = pool.workers.len().saturating_sub(found);
+            self.discovery_endpoints.with_label_values(&[label[0], "static"]).set(listed as f64);
+            if let Some(source) = &pool.source {
+                self.discovery_endpoints
+                    .with_label_values(&[label[0], source.kind.as_str()])
+                    .set(found as f64);
+                if let Some(age_s) = source.good_age_s {
+                    self.discovery_age.with_label_values(&label).set(age_s);
+                }
+            }
             for worker in &pool.workers {
                 let address = worker.address.to_string();
                 let healthy = self.endpoint_healthy.with_label_values(&[pool.name.as_str(), &address]);

@@ -27,7 +27,7 @@ use crate::dispatch::Dispatch;
 use crate::drain::{self, Drain};
 use crate::edge::Edge;
 use crate::error::Error;
-use crate::fleet::{Fleet, probe, steer};
+use crate::fleet::{Fleet, discovery, probe, steer};
 use crate::forward::{Budget, TRIES_MAX};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
@@ -158,6 +158,11 @@ pub async fn serve(
     tasks.spawn(async move { ("admin listener", admin.await.map_err(|error| error.to_string())) });
     let reload = reload::run(reloader, stop.clone());
     tasks.spawn(async move { ("reloader", reload.await.map_err(|error| error.to_string())) });
+    let follow = discovery::run(fleet.clone(), discovery::open(), metrics.clone(), stop.clone());
+    tasks.spawn(async move {
+        follow.await;
+        ("discovery", Ok(()))
+    });
     let probed = fleet.clone();
     let probes = probe::run(fleet, probe::client()?, metrics, stop.clone());
     tasks.spawn(async move { ("prober", probes.await) });

@@ -1,5 +1,6 @@
 //! What an operator sees of pools and workers: the shape of `GET /status`, also read by `millrace-gateway status`.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use millrace_wire::LoadReport;
@@ -47,8 +48,26 @@ pub struct Pool {
     pub share: f64,
     /// Why it takes no job now, if so.
     pub rejected: Option<String>,
+    /// Where its workers come from beside the file's list, if anywhere.
+    #[serde(default)]
+    pub source: Option<Source>,
     /// Its workers.
     pub workers: Vec<Worker>,
+}
+
+/// What a pool's workers are discovered by.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Source {
+    /// `dns` or `dns_srv`.
+    pub kind: String,
+    /// What is asked for, like `dns workers.example port 9000`.
+    pub name: String,
+    /// How many of the workers come from it.
+    pub endpoints: usize,
+    /// Seconds since its last good answer, if there was one.
+    pub good_age_s: Option<f64>,
+    /// What went wrong when it was last asked, or why not all that it found is in force.
+    pub error: Option<String>,
 }
 
 /// One worker.
@@ -84,7 +103,19 @@ impl Status {
         let (snapshot, now) = (fleet.snapshot(), fleet.now());
         let (job, anywhere) = (Job::default(), Exclude::default());
         let considered = route::consider(&snapshot, &job, &anywhere, now);
+        let config = fleet.config();
         let pools = snapshot.pools.iter().zip(considered).map(|(pool, considered)| {
+            let listed: HashSet<SocketAddr> = {
+                let pool = config.pools.iter().filter(|known| known.name == pool.id);
+                pool.flat_map(|pool| &pool.endpoints).map(|endpoint| endpoint.address).collect()
+            };
+            let source = fleet.found(&pool.id).map(|found| Source {
+                kind: found.source.kind().to_owned(),
+                name: found.source.to_string(),
+                endpoints: pool.workers.iter().filter(|worker| !listed.contains(&worker.address)).count(),
+                good_age_s: found.good_at.map(|at| now.saturating_sub(at).as_secs_f64()),
+                error: found.error.or(found.refused),
+            });
             let workers = pool.workers.iter().zip(&considered.workers).map(|(worker, seen)| Worker {
                 address: worker.address,
                 healthy: worker.answers(now) && worker.heard_within(route::worker::STALE, now),
@@ -114,6 +145,7 @@ impl Status {
                 wait_s: considered.wait_s,
                 share: considered.share,
                 rejected: considered.rejected.map(label),
+                source,
                 workers: workers.collect(),
             }
         });

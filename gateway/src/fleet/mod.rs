@@ -8,6 +8,7 @@
 //! every request. So a view that only counts differently is made anew when [`REST`] times its cost has passed, which
 //! bounds the cost to a twentieth of a core; who is up, ejected or configured counts at once.
 
+pub mod discovery;
 pub mod outlier;
 pub mod probe;
 pub mod snapshot;
@@ -24,9 +25,10 @@ use millrace_wire::{LoadReport, PoolId, load};
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{self, Config, Discover};
 use crate::overrides::Overrides;
 use crate::route::{View, read};
+use discovery::{Found, Outcome, Round, Sources};
 use outlier::{Outlier, Reliability};
 use snapshot::{Health, Pool, Report, Snapshot, Worker};
 
@@ -62,11 +64,14 @@ pub struct Fleet {
     targets: watch::Sender<Targets>,
     /// An override was set or removed.
     steered: Notify,
+    sources: watch::Sender<Sources>,
 }
 
 #[derive(Debug)]
 struct State {
     config: Arc<Config>,
+    /// What discovery found, of the pools that have a source.
+    found: HashMap<PoolId, Found>,
     /// Kept up to date in place, so that a view can be made without copying ten thousand reports.
     snapshot: Snapshot,
     endpoints: HashMap<SocketAddr, Endpoint>,
@@ -152,6 +157,7 @@ impl Fleet {
             start: Instant::now(),
             state: Mutex::new(State {
                 config: Arc::new(config.clone()),
+                found: HashMap::new(),
                 snapshot: Snapshot::default(),
                 endpoints: HashMap::new(),
                 pools: HashMap::new(),
@@ -164,6 +170,7 @@ impl Fleet {
             view: ArcSwap::default(),
             targets: watch::Sender::default(),
             steered: Notify::new(),
+            sources: watch::Sender::default(),
         };
         fleet.apply(config);
         Arc::new(fleet)
@@ -182,6 +189,16 @@ impl Fleet {
     /// Which endpoints to probe, now and after each reload.
     pub fn targets(&self) -> watch::Receiver<Targets> {
         self.targets.subscribe()
+    }
+
+    /// Which sources to follow, now and after each reload.
+    pub fn sources(&self) -> watch::Receiver<Sources> {
+        self.sources.subscribe()
+    }
+
+    /// What a pool's source has found, if it has one.
+    pub fn found(&self, pool: &PoolId) -> Option<Found> {
+        self.lock().found.get(pool).cloned()
     }
 
     /// Everything that is known, as of now: a copy for who wants to look at it. Routing takes [`Self::view`].
@@ -228,54 +245,116 @@ impl Fleet {
         Some(read(&state.snapshot.pools[pool].workers[worker]))
     }
 
-    /// Puts another file in force: what is known of an endpoint survives by its address.
+    /// Puts another file in force: what is known of an endpoint survives by its address. A pool with another source than
+    /// before keeps its endpoints until that source has answered.
     pub fn apply(&self, config: Config) -> Diff {
+        let mut diff = Diff::default();
+        self.change(|state| {
+            let mut found = HashMap::new();
+            for pool in &config.pools {
+                let Some(source) = &pool.discover else { continue };
+                let known = state.found.remove(&pool.name).filter(|known| known.source == *source);
+                let fresh = || Found::unasked(source.clone(), state.endpoints_of(&pool.name));
+                found.insert(pool.name.clone(), known.unwrap_or_else(fresh));
+            }
+            let sources = found.iter().map(|(pool, found)| (pool.clone(), found.source.clone())).collect();
+            state.found = found;
+            state.config = Arc::new(config);
+            diff = self.rebuild(state);
+            self.sources.send_if_modified(|known| {
+                let changed = **known != sources;
+                *known = Arc::new(sources);
+                changed
+            });
+            true
+        });
+        diff
+    }
+
+    /// A pool's source has been asked. What comes from a source that the pool no longer has changes nothing.
+    pub fn discovered(&self, pool: &PoolId, source: &Discover, round: Round) {
+        let now = self.now();
+        self.change(|state| {
+            let Some(found) = state.found.get_mut(pool).filter(|found| found.source == *source) else {
+                return false;
+            };
+            match (&round.error, &found.error) {
+                (Some(error), known) if known.as_ref() != Some(error) => {
+                    warn!(%pool, %source, error, "discovery is in trouble");
+                }
+                (None, Some(_)) => info!(%pool, %source, "discovery is well again"),
+                _ => {}
+            }
+            if round.outcome == Outcome::Good {
+                found.good_at = Some(now);
+            }
+            (found.asked, found.error) = (true, round.error);
+            let Some(endpoints) = round.endpoints else { return false };
+            // What could not be taken may be free by now.
+            if found.endpoints == endpoints && found.refused.is_none() {
+                return false;
+            }
+            found.endpoints = endpoints;
+            let Diff { added, removed } = self.rebuild(state);
+            let changed = !added.is_empty() || !removed.is_empty();
+            if changed {
+                info!(%pool, %source, ?added, ?removed, "discovery changed the endpoints");
+            }
+            true
+        });
+    }
+
+    /// Brings the snapshot in line with the file and with what discovery found.
+    fn rebuild(&self, state: &mut State) -> Diff {
         let now = self.now();
         let mut targets = BTreeMap::new();
         let mut diff = Diff::default();
-        self.change(|state| {
-            let reliability: HashMap<PoolId, Reliability> =
-                state.snapshot.pools.iter().map(|pool| (pool.id.clone(), pool.reliability)).collect();
-            let mut known: HashMap<SocketAddr, (PoolId, Worker, Endpoint)> = state.take();
-            for (place, pool) in config.pools.iter().enumerate() {
-                let presence = Presence { born: now, there: false, back_at: None };
-                state.pools.entry(pool.name.clone()).or_insert(presence);
-                let mut workers = Vec::with_capacity(pool.endpoints.len());
-                for listed in &pool.endpoints {
-                    let address = listed.address;
-                    targets.insert(address, pool.name.clone());
-                    let (mut worker, mut endpoint) = match known.remove(&address) {
-                        Some((of, worker, endpoint)) if of == pool.name => (worker, endpoint),
-                        // The same address in another pool is another worker.
-                        Some(_) => (Worker::new(address), Endpoint::default()),
-                        None => {
-                            diff.added.push(address);
-                            (Worker::new(address), Endpoint::default())
-                        }
-                    };
-                    worker.drain = listed.drain;
-                    endpoint.place = (place, workers.len());
-                    workers.push(worker);
-                    state.endpoints.insert(address, endpoint);
-                }
-                state.snapshot.pools.push(Pool {
-                    id: pool.name.clone(),
-                    weight: pool.weight,
-                    egress_usd_per_gb: pool.egress_usd_per_gb,
-                    drain: pool.drain,
-                    back_at: None,
-                    reliability: reliability.get(&pool.name).copied().unwrap_or_default(),
-                    workers,
-                });
+        let config = state.config.clone();
+        let holds = |pool: &PoolId, address: SocketAddr| {
+            let place = state.endpoints.get(&address).map(|endpoint| endpoint.place.0);
+            place.is_some_and(|place| state.snapshot.pools[place].id == *pool)
+        };
+        let members = discovery::members(&config, &mut state.found, holds);
+        let reliability: HashMap<PoolId, Reliability> =
+            state.snapshot.pools.iter().map(|pool| (pool.id.clone(), pool.reliability)).collect();
+        let mut known: HashMap<SocketAddr, (PoolId, Worker, Endpoint)> = state.take();
+        for (place, (pool, members)) in config.pools.iter().zip(members).enumerate() {
+            let presence = Presence { born: now, there: false, back_at: None };
+            state.pools.entry(pool.name.clone()).or_insert(presence);
+            let mut workers = Vec::with_capacity(members.len());
+            for member in members {
+                let address = member.address;
+                targets.insert(address, pool.name.clone());
+                let (mut worker, mut endpoint) = match known.remove(&address) {
+                    Some((of, worker, endpoint)) if of == pool.name => (worker, endpoint),
+                    // The same address in another pool is another worker.
+                    Some(_) => (Worker::new(address), Endpoint::default()),
+                    None => {
+                        diff.added.push(address);
+                        (Worker::new(address), Endpoint::default())
+                    }
+                };
+                worker.drain = member.drain;
+                endpoint.place = (place, workers.len());
+                workers.push(worker);
+                state.endpoints.insert(address, endpoint);
             }
-            diff.removed = known.into_keys().collect();
-            diff.removed.sort_unstable();
-            state.pools.retain(|known, _| config.pools.iter().any(|pool| pool.name == *known));
-            state.snapshot.wait_usd_per_second = config.routing.wait_usd_per_hour / 3600.0;
-            state.config = Arc::new(config);
-            state.settle_overrides();
-            true
-        });
+            state.snapshot.pools.push(Pool {
+                id: pool.name.clone(),
+                weight: pool.weight,
+                egress_usd_per_gb: pool.egress_usd_per_gb,
+                drain: pool.drain,
+                back_at: None,
+                reliability: reliability.get(&pool.name).copied().unwrap_or_default(),
+                workers,
+            });
+        }
+        diff.removed = known.into_keys().collect();
+        diff.removed.sort_unstable();
+        state.pools.retain(|known, _| config.pools.iter().any(|pool| pool.name == *known));
+        state.snapshot.wait_usd_per_second = config.routing.wait_usd_per_hour / 3600.0;
+        state.settle_overrides();
+        // Under the lock, so that what is probed is never what an earlier change wanted.
         self.targets.send_replace(Arc::new(targets));
         diff
     }
@@ -406,9 +485,11 @@ impl Fleet {
         ejected
     }
 
-    /// Whether every endpoint has been probed once.
+    /// Whether every source has been asked and every endpoint has been probed once.
     pub fn first_round_done(&self) -> bool {
-        self.lock().endpoints.values().all(|endpoint| endpoint.probed)
+        let state = self.lock();
+        state.found.values().all(|found| found.asked)
+            && state.endpoints.values().all(|endpoint| endpoint.probed)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -454,6 +535,15 @@ impl State {
             Some((worker.address, (id, worker, endpoint)))
         });
         known.collect()
+    }
+
+    /// The endpoints that a pool has now.
+    fn endpoints_of(&self, pool: &PoolId) -> Vec<config::Endpoint> {
+        let workers = self.snapshot.pool(pool).map_or(&[][..], |pool| &pool.workers);
+        workers
+            .iter()
+            .map(|Worker { address, drain, .. }| config::Endpoint { address: *address, drain: *drain })
+            .collect()
     }
 
     /// Sees which pools are there as a whole.

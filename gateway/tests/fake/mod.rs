@@ -77,7 +77,11 @@ struct Shared {
 
 impl Fake {
     pub(crate) async fn start(pool: &str, worker: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), pool, worker).await
+    }
+
+    pub(crate) async fn start_at(address: SocketAddr, pool: &str, worker: &str) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let load = LoadReport {
             worker: worker.parse().unwrap(),
