@@ -4,6 +4,8 @@
 //! matters. Endpoints are addresses, never names: a name would have to be resolved while the file is swapped, and
 //! what DNS says belongs to discovery, not to configuration.
 
+pub mod schema;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
