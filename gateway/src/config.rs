@@ -10,6 +10,8 @@ pub mod access_log;
 pub mod https;
 pub mod limits;
 
+pub mod schema;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;

@@ -6,6 +6,8 @@
 //! Beside that path: [`page`] is the web page at `/`, [`config`] is the routing file, [`reload`] swaps it, [`admin`] shows and steers, [`drain`] ends
 //! the process without dropping a request, [`metrics`] counts, [`tls`] keeps the certificate, [`limits`] bounds headers and slow uploads, [`trace`] gives requests their names,
 //! [`access_log`] writes a line of each, [`status`] is the operator's view from the command line.
+//! Of the operator are [`overrides`] (what changes beside the file, for a while), [`audit`] (who changed what),
+//! [`decisions`] (why a job went where) and [`diff`] (what a file would change).
 //!
 //! Invariants: `route` does no I/O and reads no clock; only `edge`, `tls`, `proxy`, `forward` and `serve` name Pingora;
 //! nothing downstream of `config` sees raw input.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use millrace_gateway::config::{Config, https};
+use millrace_gateway::config::{self, Config, https};
 use millrace_gateway::error::Error;
 use millrace_gateway::{Options, Ready, status, tls};
 use millrace_runtime::config::File;
@@ -41,6 +41,11 @@ enum Command {
         /// The routing file (TOML).
         file: PathBuf,
     },
+    /// Print the routing file's JSON schema, by which editors complete and check it.
+    ///
+    /// Write it beside the file (`millrace-gateway schema > routing.schema.json`) and put `#:schema routing.schema.json`
+    /// into the file's first line: editors with Taplo or Even Better TOML find it there.
+    Schema,
     /// Ask a running gateway what a routing file would change.
     Diff(cli::diff::Diff),
     /// Ask a running gateway for its pools, workers and overrides, and print a table.
@@ -95,6 +100,10 @@ fn main() -> ExitCode {
         Command::Check { file } => check(&file),
         Command::Status(ask) => runtime.block_on(cli::show(&ask, "/status", status::table)),
         Command::Audit(ask) => runtime.block_on(cli::show(&ask, "/audit", cli::audit_lines)),
+        Command::Schema => {
+            println!("{:#}", config::schema::schema());
+            ExitCode::SUCCESS
+        }
         Command::Diff(diff) => runtime.block_on(diff.run()),
         Command::Explain(explain) => runtime.block_on(explain.run()),
         Command::Drain(drain) => runtime.block_on(drain.run("/drain")),

@@ -274,3 +274,11 @@ async fn a_difference_is_shown_before_it_is_made_and_stays_on_record_after() {
     assert!(last["refused"].as_str().unwrap().contains("unknown field `nmae`"), "{last}");
     assert_eq!(last["before"], last["after"]);
 }
+
+#[test]
+fn the_command_line_prints_the_schema_of_the_routing_file() {
+    let (code, out, _) = check(&["schema"]);
+    let schema: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &schema["type"]), (0, &json!("object")));
+    assert!(schema["properties"]["pools"]["items"]["properties"]["weight"]["description"].is_string());
+}
