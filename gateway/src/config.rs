@@ -5,6 +5,7 @@
 //! what DNS says belongs to discovery, not to configuration.
 
 pub mod access_log;
+pub mod auth;
 pub mod https;
 pub mod limits;
 
@@ -42,6 +43,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How much one request may ask.
     pub limits: limits::Limits,
+    /// Whom it serves; everybody without.
+    pub auth: Option<auth::Auth>,
     /// What is written of requests.
     pub access_log: access_log::AccessLog,
     /// What the web page shows.
@@ -174,6 +177,7 @@ struct Raw {
     timeouts: RawTimeouts,
     #[serde(default)]
     limits: limits::RawLimits,
+    auth: Option<auth::RawAuth>,
     #[serde(default)]
     access_log: access_log::RawAccessLog,
     #[serde(default)]
@@ -279,6 +283,7 @@ impl Raw {
         let timeouts = self.timeouts.validate(file)?;
         let limits = self.limits.validate(file)?;
         let access_log = self.access_log.validate(file)?;
+        let auth = self.auth.map(|raw| raw.validate(file)).transpose()?;
         let page = self.page.validate(file, &listen)?;
         let pools = validate_pools(self.pools, file)?;
         Ok(Config {
@@ -286,6 +291,7 @@ impl Raw {
             routing: Routing { wait_usd_per_hour: wait },
             timeouts,
             limits,
+            auth,
             access_log,
             page,
             pools,

@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 use crate::access_log::{self, AccessLog, Record};
 use crate::admin::status::Status;
 use crate::admission;
+use crate::auth::{self, Auth, Principal};
 use crate::config::{self, Config};
 use crate::dispatch::{Dispatch, Repeatable, Request, Target};
 use crate::drain::InFlight;
@@ -51,6 +52,8 @@ pub struct Proxy {
     pub reloader: Arc<Reloader>,
     /// Writes a line of each request.
     pub access_log: Arc<AccessLog>,
+    /// Knows who may ask, where not everybody may.
+    pub auth: Option<Arc<Auth>>,
 }
 
 /// A request as Pingora carries it from phase to phase.
@@ -65,6 +68,7 @@ pub struct Ctx {
     /// A worker's problem that is being completed with the job's id, and its status.
     patch: Option<(u16, Vec<u8>)>,
     pace: Pace,
+    principal: Option<Arc<Principal>>,
 }
 
 impl Proxy {
@@ -124,6 +128,7 @@ impl Proxy {
             time: access_log::now_s(),
             request_id: request_id(session).and_then(|id| id.to_str().ok()),
             trace_id: header.headers.get(trace::TRACEPARENT).and_then(trace::trace_id),
+            principal: ctx.principal.as_ref().map(|principal| principal.name.as_str()),
             client: client_ip(session),
             version: if session.is_http2() { "2" } else { "1" },
             tls: is_tls(session),
@@ -188,6 +193,7 @@ impl ProxyHttp for Proxy {
             request: None,
             patch: None,
             pace: Pace::default(),
+            principal: None,
         }
     }
 
@@ -216,6 +222,15 @@ impl ProxyHttp for Proxy {
             }
         };
         let request = ctx.request.insert(Request::new(route.clone()));
+        if let Some(auth) = &self.auth {
+            match auth.admit(&route, &method, &path, &session.req_header().headers) {
+                Ok(principal) => ctx.principal = principal,
+                Err(problem) => {
+                    tell(session, &problem, None).await?;
+                    return Ok(true);
+                }
+            }
+        }
         if route.is_local() {
             self.local(session, &route, &ctx.config).await?;
             return Ok(true);
@@ -259,7 +274,18 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let (client, tls) = (client_ip(session), is_tls(session));
         let Some(request) = &ctx.request else { return Ok(()) };
-        forward::request_header(header, &request.route, client, tls, request.job_id.as_ref())
+        forward::request_header(header, &request.route, client, tls, request.job_id.as_ref())?;
+        if self.auth.is_some() {
+            // The key is for us alone.
+            header.remove_header(&http::header::AUTHORIZATION);
+            header.remove_header(auth::API_KEY);
+        }
+        if let Some(principal) = &ctx.principal {
+            header.insert_header(auth::PRINCIPAL, principal.name.as_str())?;
+            header.insert_header(auth::TENANT, principal.tenant.as_str())?;
+            header.insert_header(auth::ROLE, principal.role.as_str())?;
+        }
+        Ok(())
     }
 
     async fn request_body_filter(
@@ -549,6 +575,9 @@ async fn tell(session: &mut Session, problem: &Problem, allow: Option<&'static s
     let mut more = Vec::new();
     if let Some(after) = problem.retry_after_s {
         more.push(("retry-after", after.to_string()));
+    }
+    if problem.code == Code::Unauthenticated {
+        more.push(("www-authenticate", "Bearer realm=\"millrace\"".to_owned()));
     }
     if let Some(allow) = allow {
         more.push(("allow", allow.to_owned()));

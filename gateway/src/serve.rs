@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
+use crate::auth::{self, Auth};
 use crate::config::{Config, https};
 use crate::dispatch::Dispatch;
 use crate::drain::{self, Drain};
@@ -91,6 +92,11 @@ pub async fn serve(
     let admin_listener =
         tokio::net::TcpListener::from_std(admin_listener).map_err(system("adopt the admin listener"))?;
 
+    let auth = config.auth.as_ref().map(|auth| {
+        let auth = Auth::new(&auth.keys, metrics.clone());
+        auth.map(Arc::new).map_err(|bad| file.error("auth.keys", bad))
+    });
+    let auth = auth.transpose()?;
     let (fleet, drain) = (Fleet::new(config), Arc::new(Drain::default()));
     let path = options.config.clone();
     let reloader = Arc::new(Reloader::new(path, file.text().to_owned(), fleet.clone(), metrics.clone()));
@@ -98,7 +104,8 @@ pub async fn serve(
     let dispatch = Dispatch { fleet: fleet.clone(), drain: drain.clone(), metrics: metrics.clone(), budget };
     let access_log = AccessLog::new(std::io::stdout(), metrics.access_log_dropped.clone());
     let access_log = Arc::new(access_log.map_err(system("start the access log's thread"))?);
-    let proxy = Proxy { dispatch, reloader: reloader.clone(), access_log: access_log.clone() };
+    let proxy =
+        Proxy { dispatch, reloader: reloader.clone(), access_log: access_log.clone(), auth: auth.clone() };
     let tls = https.map(|https| {
         let tls = Tls::new(&https, fleet.clone(), metrics.clone());
         tls.map(Arc::new).map_err(|bad| https::error(&file, bad.key, bad.message))
@@ -121,6 +128,13 @@ pub async fn serve(
             (name, Ok(()))
         });
     }
+    if let Some(auth) = auth.clone() {
+        let following = auth::run(auth, stop.clone());
+        tasks.spawn(async move {
+            following.await;
+            ("keys' follower", Ok(()))
+        });
+    }
     if let Some(tls) = tls.clone() {
         let following = tls::run(tls, stop.clone());
         tasks.spawn(async move {
@@ -132,6 +146,7 @@ pub async fn serve(
         fleet: fleet.clone(),
         drain: drain.clone(),
         reloader: reloader.clone(),
+        auth,
         tls,
         metrics: metrics.clone(),
         registry,
