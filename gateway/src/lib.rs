@@ -4,7 +4,7 @@
 //! [`request`] says what is asked for, [`admission`] reads a submit and settles its id, [`dispatch`] leads it through
 //! the workers, [`route`] chooses a pool and a worker from [`fleet`]'s snapshot, [`forward`] talks to the worker.
 //! Beside that path: [`page`] is the web page at `/`, [`config`] is the routing file, [`reload`] swaps it, [`admin`] shows and steers, [`drain`] ends
-//! the process without dropping a request, [`metrics`] counts, [`tls`] keeps the certificate, [`limits`] bounds headers and slow uploads, [`trace`] gives requests their names, [`auth`] knows who asks,
+//! the process without dropping a request, [`metrics`] counts, [`tls`] keeps the certificate, [`limits`] bounds headers and slow uploads, [`trace`] gives requests their names, [`auth`] knows who asks, [`rate`] how often,
 //! [`access_log`] writes a line of each, [`status`] is the operator's view from the command line.
 //!
 //! Invariants: `route` does no I/O and reads no clock; only `edge`, `tls`, `proxy`, `forward` and `serve` name Pingora;
@@ -25,6 +25,7 @@ pub mod limits;
 pub mod metrics;
 pub mod page;
 pub mod proxy;
+pub mod rate;
 pub mod reload;
 pub mod request;
 pub mod route;

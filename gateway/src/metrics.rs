@@ -33,6 +33,8 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     /// Lines of the access log that nobody took in time.
     pub access_log_dropped: IntCounter,
+    /// Requests refused because their key or address asks too often.
+    pub rate_limited: IntCounter,
     /// Requests refused for who asked, by problem code.
     pub auth_refused: IntCounterVec,
     /// API keys in force.
@@ -155,6 +157,7 @@ impl Metrics {
                 "Connections over the limit of their address",
             )?,
             access_log_dropped: counter("access_log_dropped_total", "Lines that nobody took in time")?,
+            rate_limited: counter("rate_limited_total", "Requests of who asks too often")?,
             auth_refused: registered!(
                 registry,
                 IntCounterVec,

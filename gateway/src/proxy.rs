@@ -29,6 +29,7 @@ use crate::edge;
 use crate::forward::{self, Failure};
 use crate::limits::{self, Pace};
 use crate::page::{self, Parts};
+use crate::rate::{Limiter, Who};
 use crate::reload::Reloader;
 use crate::request::{self, Route};
 use crate::route::Job;
@@ -54,6 +55,8 @@ pub struct Proxy {
     pub access_log: Arc<AccessLog>,
     /// Knows who may ask, where not everybody may.
     pub auth: Option<Arc<Auth>>,
+    /// Counts who asks how often.
+    pub rate: Limiter,
 }
 
 /// A request as Pingora carries it from phase to phase.
@@ -229,6 +232,21 @@ impl ProxyHttp for Proxy {
                     tell(session, &problem, None).await?;
                     return Ok(true);
                 }
+            }
+        }
+        let counted = !matches!(route, Route::Livez | Route::Readyz);
+        if let Some(rate) = ctx.config.rate.as_ref().filter(|_| counted) {
+            let who = match &ctx.principal {
+                Some(principal) => Who::Principal(principal.name.clone()),
+                None => client_ip(session).map_or(Who::Rest, Who::address),
+            };
+            if let Err(wait) = self.rate.take(who, rate, Instant::now()) {
+                self.dispatch.metrics.rate_limited.inc();
+                let detail =
+                    format!("at most {} requests per second, {} at once", rate.per_second, rate.burst);
+                let seconds = wait.as_secs_f64().ceil() as u64;
+                tell(session, &Problem::new(Code::RateLimited, detail).retry_after(seconds), None).await?;
+                return Ok(true);
             }
         }
         if route.is_local() {

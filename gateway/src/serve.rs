@@ -30,6 +30,7 @@ use crate::fleet::{Fleet, probe};
 use crate::forward::{Budget, TRIES_MAX};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
+use crate::rate::Limiter;
 use crate::reload::{self, Reloader};
 use crate::tls::{self, Tls};
 
@@ -104,8 +105,13 @@ pub async fn serve(
     let dispatch = Dispatch { fleet: fleet.clone(), drain: drain.clone(), metrics: metrics.clone(), budget };
     let access_log = AccessLog::new(std::io::stdout(), metrics.access_log_dropped.clone());
     let access_log = Arc::new(access_log.map_err(system("start the access log's thread"))?);
-    let proxy =
-        Proxy { dispatch, reloader: reloader.clone(), access_log: access_log.clone(), auth: auth.clone() };
+    let proxy = Proxy {
+        dispatch,
+        reloader: reloader.clone(),
+        access_log: access_log.clone(),
+        auth: auth.clone(),
+        rate: Limiter::default(),
+    };
     let tls = https.map(|https| {
         let tls = Tls::new(&https, fleet.clone(), metrics.clone());
         tls.map(Arc::new).map_err(|bad| https::error(&file, bad.key, bad.message))

@@ -66,6 +66,8 @@ codes! {
     Unauthenticated = "unauthenticated", 401, "Who asks is not known";
     /// A request whose key may not.
     Forbidden = "forbidden", 403, "Not allowed to this key";
+    /// More requests of one key or address than the gateway allows. `Retry-After` says when to come back.
+    RateLimited = "rate_limited", 429, "Too many requests";
     /// The same job id with another spec.
     JobConflict = "job_conflict", 409, "This job id belongs to another spec";
     /// Cancel of a job that already ended.

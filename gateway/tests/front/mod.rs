@@ -4,5 +4,6 @@ mod auth;
 mod bounds;
 mod h2raw;
 mod logging;
+mod rate;
 mod smuggling;
 pub(crate) mod tls;
