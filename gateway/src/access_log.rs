@@ -25,6 +25,8 @@ pub struct Record<'a> {
     pub request_id: Option<&'a str>,
     /// Its trace.
     pub trace_id: Option<&'a str>,
+    /// The name of the key that asked.
+    pub principal: Option<&'a str>,
     /// The address that sent it.
     pub client: Option<std::net::IpAddr>,
     /// The HTTP version.
@@ -165,6 +167,7 @@ mod tests {
             time: now_s(),
             request_id: Some("r"),
             trace_id: None,
+            principal: None,
             client: None,
             version: "1.1",
             tls: false,

@@ -7,8 +7,10 @@
 pub mod discover;
 
 pub mod access_log;
+pub mod auth;
 pub mod https;
 pub mod limits;
+pub mod rate;
 
 pub mod schema;
 
@@ -48,6 +50,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How much one request may ask.
     pub limits: limits::Limits,
+    /// How often one may ask; without, as often as one likes.
+    pub rate: Option<rate::Rate>,
+    /// Whom it serves; everybody without.
+    pub auth: Option<auth::Auth>,
     /// What is written of requests.
     pub access_log: access_log::AccessLog,
     /// What the web page shows.
@@ -194,6 +200,8 @@ struct Raw {
     timeouts: RawTimeouts,
     #[serde(default)]
     limits: limits::RawLimits,
+    rate: Option<rate::RawRate>,
+    auth: Option<auth::RawAuth>,
     #[serde(default)]
     access_log: access_log::RawAccessLog,
     #[serde(default)]
@@ -300,6 +308,8 @@ impl Raw {
         let timeouts = self.timeouts.validate(file)?;
         let limits = self.limits.validate(file)?;
         let access_log = self.access_log.validate(file)?;
+        let rate = self.rate.map(|raw| raw.validate(file)).transpose()?;
+        let auth = self.auth.map(|raw| raw.validate(file)).transpose()?;
         let page = self.page.validate(file, &listen)?;
         let pools = validate_pools(self.pools, file)?;
         Ok(Config {
@@ -307,6 +317,8 @@ impl Raw {
             routing: Routing { wait_usd_per_hour: wait },
             timeouts,
             limits,
+            rate,
+            auth,
             access_log,
             page,
             pools,
@@ -637,6 +649,16 @@ endpoints = ["[::1]:9001"]
                 "[[pools]]",
                 "[access_log]\nsample = 1.5\n[[pools]]",
                 ":6:10: access_log.sample: 1.5 is no share",
+            ),
+            (
+                "[[pools]]",
+                "[rate]\nper_second = 0\nburst = 1\n[[pools]]",
+                ":6:14: rate.per_second: 0 is out of range",
+            ),
+            (
+                "[[pools]]",
+                "[rate]\nper_second = 1\nburst = 0\n[[pools]]",
+                ":7:9: rate.burst: 0 is out of range",
             ),
             ("http = \"127.0.0.1:0\"", "http = \"here\"", ":3:8: listen.http: \"here\" is no address"),
         ];

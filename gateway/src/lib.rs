@@ -4,7 +4,7 @@
 //! [`request`] says what is asked for, [`admission`] reads a submit and settles its id, [`dispatch`] leads it through
 //! the workers, [`route`] chooses a pool and a worker from [`fleet`]'s snapshot, [`forward`] talks to the worker.
 //! Beside that path: [`page`] is the web page at `/`, [`config`] is the routing file, [`reload`] swaps it, [`admin`] shows and steers, [`drain`] ends
-//! the process without dropping a request, [`metrics`] counts, [`tls`] keeps the certificate, [`limits`] bounds headers and slow uploads, [`trace`] gives requests their names,
+//! the process without dropping a request, [`metrics`] counts, [`tls`] keeps the certificate, [`limits`] bounds headers and slow uploads, [`trace`] gives requests their names, [`auth`] knows who asks, [`rate`] how often,
 //! [`access_log`] writes a line of each, [`status`] is the operator's view from the command line.
 //! Of the operator are [`overrides`] (what changes beside the file, for a while), [`audit`] (who changed what),
 //! [`decisions`] (why a job went where) and [`diff`] (what a file would change).
@@ -16,6 +16,7 @@ pub mod access_log;
 pub mod admin;
 pub mod admission;
 pub mod audit;
+pub mod auth;
 pub mod config;
 pub mod decisions;
 pub mod diff;
@@ -30,6 +31,7 @@ pub mod metrics;
 pub mod overrides;
 pub mod page;
 pub mod proxy;
+pub mod rate;
 pub mod reload;
 pub mod request;
 pub mod route;

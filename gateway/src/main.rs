@@ -153,6 +153,9 @@ fn check(file: &std::path::Path) -> ExitCode {
         if let Some(https) = &config.listen.https {
             tls::load(https).map_err(|bad| https::error(&file, bad.key, bad.message))?;
         }
+        if let Some(auth) = &config.auth {
+            millrace_gateway::auth::load(&auth.keys).map_err(|bad| file.error("auth.keys", bad))?;
+        }
         Ok(config)
     });
     match checked {

@@ -39,6 +39,14 @@ pub struct Metrics {
     pub connections_refused: IntCounter,
     /// Lines of the access log that nobody took in time.
     pub access_log_dropped: IntCounter,
+    /// Requests refused because their key or address asks too often.
+    pub rate_limited: IntCounter,
+    /// Requests refused for who asked, by problem code.
+    pub auth_refused: IntCounterVec,
+    /// API keys in force.
+    pub auth_keys: IntGauge,
+    /// 1 when the latest file of keys is in force, else 0.
+    pub auth_keys_success: IntGauge,
     /// TLS handshakes that clients did not manage.
     pub tls_handshakes_failed: IntCounter,
     /// When the certificate in force ends, in Unix seconds; 0 without TLS.
@@ -176,6 +184,19 @@ impl Metrics {
                 "Connections over the limit of their address",
             )?,
             access_log_dropped: counter("access_log_dropped_total", "Lines that nobody took in time")?,
+            rate_limited: counter("rate_limited_total", "Requests of who asks too often")?,
+            auth_refused: registered!(
+                registry,
+                IntCounterVec,
+                "auth_refused_total",
+                "Requests refused for who asked",
+                &["code"]
+            ),
+            auth_keys: gauge("auth_keys", "API keys in force")?,
+            auth_keys_success: gauge(
+                "auth_keys_reload_success",
+                "1 when the latest file of keys is in force",
+            )?,
             tls_handshakes_failed: counter("tls_handshakes_failed_total", "TLS handshakes that failed")?,
             certificate_expiry: gauge(
                 "certificate_expiry_timestamp_seconds",

@@ -21,6 +21,7 @@ use tracing::{debug, info, warn};
 use crate::access_log::{self, AccessLog, Record};
 use crate::admin::status::Status;
 use crate::admission;
+use crate::auth::{self, Auth, Principal};
 use crate::config::{self, Config};
 use crate::decisions;
 use crate::dispatch::{Dispatch, Repeatable, Request, Target};
@@ -29,6 +30,7 @@ use crate::edge;
 use crate::forward::{self, Failure};
 use crate::limits::{self, Pace};
 use crate::page::{self, Parts};
+use crate::rate::{Limiter, Who};
 use crate::reload::Reloader;
 use crate::request::{self, Route};
 use crate::route::Job;
@@ -52,6 +54,10 @@ pub struct Proxy {
     pub reloader: Arc<Reloader>,
     /// Writes a line of each request.
     pub access_log: Arc<AccessLog>,
+    /// Knows who may ask, where not everybody may.
+    pub auth: Option<Arc<Auth>>,
+    /// Counts who asks how often.
+    pub rate: Limiter,
 }
 
 /// A request as Pingora carries it from phase to phase.
@@ -66,6 +72,7 @@ pub struct Ctx {
     /// A worker's problem that is being completed with the job's id, and its status.
     patch: Option<(u16, Vec<u8>)>,
     pace: Pace,
+    principal: Option<Arc<Principal>>,
 }
 
 impl Proxy {
@@ -125,6 +132,7 @@ impl Proxy {
             time: access_log::now_s(),
             request_id: request_id(session).and_then(|id| id.to_str().ok()),
             trace_id: header.headers.get(trace::TRACEPARENT).and_then(trace::trace_id),
+            principal: ctx.principal.as_ref().map(|principal| principal.name.as_str()),
             client: client_ip(session),
             version: if session.is_http2() { "2" } else { "1" },
             tls: is_tls(session),
@@ -190,6 +198,7 @@ impl ProxyHttp for Proxy {
             request: None,
             patch: None,
             pace: Pace::default(),
+            principal: None,
         }
     }
 
@@ -219,6 +228,30 @@ impl ProxyHttp for Proxy {
         };
         let request = ctx.request.insert(Request::new(route.clone()));
         request.request_id = decisions::request_id(&session.req_header().headers);
+        if let Some(auth) = &self.auth {
+            match auth.admit(&route, &method, &path, &session.req_header().headers) {
+                Ok(principal) => ctx.principal = principal,
+                Err(problem) => {
+                    tell(session, &problem, None).await?;
+                    return Ok(true);
+                }
+            }
+        }
+        let counted = !matches!(route, Route::Livez | Route::Readyz);
+        if let Some(rate) = ctx.config.rate.as_ref().filter(|_| counted) {
+            let who = match &ctx.principal {
+                Some(principal) => Who::Principal(principal.name.clone()),
+                None => client_ip(session).map_or(Who::Rest, Who::address),
+            };
+            if let Err(wait) = self.rate.take(who, rate, Instant::now()) {
+                self.dispatch.metrics.rate_limited.inc();
+                let detail =
+                    format!("at most {} requests per second, {} at once", rate.per_second, rate.burst);
+                let seconds = wait.as_secs_f64().ceil() as u64;
+                tell(session, &Problem::new(Code::RateLimited, detail).retry_after(seconds), None).await?;
+                return Ok(true);
+            }
+        }
         if route.is_local() {
             self.local(session, &route, &ctx.config).await?;
             return Ok(true);
@@ -262,7 +295,18 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         let (client, tls) = (client_ip(session), is_tls(session));
         let Some(request) = &ctx.request else { return Ok(()) };
-        forward::request_header(header, &request.route, client, tls, request.job_id.as_ref())
+        forward::request_header(header, &request.route, client, tls, request.job_id.as_ref())?;
+        if self.auth.is_some() {
+            // The key is for us alone.
+            header.remove_header(&http::header::AUTHORIZATION);
+            header.remove_header(auth::API_KEY);
+        }
+        if let Some(principal) = &ctx.principal {
+            header.insert_header(auth::PRINCIPAL, principal.name.as_str())?;
+            header.insert_header(auth::TENANT, principal.tenant.as_str())?;
+            header.insert_header(auth::ROLE, principal.role.as_str())?;
+        }
+        Ok(())
     }
 
     async fn request_body_filter(
@@ -557,6 +601,9 @@ async fn tell(session: &mut Session, problem: &Problem, allow: Option<&'static s
     let mut more = Vec::new();
     if let Some(after) = problem.retry_after_s {
         more.push(("retry-after", after.to_string()));
+    }
+    if problem.code == Code::Unauthenticated {
+        more.push(("www-authenticate", "Bearer realm=\"millrace\"".to_owned()));
     }
     if let Some(allow) = allow {
         more.push(("allow", allow.to_owned()));

@@ -204,6 +204,9 @@ impl Reloader {
                 });
             }
         }
+        if config.auth != self.fleet.config().auth {
+            return Err(file.error("auth", "changing it needs a restart"));
+        }
         // Other files than before must be good ones; what changes in those of before is `tls`'s business.
         if let Some(https) = &config.listen.https
             && self.fleet.config().listen.https.as_ref() != Some(https)

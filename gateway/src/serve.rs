@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
 use crate::audit::Audit;
+use crate::auth::{self, Auth};
 use crate::config::{Config, https};
 use crate::decisions::Decisions;
 use crate::dispatch::Dispatch;
@@ -31,6 +32,7 @@ use crate::fleet::{Fleet, discovery, probe, steer};
 use crate::forward::{Budget, TRIES_MAX};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
+use crate::rate::Limiter;
 use crate::reload::{self, Reloader};
 use crate::tls::{self, Tls};
 
@@ -93,6 +95,11 @@ pub async fn serve(
     let admin_listener =
         tokio::net::TcpListener::from_std(admin_listener).map_err(system("adopt the admin listener"))?;
 
+    let auth = config.auth.as_ref().map(|auth| {
+        let auth = Auth::new(&auth.keys, metrics.clone());
+        auth.map(Arc::new).map_err(|bad| file.error("auth.keys", bad))
+    });
+    let auth = auth.transpose()?;
     let (fleet, drain) = (Fleet::new(config), Arc::new(Drain::default()));
     let audit = Arc::new(Audit::default());
     let path = options.config.clone();
@@ -109,7 +116,13 @@ pub async fn serve(
     };
     let access_log = AccessLog::new(std::io::stdout(), metrics.access_log_dropped.clone());
     let access_log = Arc::new(access_log.map_err(system("start the access log's thread"))?);
-    let proxy = Proxy { dispatch, reloader: reloader.clone(), access_log: access_log.clone() };
+    let proxy = Proxy {
+        dispatch,
+        reloader: reloader.clone(),
+        access_log: access_log.clone(),
+        auth: auth.clone(),
+        rate: Limiter::default(),
+    };
     let tls = https.map(|https| {
         let tls = Tls::new(&https, fleet.clone(), metrics.clone());
         tls.map(Arc::new).map_err(|bad| https::error(&file, bad.key, bad.message))
@@ -132,6 +145,13 @@ pub async fn serve(
             (name, Ok(()))
         });
     }
+    if let Some(auth) = auth.clone() {
+        let following = auth::run(auth, stop.clone());
+        tasks.spawn(async move {
+            following.await;
+            ("keys' follower", Ok(()))
+        });
+    }
     if let Some(tls) = tls.clone() {
         let following = tls::run(tls, stop.clone());
         tasks.spawn(async move {
@@ -143,6 +163,7 @@ pub async fn serve(
         fleet: fleet.clone(),
         drain: drain.clone(),
         reloader: reloader.clone(),
+        auth,
         tls,
         metrics: metrics.clone(),
         registry,

@@ -62,6 +62,12 @@ codes! {
     HeaderTooLarge = "header_too_large", 431, "The request's header is too large";
     /// A request whose path and query are too long.
     UriTooLong = "uri_too_long", 414, "The request's target is too long";
+    /// A request without a key that is in force.
+    Unauthenticated = "unauthenticated", 401, "Who asks is not known";
+    /// A request whose key may not.
+    Forbidden = "forbidden", 403, "Not allowed to this key";
+    /// More requests of one key or address than the gateway allows. `Retry-After` says when to come back.
+    RateLimited = "rate_limited", 429, "Too many requests";
     /// The same job id with another spec.
     JobConflict = "job_conflict", 409, "This job id belongs to another spec";
     /// Cancel of a job that already ended.

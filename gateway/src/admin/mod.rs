@@ -26,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Audit, Entry};
+use crate::auth::Auth;
 use crate::decisions::Decisions;
 use crate::drain::Drain;
 use crate::fleet::Fleet;
@@ -47,6 +48,8 @@ pub struct Admin {
     pub reloader: Arc<Reloader>,
     /// The certificate, where the gateway has one.
     pub tls: Option<Arc<Tls>>,
+    /// The API keys, where the gateway asks for them.
+    pub auth: Option<Arc<Auth>>,
     /// The gateway's families.
     pub metrics: Arc<Metrics>,
     /// All families of the process.
@@ -105,6 +108,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         "reason": unready,
         "in_flight": admin.drain.live(),
         "config": config,
+        "auth": admin.auth.as_ref().map(|auth| auth.state()),
         "certificate": admin.tls.as_ref().map(|tls| tls.state()),
     });
     let status = if unready.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

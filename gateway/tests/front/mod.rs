@@ -1,7 +1,9 @@
 //! What stands between clients and the API: TLS, bounds, and the bytes that are no honest request.
 
+mod auth;
 mod bounds;
 mod h2raw;
 mod logging;
+mod rate;
 mod smuggling;
 pub(crate) mod tls;

@@ -1,0 +1,128 @@
+//! How often one may ask: a bucket of tokens per key, or per address where there is no key.
+//!
+//! A bucket is one moment: when it would be full again (GCRA). So an unused one is a full one, which need not be kept,
+//! and the map is bounded by forgetting those. Under more strangers than it holds, those without a bucket share one:
+//! memory stays bounded, and a flood from many addresses slows itself first.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::config::rate::Rate;
+
+/// Most buckets; about 10 MB.
+const BUCKETS_MAX: usize = 100_000;
+
+/// Who is counted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// The owner of a key, by the key's name.
+    Principal(String),
+    /// An address; of IPv6 the first 64 bits, which are one site.
+    Address(IpAddr),
+    /// Everybody for whom there is no room.
+    Rest,
+}
+
+impl Who {
+    /// The address, as it is counted.
+    pub fn address(address: IpAddr) -> Self {
+        Self::Address(match address {
+            IpAddr::V6(six) => match six.to_ipv4_mapped() {
+                Some(four) => four.into(),
+                None => std::net::Ipv6Addr::from_bits(six.to_bits() & (u128::MAX << 64)).into(),
+            },
+            four @ IpAddr::V4(_) => four,
+        })
+    }
+}
+
+/// Between two looks for full buckets: looking at all of them takes a millisecond, in which everybody waits.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The buckets.
+#[derive(Debug, Default)]
+pub struct Limiter(Mutex<Buckets>);
+
+#[derive(Debug, Default)]
+struct Buckets {
+    /// When each is full again.
+    full_at: HashMap<Who, Instant>,
+    swept: Option<Instant>,
+}
+
+impl Limiter {
+    /// Takes a token `now`.
+    ///
+    /// # Errors
+    /// How long until there is one.
+    pub fn take(&self, who: Who, rate: &Rate, now: Instant) -> Result<(), Duration> {
+        let each = Duration::from_secs_f64(1.0 / rate.per_second);
+        let depth = each.mul_f64(f64::from(rate.burst));
+        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let rested = buckets.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_INTERVAL);
+        if rested && buckets.full_at.len() >= BUCKETS_MAX && !buckets.full_at.contains_key(&who) {
+            buckets.full_at.retain(|_, full_at| *full_at > now);
+            buckets.swept = Some(now);
+        }
+        let buckets = &mut buckets.full_at;
+        let who = if buckets.len() < BUCKETS_MAX || buckets.contains_key(&who) { who } else { Who::Rest };
+        let full_at = buckets.entry(who).or_insert(now);
+        let next = (*full_at).max(now) + each;
+        // What the bucket lacks after this must fit into it.
+        match next.saturating_duration_since(now).checked_sub(depth) {
+            Some(over) if !over.is_zero() => Err(over),
+            _ => {
+                *full_at = next;
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { per_second: 10.0, burst: 5 };
+
+    fn four(n: u32) -> Who {
+        Who::address(IpAddr::V4(n.into()))
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate() {
+        let (limiter, start) = (Limiter::default(), Instant::now());
+        let taken = |ms: u64| limiter.take(four(1), &RATE, start + Duration::from_millis(ms));
+        assert!((0..5).all(|_| taken(0).is_ok()));
+        assert_eq!(taken(0), Err(Duration::from_millis(100)), "a refusal costs nothing");
+        assert_eq!(taken(40), Err(Duration::from_millis(60)));
+        assert!(taken(100).is_ok() && taken(100).is_err());
+        assert!(limiter.take(four(2), &RATE, start).is_ok(), "another address has its own");
+        let passed = (0..10_000).filter(|ms| taken(200 + ms).is_ok()).count();
+        assert!((99..=106).contains(&passed), "{passed} in ten seconds at ten per second");
+    }
+
+    #[test]
+    fn strangers_cost_no_more_memory_than_there_is() {
+        let (limiter, start) = (Limiter::default(), Instant::now());
+        for n in 0..u32::try_from(BUCKETS_MAX).unwrap() + 1000 {
+            let _ = limiter.take(four(n), &RATE, start);
+        }
+        let size = || limiter.0.lock().unwrap().full_at.len();
+        assert!(size() <= BUCKETS_MAX + 1, "{}", size());
+        assert!(limiter.take(four(u32::MAX), &RATE, start).is_err(), "the rest shares one, and it is empty");
+        assert!(limiter.take(four(7), &RATE, start).is_ok(), "who was there before is not harmed");
+        assert!(limiter.take(four(u32::MAX), &RATE, start + Duration::from_secs(2)).is_ok());
+        assert!(size() < 10, "full buckets are forgotten: {}", size());
+    }
+
+    #[test]
+    fn a_site_of_ipv6_is_one() {
+        let of = |text: &str| Who::address(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:1.2.3.4"), of("1.2.3.4"));
+    }
+}
