@@ -212,30 +212,39 @@ impl Fleet {
     pub fn view(&self) -> Arc<View> {
         let now = self.now();
         if self.urgent.load(Ordering::Acquire) {
-            self.renew(&mut self.lock(), now);
+            let mut state = self.lock();
+            // Whoever held the lock may have made the view meanwhile.
+            if self.urgent.load(Ordering::Acquire) {
+                self.renew(&mut state, now);
+            }
         } else if now.as_micros() as u64 >= self.rest_until_us.load(Ordering::Acquire)
             && (self.changed.load(Ordering::Acquire) || now >= self.view.load().at + VIEW_AGE_MAX)
         {
             // Whoever holds the lock may be making a view: the last one does until then.
-            match self.state.try_lock() {
-                Ok(mut state) => self.renew(&mut state, now),
-                Err(TryLockError::Poisoned(poisoned)) => self.renew(&mut poisoned.into_inner(), now),
-                Err(TryLockError::WouldBlock) => {}
+            let state = match self.state.try_lock() {
+                Ok(state) => Some(state),
+                Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+                Err(TryLockError::WouldBlock) => None,
+            };
+            if let Some(mut state) = state
+                && self.view.load().at < now
+            {
+                self.renew(&mut state, now);
             }
         }
         self.view.load_full()
     }
 
+    /// Changes are made and marked under the lock that is held here, so none is lost in between. `urgent` is taken back
+    /// last: until the view is there, who asks for it has to wait and must not take the one before.
     fn renew(&self, state: &mut State, now: Duration) {
-        if self.urgent.swap(false, Ordering::AcqRel) || self.view.load().at < now {
-            // Changes are made and marked under the lock that is held here, so none is lost in between.
-            self.changed.store(false, Ordering::Release);
-            state.look(now);
-            self.view.store(Arc::new(View::new(&state.snapshot, now)));
-            let done = self.now();
-            let rest_until = done + (done - now) * REST;
-            self.rest_until_us.store(rest_until.as_micros() as u64, Ordering::Release);
-        }
+        self.changed.store(false, Ordering::Release);
+        state.look(now);
+        self.view.store(Arc::new(View::new(&state.snapshot, now)));
+        let done = self.now();
+        let rest_until = done + done.saturating_sub(now) * REST;
+        self.rest_until_us.store(rest_until.as_micros() as u64, Ordering::Release);
+        self.urgent.store(false, Ordering::Release);
     }
 
     /// Reads what is known of one worker.

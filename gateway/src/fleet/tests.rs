@@ -162,3 +162,24 @@ fn a_pool_that_is_there_from_the_start_needs_no_ramp_and_one_that_comes_back_doe
     assert_eq!(presence.update(true, s(90)), Some(s(90)));
     assert_eq!(presence.update(true, s(95)), Some(s(90)));
 }
+
+#[test]
+fn nobody_sees_a_view_from_before_an_urgent_change() {
+    let job = crate::route::Job::default();
+    for _ in 0..500 {
+        let fleet = fleet();
+        fleet.view();
+        fleet.probed(at(1), report("aws", 1), Duration::from_millis(1));
+        let start = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    start.wait();
+                    let chosen =
+                        fleet.view().submit(&job, &crate::route::Exclude::default(), &mut rand::rng());
+                    assert!(chosen.is_ok(), "{chosen:?}");
+                });
+            }
+        });
+    }
+}

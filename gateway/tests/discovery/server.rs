@@ -57,9 +57,14 @@ pub(crate) fn srv(priority: u16, port: u16, target: &str) -> RData {
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        // A port that is free for one protocol may be taken for the other.
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+                break (udp, tcp);
+            }
+        };
         let address = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(address).await.unwrap();
         let shared = Arc::new(Shared::default());
         let stop = shared.stop.clone();
         tokio::spawn(stop.run_until_cancelled_owned(datagrams(udp, shared.clone())));
