@@ -25,8 +25,8 @@ const OWN: [(&str, usize); 13] = [
     ("-analyzeduration", 1),
     ("-xerror", 0),
 ];
-/// Settings of the sound, with one value each: only one of several commands makes the sound.
-const SOUND: [&str; 5] = ["-af", "-c:a", "-b:a", "-ac", "-ar"];
+/// How the last word of an output ends.
+const MANIFEST: &str = ".mpd";
 
 /// One ffmpeg that makes every rendition from one decode.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,11 +123,22 @@ impl Ladder {
         (0..self.renditions()).map(|index| self.only(index)).collect()
     }
 
+    /// The picture's output with one rendition left, and the sound's, which is an output of its own, with the first.
     fn only(&self, index: usize) -> Result<Vec<String>> {
-        let (graph, with_sound) = (&self.graph, index == 0);
+        let ends = |word: &String| word.ends_with(MANIFEST);
+        let end = self.arguments.iter().position(ends).context("no output in the ladder's command")?;
+        let (picture, sound) = self.arguments.split_at(end + 1);
+        let mut kept = self.picture_only(index, picture)?;
+        if index == 0 {
+            kept.extend_from_slice(sound);
+        }
+        Ok(kept)
+    }
+
+    fn picture_only(&self, index: usize, arguments: &[String]) -> Result<Vec<String>> {
+        let graph = &self.graph;
         let mut kept = Vec::new();
-        let mut sets = 1;
-        let mut words = self.arguments.iter();
+        let mut words = arguments.iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().with_context(|| format!("{word} has no value"));
             if word == "-filter_complex" {
@@ -140,12 +151,7 @@ impl Ladder {
                 match picture.map(str::parse::<usize>) {
                     Some(Ok(of)) if of == index => kept.extend([word.clone(), "[v0]".to_owned()]),
                     Some(Ok(_)) => {}
-                    Some(Err(_)) => bail!("-map {stream} is no picture of the ladder's"),
-                    None if with_sound => {
-                        sets += 1;
-                        kept.extend([word.clone(), stream.clone()]);
-                    }
-                    None => {}
+                    _ => bail!("-map {stream} is no picture of the ladder's"),
                 }
             } else if let Some((option, of)) = word.split_once(":v:").filter(|_| word.starts_with('-')) {
                 let of: usize = of.parse().with_context(|| format!("read the rendition of {word}"))?;
@@ -153,15 +159,9 @@ impl Ladder {
                 if of == index {
                     kept.extend([format!("{option}:v:0"), value.clone()]);
                 }
-            } else if SOUND.contains(&word.as_str()) {
-                let value = value()?;
-                if with_sound {
-                    kept.extend([word.clone(), value.clone()]);
-                }
             } else if word == "-adaptation_sets" {
                 value()?;
-                let list: Vec<String> = (0..sets).map(|set| format!("id={set},streams={set}")).collect();
-                kept.extend([word.clone(), list.join(" ")]);
+                kept.extend([word.clone(), "id=0,streams=0".to_owned()]);
             } else {
                 kept.push(word.clone());
             }
@@ -228,9 +228,10 @@ mod tests {
         let line = "/usr/bin/ffmpeg -hide_banner -y -nostdin -nostats -loglevel level+verbose -progress pipe:1 \
                     -stats_period 0.5 -max_alloc 1 -protocol_whitelist file -probesize 20M -threads 2 -i file:/s/input \
                     -filter_complex [0:0]fps=24/1:start_time=0,split=2[s0][s1];[s0]scale=64:36,setsar=1[v0];\
-                    [s1]scale=32:18[v1] -map [v0] -map [v1] -map 0:1 -sn -map_metadata -1 -c:v libx264 -crf 22 \
-                    -maxrate:v:0 500 -bufsize:v:0 1000 -maxrate:v:1 250 -bufsize:v:1 500 -af aresample=async=1 -c:a aac \
-                    -b:a 128000 -f dash -adaptation_sets id=0,streams=0 manifest.mpd";
+                    [s1]scale=32:18[v1] -map [v0] -map [v1] -sn -map_metadata -1 -c:v libx264 -crf 22 \
+                    -maxrate:v:0 500 -bufsize:v:0 1000 -maxrate:v:1 250 -bufsize:v:1 500 -f dash \
+                    -adaptation_sets id=0,streams=0_id=1,streams=1 picture.mpd -map 0:1 -af aresample=async=1 \
+                    -c:a aac -b:a 128000 -f dash -adaptation_sets id=0,streams=0 sound.mpd";
         Ladder::bare(&words(line), Path::new("/clips/a.mp4")).unwrap()
     }
 
@@ -241,7 +242,7 @@ mod tests {
             said.starts_with("-v error -y -nostdin -threads 2 -i /clips/a.mp4 -filter_complex [0:0]"),
             "{said}"
         );
-        assert!(said.contains("-maxrate:v:1 250") && said.ends_with("manifest.mpd"), "{said}");
+        assert!(said.contains("-maxrate:v:1 250") && said.ends_with("sound.mpd"), "{said}");
     }
 
     #[test]
@@ -251,13 +252,14 @@ mod tests {
             alone,
             [
                 "-v error -y -nostdin -threads 2 -i /clips/a.mp4 -filter_complex \
-                 [0:0]fps=24/1:start_time=0,scale=64:36,setsar=1[v0] -map [v0] -map 0:1 -sn -map_metadata -1 \
-                 -c:v libx264 -crf 22 -maxrate:v:0 500 -bufsize:v:0 1000 -af aresample=async=1 -c:a aac -b:a 128000 \
-                 -f dash -adaptation_sets id=0,streams=0 id=1,streams=1 manifest.mpd",
+                 [0:0]fps=24/1:start_time=0,scale=64:36,setsar=1[v0] -map [v0] -sn -map_metadata -1 \
+                 -c:v libx264 -crf 22 -maxrate:v:0 500 -bufsize:v:0 1000 -f dash -adaptation_sets id=0,streams=0 \
+                 picture.mpd -map 0:1 -af aresample=async=1 -c:a aac -b:a 128000 -f dash \
+                 -adaptation_sets id=0,streams=0 sound.mpd",
                 "-v error -y -nostdin -threads 2 -i /clips/a.mp4 -filter_complex \
                  [0:0]fps=24/1:start_time=0,scale=32:18[v0] -map [v0] -sn -map_metadata -1 \
                  -c:v libx264 -crf 22 -maxrate:v:0 250 -bufsize:v:0 500 -f dash -adaptation_sets id=0,streams=0 \
-                 manifest.mpd",
+                 picture.mpd",
             ]
         );
     }

@@ -53,8 +53,9 @@ fn unknown(file: &str) -> Option<Vec<String>> {
 
 /// Asks what a place takes; `place` puts a value there.
 fn ask(place: &dyn Fn(&str) -> String, path: &str, about: &BTreeMap<String, String>) -> Taken {
-    let takes =
-        |value: &str| !objection(&place(value)).is_some_and(|message| message.starts_with("invalid type"));
+    // Of an enum of names the reader says what it wanted, where of other types it says what is invalid.
+    let refuses = |message: &str| message.starts_with("invalid type") || message.starts_with("wanted ");
+    let takes = |value: &str| !objection(&place(value)).is_some_and(|message| refuses(&message));
     let mut all = Vec::new();
     let mut simple = |kind: &str, sample: &str| {
         all.push(Taken { schema: json!({ "type": kind }), sample: sample.to_owned() });

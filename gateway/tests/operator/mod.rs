@@ -212,22 +212,21 @@ async fn a_decision_that_was_made_is_explained_try_by_try() {
     let (gateway, first, second) = two().await;
     first.behave(crate::fake::Behaviour::Full(9));
     post(&gateway, "/weight", json!({ "target": "aws", "weight": 1e6 })).await;
-    let sent =
-        gateway.client.post(gateway.url("/process")).header("x-request-id", "req 7/é?".replace('é', "e"));
+    let sent = gateway.client.post(gateway.url("/process")).header("x-request-id", "req-7_e.x");
     let sent = sent.body("{\"job_id\":\"j1\"}").send().await.unwrap();
     assert_eq!(sent.status(), StatusCode::ACCEPTED);
     assert_eq!((first.submits().len(), second.submits().len()), (1, 1));
     let told = get(&gateway, "/decisions/j1").await;
     let tries = told.as_array().unwrap();
     assert_eq!((tries.len(), &tries[0]["tries"], &tries[1]["tries"]), (2, &json!(0), &json!(1)));
-    assert_eq!((&tries[0]["chosen"]["worker"], &tries[0]["request_id"]), (&json!("w1"), &json!("req 7/e?")));
+    assert_eq!((&tries[0]["chosen"]["worker"], &tries[0]["request_id"]), (&json!("w1"), &json!("req-7_e.x")));
     assert_eq!(
         (&tries[1]["chosen"]["worker"], &tries[1]["chosen"]["reason"]),
         (&json!("w2"), &json!("retry"))
     );
     assert_eq!(tries[1]["pools"][0]["workers"][0]["rejected"], "tried");
     let admin = gateway.admin.to_string();
-    for id in ["j1", "req 7/e?"] {
+    for id in ["j1", "req-7_e.x"] {
         let (code, out, err) = check(&["explain", "--request-id", id, "--admin", &admin]);
         assert_eq!((code, err.as_str()), (0, ""), "{id}");
         assert!(out.contains("job j1, decided ") && out.contains("no: tried"), "{out}");
