@@ -19,6 +19,7 @@ use tracing::{error, info};
 use crate::metrics::Metrics;
 use crate::reload::INTERVAL;
 use crate::request::Route;
+use crate::settle::Settle;
 
 /// Shortest key that works, in characters.
 pub const KEY_CHARS_MIN: usize = 32;
@@ -99,8 +100,7 @@ pub struct Auth {
 #[derive(Debug)]
 struct Followed {
     error: Option<String>,
-    settled: Result<String, String>,
-    changing: Option<Result<String, String>>,
+    content: Settle<Result<String, String>>,
 }
 
 /// What a route takes, beside what it carries itself; `None` is open to all.
@@ -177,7 +177,7 @@ impl Auth {
         let keys = parse(file, &seen)?;
         metrics.auth_keys.set(i64::try_from(keys.len()).unwrap_or(i64::MAX));
         metrics.auth_keys_success.set(1);
-        let followed = Mutex::new(Followed { error: None, settled: seen, changing: None });
+        let followed = Mutex::new(Followed { error: None, content: Settle::new(seen) });
         Ok(Self { keys: ArcSwap::from_pointee(keys), file: file.to_owned(), metrics, followed })
     }
 
@@ -228,17 +228,10 @@ impl Auth {
     fn look(&self) {
         let seen = see(&self.file);
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen == followed.settled {
-            followed.changing = None;
-            return;
-        }
-        // Half a file would lock half of the clients out: a change counts when two looks have seen the same.
-        if followed.changing.as_ref() != Some(&seen) {
-            followed.changing = Some(seen);
-            return;
-        }
-        followed.changing = None;
-        match parse(&self.file, &seen) {
+        let followed = &mut *followed;
+        // Half a file would lock half of the clients out, hence two looks.
+        let Some(seen) = followed.content.saw(seen) else { return };
+        match parse(&self.file, seen) {
             Ok(keys) => {
                 info!(keys = keys.len(), "API keys reloaded");
                 self.metrics.auth_keys.set(i64::try_from(keys.len()).unwrap_or(i64::MAX));
@@ -252,7 +245,6 @@ impl Auth {
                 followed.error = Some(bad);
             }
         }
-        followed.settled = seen;
     }
 }
 

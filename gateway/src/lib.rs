@@ -35,6 +35,7 @@ pub mod rate;
 pub mod reload;
 pub mod request;
 pub mod route;
+mod settle;
 pub mod status;
 pub mod tls;
 pub mod trace;

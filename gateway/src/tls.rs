@@ -25,6 +25,7 @@ use crate::config::https::{ClientCertificates, Https};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::reload::INTERVAL;
+use crate::settle::Settle;
 
 /// Why the files cannot be used, under the key of `[listen.https]` that names the one at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,8 +67,7 @@ pub struct Tls {
 
 struct Followed {
     state: State,
-    settled: Seen,
-    changing: Option<Seen>,
+    content: Settle<Seen>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -214,7 +214,7 @@ impl Tls {
         metrics.certificate_expiry.set(expires_unix_s);
         metrics.certificate_success.set(1);
         let state = State { expires_unix_s, error: None };
-        let followed = Mutex::new(Followed { state, settled: seen, changing: None });
+        let followed = Mutex::new(Followed { state, content: Settle::new(seen) });
         let acceptor = ArcSwap::from_pointee(Acceptor::from_server_config(config));
         Ok(Self { acceptor, fleet, metrics, followed })
     }
@@ -245,17 +245,10 @@ impl Tls {
         let Some(https) = &config.listen.https else { return };
         let seen = see(https);
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen == followed.settled {
-            followed.changing = None;
-            return;
-        }
+        let followed = &mut *followed;
         // Certificate and key are two files, and one is written before the other.
-        if followed.changing.as_ref() != Some(&seen) {
-            followed.changing = Some(seen);
-            return;
-        }
-        followed.changing = None;
-        match judge(https, &seen) {
+        let Some(seen) = followed.content.saw(seen) else { return };
+        match judge(https, seen) {
             Ok(Loaded { config, expires_unix_s }) => {
                 self.acceptor.store(Arc::new(Acceptor::from_server_config(config)));
                 followed.state = State { expires_unix_s, error: None };
@@ -269,7 +262,6 @@ impl Tls {
                 error!(error = %bad, "certificate not reloaded; the one in force stays");
             }
         }
-        followed.settled = seen;
     }
 }
 
