@@ -180,6 +180,15 @@ export function follow(id, told) {
     document.removeEventListener("visibilitychange", seen);
     events?.close();
   };
+  // A stream begins with what was written last, and an answer may have been read after that was: the bar would go back.
+  const farthest = { attempt: 0, percent: 0 };
+  /** @param {JobUpdate} now */
+  const overtaken = ({ attempt, progress }) => {
+    if (attempt < farthest.attempt) return true;
+    if (attempt === farthest.attempt && progress.percent < farthest.percent) return true;
+    Object.assign(farthest, { attempt, percent: progress.percent });
+    return false;
+  };
   const look = async () => {
     clearTimeout(timer);
     const mine = ++asked;
@@ -188,6 +197,7 @@ export function follow(id, told) {
       // What was asked later knows more.
       if (ended || mine !== asked) return;
       told.problem(null);
+      overtaken(job);
       told.job(job);
       if (isFinal(job.state)) return end();
       // The browser connects again by itself after a broken connection, and gives up after a refusal.
@@ -201,12 +211,17 @@ export function follow(id, told) {
   };
   const listen = () => {
     const source = new EventSource(`${path}/events`);
+    /** @param {MessageEvent} event */
+    const tell = (event) => {
+      const now = JSON.parse(event.data);
+      if (!overtaken(now)) told.update(now);
+    };
     source.onopen = () => turn(true);
     // Until it is connected again, the job is asked for.
     source.onerror = () => turn(false);
-    source.addEventListener("progress", (event) => told.update(JSON.parse(event.data)));
+    source.addEventListener("progress", tell);
     source.addEventListener("state", (event) => {
-      told.update(JSON.parse(event.data));
+      tell(event);
       look();
     });
     source.addEventListener("end", () => {

@@ -3,9 +3,12 @@ import test from "node:test";
 
 import { follow, put } from "../api.js";
 
+/** A job as an answer or an event has it. */
+const job = (state, attempt = 1, percent = 0) => ({ state, attempt, progress: { percent } });
+
 /** A browser with nothing but a page that is seen or not, events that come or not, and jobs as `answers` has them. */
 function browser(answers) {
-  const said = { jobs: [], live: [], streams: [] };
+  const said = { jobs: [], updates: [], live: [], streams: [] };
   const page = new EventTarget();
   globalThis.document = Object.assign(page, { hidden: false });
   globalThis.EventSource = class extends EventTarget {
@@ -21,11 +24,11 @@ function browser(answers) {
     }
   };
   globalThis.fetch = async () => {
-    const job = await (answers.length > 1 ? answers.shift() : answers[0]);
-    return { ok: true, status: 200, headers: new Headers(), text: async () => JSON.stringify(job) };
+    const answer = await (answers.length > 1 ? answers.shift() : answers[0]);
+    return { ok: true, status: 200, headers: new Headers(), text: async () => JSON.stringify(answer) };
   };
   said.end = follow("j", {
-    update: () => {},
+    update: (update) => said.updates.push(update.progress.percent),
     job: (job) => said.jobs.push(job.state),
     problem: () => {},
     live: (live) => said.live.push(live),
@@ -46,7 +49,7 @@ async function until(what, holds) {
 }
 
 test("a page that nobody looks at holds no stream, and has one again when it is looked at", async () => {
-  const said = browser([{ state: "running" }]);
+  const said = browser([job("running")]);
   await until("a stream", () => said.streams.length === 1);
   said.streams[0].onopen();
   said.see(true);
@@ -61,7 +64,7 @@ test("a page that nobody looks at holds no stream, and has one again when it is 
 });
 
 test("a stream that was refused for good is asked for again", async () => {
-  const said = browser([{ state: "running" }]);
+  const said = browser([job("running")]);
   await until("a stream", () => said.streams.length === 1);
   said.streams[0].readyState = EventSource.CLOSED;
   said.streams[0].onerror();
@@ -70,14 +73,27 @@ test("a stream that was refused for good is asked for again", async () => {
 });
 
 test("an answer that a later question has overtaken is not shown", async () => {
-  let late = (job) => job;
+  let late = (answer) => answer;
   const first = new Promise((resolve) => (late = resolve));
-  const said = browser([first, { state: "succeeded" }]);
+  const said = browser([first, job("succeeded")]);
   said.see(false);
   await until("the second answer", () => said.jobs.length === 1);
-  late({ state: "running" });
+  late(job("running"));
   await new Promise((resolve) => setTimeout(resolve));
   assert.deepEqual(said.jobs, ["succeeded"]);
+});
+
+test("an event that an answer has overtaken does not take the bar back, and a new attempt does", async () => {
+  const at = (attempt, percent) => job("running", attempt, percent);
+  const said = browser([at(1, 40)]);
+  await until("a stream", () => said.streams.length === 1);
+  const [stream] = said.streams;
+  stream.onopen();
+  for (const now of [at(1, 0), at(1, 16), at(1, 43), at(2, 5), at(1, 99)]) {
+    stream.dispatchEvent(Object.assign(new Event("progress"), { data: JSON.stringify(now) }));
+  }
+  assert.deepEqual(said.updates, [43, 5]);
+  said.end();
 });
 
 test("an upload that was stopped before it began does not begin", async () => {
