@@ -49,7 +49,7 @@ pub(super) struct RawHttps {
 impl RawHttps {
     pub(super) fn validate(self, file: &File) -> Result<Https, Error> {
         let address =
-            super::address(file, self.address.get_ref(), self.address.span(), "listen.https.address")?;
+            super::value::address(file, self.address.get_ref(), self.address.span(), "listen.https.address")?;
         // Beside the routing file, wherever the process was started.
         let path = |raw: Spanned<PathBuf>, key: &str| {
             if raw.get_ref().as_os_str().is_empty() {
