@@ -198,7 +198,11 @@ impl Auth {
         path: &str,
         headers: &HeaderMap,
     ) -> Result<Option<Arc<Principal>>, Box<Problem>> {
-        let Some(needed) = needed(route, method, path) else { return Ok(None) };
+        needed(route, method, path).map(|needed| self.holder(headers, needed)).transpose()
+    }
+
+    /// Whose key a request shows, if it may do what `needed` may.
+    fn holder(&self, headers: &HeaderMap, needed: Role) -> Result<Arc<Principal>, Box<Problem>> {
         let refuse = |code, detail: String| {
             self.metrics.auth_refused.with_label_values(&[Code::as_str(code)]).inc();
             Err(Box::new(Problem::new(code, detail)))
@@ -221,8 +225,16 @@ impl Auth {
                     needed.as_str()
                 ),
             ),
-            Some(principal) => Ok(Some(principal.clone())),
+            Some(principal) => Ok(principal.clone()),
         }
+    }
+
+    /// Who asks, if it is an operator; for the admin listener.
+    ///
+    /// # Errors
+    /// As of [`Auth::admit`].
+    pub fn admit_operator(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Box<Problem>> {
+        self.holder(headers, Role::Operator)
     }
 
     fn look(&self) {

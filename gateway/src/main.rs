@@ -31,7 +31,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve. Prints one line `ready http://ADDRESS admin http://ADDRESS` once it does; with TLS `https://ADDRESS`
-    /// stands before `admin`, alone or after the first.
+    /// stands before `admin`, alone or after the first. `metrics http://ADDRESS` follows where there is such a listener.
     ///
     /// The routing file is followed: it is read again within a second of a change, on SIGHUP and on POST /reload of
     /// the admin listener. SIGTERM or SIGINT drains; a second one ends at once.
@@ -136,12 +136,14 @@ async fn serve(options: Options) -> Result<(), Error> {
         .map_err(|source| Error::System { what: "install the signal handlers", source })?;
     let registry = prometheus::Registry::new();
     registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-    let ready = |Ready { http, https, admin }| {
+    let ready = |Ready { http, https, admin, metrics }| {
         let mut out = std::io::stdout().lock();
         let urls = [http.map(|http| format!("http://{http}")), https.map(|https| format!("https://{https}"))];
-        let urls: Vec<String> = urls.into_iter().flatten().collect();
+        let mut words: Vec<String> = urls.into_iter().flatten().collect();
+        words.push(format!("admin http://{admin}"));
+        words.extend(metrics.map(|metrics| format!("metrics http://{metrics}")));
         // Nobody may be reading; the gateway serves all the same.
-        let _ = writeln!(out, "ready {} admin http://{admin}", urls.join(" ")).and_then(|()| out.flush());
+        let _ = writeln!(out, "ready {}", words.join(" ")).and_then(|()| out.flush());
     };
     Box::pin(millrace_gateway::serve(options, registry, shutdown, ready)).await
 }

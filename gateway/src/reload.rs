@@ -193,6 +193,7 @@ impl Reloader {
             ("listen.http", "http", self.listen.http, config.listen.http),
             ("listen.https.address", "https", https(&self.listen), https(&config.listen)),
             ("listen.admin", "admin", Some(self.listen.admin), Some(config.listen.admin)),
+            ("listen.metrics", "metrics", self.listen.metrics, config.listen.metrics),
         ];
         for (key, name, now, wanted) in fixed {
             if now != wanted {
@@ -204,8 +205,11 @@ impl Reloader {
                 });
             }
         }
+        if config.listen.admin_auth != self.listen.admin_auth {
+            return Err(file.error("listen.admin_auth", format!("changing it {NEEDS_RESTART}")));
+        }
         if config.auth != self.fleet.config().auth {
-            return Err(file.error("auth", "changing it needs a restart"));
+            return Err(file.error("auth", format!("changing it {NEEDS_RESTART}")));
         }
         // Other files than before must be good ones; what changes in those of before is `tls`'s business.
         if let Some(https) = &config.listen.https
