@@ -2,6 +2,8 @@
 
 // `cfg(test)` always holds here; it tells clippy that these helpers may unwrap, too.
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod discovery;
 #[cfg(test)]
 mod fake;
