@@ -2,7 +2,7 @@
 
 mod auth;
 mod bounds;
-mod h2raw;
+pub(crate) mod h2raw;
 mod logging;
 mod rate;
 mod smuggling;
