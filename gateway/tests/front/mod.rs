@@ -3,6 +3,7 @@
 mod auth;
 mod bounds;
 mod h2raw;
+mod jwt;
 mod logging;
 mod rate;
 mod smuggling;
