@@ -156,7 +156,7 @@ fn check(file: &std::path::Path) -> ExitCode {
             tls::load(https).map_err(|bad| https::error(&file, bad.key, bad.message))?;
         }
         if let Some(auth) = &config.auth {
-            millrace_gateway::auth::load(&auth.keys).map_err(|bad| file.error("auth.keys", bad))?;
+            millrace_gateway::auth::load(auth).map_err(|bad| file.error(bad.key, bad.message))?;
         }
         Ok(config)
     });

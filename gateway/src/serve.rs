@@ -103,8 +103,8 @@ pub async fn serve(
         tokio::net::TcpListener::from_std(admin_listener).map_err(system("adopt the admin listener"))?;
 
     let auth = config.auth.as_ref().map(|auth| {
-        let auth = Auth::new(&auth.keys, metrics.clone());
-        auth.map(Arc::new).map_err(|bad| file.error("auth.keys", bad))
+        let auth = Auth::new(auth, metrics.clone());
+        auth.map(Arc::new).map_err(|bad| file.error(bad.key, bad.message))
     });
     let auth = auth.transpose()?;
     let (fleet, drain) = (Fleet::new(config), Arc::new(Drain::default()));

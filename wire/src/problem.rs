@@ -66,6 +66,8 @@ codes! {
     Unauthenticated = "unauthenticated", 401, "Who asks is not known";
     /// A request whose key may not.
     Forbidden = "forbidden", 403, "Not allowed to this key";
+    /// Nobody can tell who asks: the keys that tokens are checked with have not come yet.
+    AuthUnavailable = "auth_unavailable", 503, "Who asks cannot be checked now";
     /// More requests of one key or address than the gateway allows. `Retry-After` says when to come back.
     RateLimited = "rate_limited", 429, "Too many requests";
     /// The same job id with another spec.

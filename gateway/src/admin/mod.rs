@@ -30,7 +30,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{ACTOR, Audit, Entry};
-use crate::auth::Auth;
+use crate::auth::{Auth, Principal, Role};
 use crate::decisions::Decisions;
 use crate::drain::Drain;
 use crate::fleet::Fleet;
@@ -94,6 +94,19 @@ pub async fn run(listener: TcpListener, admin: Admin, stop: CancellationToken) -
     }
 }
 
+/// The operator who asks.
+async fn operator(admin: &Admin, headers: &HeaderMap) -> Result<Arc<Principal>, Box<millrace_wire::Problem>> {
+    let Some(auth) = &admin.auth else {
+        let detail = "this wants an operator's key, and the gateway knows no keys";
+        return Err(Box::new(millrace_wire::Problem::new(millrace_wire::Code::Forbidden, detail)));
+    };
+    let permitted = match auth.permit(headers, Role::Operator) {
+        Err(stop) if stop.may_change && auth.look_again().await => auth.permit(headers, Role::Operator),
+        permitted => permitted,
+    };
+    permitted.map_err(|stop| stop.problem)
+}
+
 /// Serves `/metrics`, `/livez` and a short `/readyz` until `stop`.
 ///
 /// # Errors
@@ -120,16 +133,14 @@ async fn guard(State(admin): State<Admin>, mut request: Request, next: Next) -> 
         // The page and its files are the same for everybody, and ask for a key themselves.
         let open =
             ["/", "/livez"].contains(&request.uri().path()) || request.uri().path().starts_with("/assets/");
-        match admin.auth.as_ref().map(|auth| auth.admit_operator(request.headers())) {
+        match operator(&admin, request.headers()).await {
             _ if open => {}
-            Some(Ok(principal)) => {
-                // Names are plain, so this is a header's value; who has a key is not asked for his name.
-                let name =
-                    HeaderValue::from_str(&principal.name).expect("a name is letters, digits and . _ -");
-                request.headers_mut().insert(ACTOR, name);
+            Ok(principal) => {
+                // Who has shown a key is not asked for his name.
+                let name = HeaderValue::from_str(&principal.name);
+                request.headers_mut().insert(ACTOR, name.unwrap_or_else(|_| HeaderValue::from_static("an operator")));
             }
-            Some(Err(problem)) => return refuse(&problem),
-            None => return StatusCode::FORBIDDEN.into_response(),
+            Err(problem) => return refuse(&problem),
         }
         return next.run(request).await;
     }
