@@ -10,10 +10,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use millrace_gateway::config::{self, Config, https};
 use millrace_gateway::error::Error;
-use millrace_gateway::{Options, Ready, status, tls};
+use millrace_gateway::{Options, Ready, status};
 use millrace_runtime::config::File;
 use millrace_runtime::shutdown::Shutdown;
 use millrace_runtime::telemetry::{self, LogFormat};
+use millrace_runtime::tls::Files as _;
 
 /// One endpoint in front of transcode workers in several clouds.
 #[derive(Debug, Parser)]
@@ -153,7 +154,7 @@ fn check(file: &std::path::Path) -> ExitCode {
     let checked = File::read(file).and_then(|file| {
         let config = Config::from_file(&file)?;
         if let Some(https) = &config.listen.https {
-            tls::load(https).map_err(|bad| https::error(&file, bad.key, bad.message))?;
+            https.files.load().map_err(|bad| https::error(&file, bad.key, bad.message))?;
         }
         if let Some(auth) = &config.auth {
             millrace_gateway::auth::load(auth).map_err(|bad| file.error(bad.key, bad.message))?;

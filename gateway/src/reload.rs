@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use millrace_runtime::config::{Error, File};
+use millrace_runtime::tls::Files as _;
 use serde::Serialize;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +22,6 @@ use crate::config::{Config, Listen, https};
 use crate::diff::{self, Change, NEEDS_RESTART};
 use crate::fleet::{Diff, Fleet};
 use crate::metrics::Metrics;
-use crate::tls;
 
 /// Between two looks at the file.
 pub const INTERVAL: Duration = Duration::from_millis(500);
@@ -215,7 +215,7 @@ impl Reloader {
         if let Some(https) = &config.listen.https
             && self.fleet.config().listen.https.as_ref() != Some(https)
         {
-            tls::load(https).map_err(|bad| https::error(file, bad.key, bad.message))?;
+            https.files.load().map(drop).map_err(|bad| https::error(file, bad.key, bad.message))?;
         }
         Ok(config)
     }
