@@ -6,6 +6,8 @@
 mod stage;
 
 #[path = "system/bad_input.rs"]
+#[path = "system/api.rs"]
+mod api;
 mod bad_input;
 #[path = "system/browser.rs"]
 mod browser;
