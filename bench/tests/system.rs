@@ -5,9 +5,9 @@
 #[path = "system/stage.rs"]
 mod stage;
 
-#[path = "system/bad_input.rs"]
 #[path = "system/api.rs"]
 mod api;
+#[path = "system/bad_input.rs"]
 mod bad_input;
 #[path = "system/browser.rs"]
 mod browser;
