@@ -158,7 +158,8 @@ pub fn needed(route: &Route, method: &http::Method, path: &str) -> Option<Role> 
         return None;
     }
     match route {
-        Route::Page | Route::Asset { .. } | Route::Livez | Route::Readyz | Route::Upload { .. } => None,
+        Route::Page | Route::Asset { .. } | Route::OpenApi | Route::Docs => None,
+        Route::Livez | Route::Readyz | Route::Upload { .. } => None,
         // `/media/JOB/TOKEN/NAME`; without a token the worker would make one.
         Route::Media if path.starts_with("/media/") && path.split('/').count() > 4 => None,
         Route::Media | Route::Read => Some(Role::Viewer),

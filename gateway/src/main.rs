@@ -47,6 +47,8 @@ enum Command {
     /// Write it beside the file (`millrace-gateway schema > routing.schema.json`) and put `#:schema routing.schema.json`
     /// into the file's first line: editors with Taplo or Even Better TOML find it there.
     Schema,
+    /// Print the client API's description (OpenAPI 3.1): what a gateway serves at /openapi.json, and as a page at /docs.
+    Openapi,
     /// Ask a running gateway what a routing file would change.
     Diff(cli::diff::Diff),
     /// Ask a running gateway for its pools, workers and overrides, and print a table.
@@ -103,6 +105,10 @@ fn main() -> ExitCode {
         Command::Audit(ask) => runtime.block_on(cli::show(&ask, "/audit", cli::audit_lines)),
         Command::Schema => {
             println!("{:#}", config::schema::schema());
+            ExitCode::SUCCESS
+        }
+        Command::Openapi => {
+            println!("{:#}", millrace_wire::openapi::document());
             ExitCode::SUCCESS
         }
         Command::Diff(diff) => runtime.block_on(diff.run()),
