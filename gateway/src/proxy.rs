@@ -5,6 +5,7 @@
 //! put to [`Dispatch::again`], and either there is a next choice or the request ends in `fail_to_proxy`.
 
 mod answer;
+mod cors;
 mod gate;
 mod line;
 mod session;
@@ -13,9 +14,10 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use answer::{carry_id, sign, tell, unexplained};
+use answer::{carry_id, send, sign, tell, unexplained};
 use async_trait::async_trait;
 use bytes::Bytes;
+use cors::{Marks, preflight};
 use millrace_wire::{Code, Problem};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -75,6 +77,7 @@ pub struct Ctx {
     patch: Option<(u16, Vec<u8>)>,
     pace: Pace,
     principal: Option<Arc<Principal>>,
+    marks: Marks,
 }
 
 impl Proxy {
@@ -133,6 +136,7 @@ impl ProxyHttp for Proxy {
             patch: None,
             pace: Pace::default(),
             principal: None,
+            marks: Marks::default(),
         }
     }
 
@@ -141,22 +145,28 @@ impl ProxyHttp for Proxy {
         session.set_read_timeout(Some(ctx.config.timeouts.read));
         session.set_total_drain_timeout(Some(LEFTOVER_MAX));
         name(session.req_header_mut())?;
-        if let Err(stop) = self.gate(session, ctx).await {
-            tell(session, &stop.problem, stop.allow).await?;
+        if let Some(preflight) =
+            ctx.config.cors.as_ref().and_then(|cors| preflight(cors, session.req_header()))
+        {
+            send(session, preflight?, Bytes::new(), &Marks::default()).await?;
             return Ok(true);
         }
-        let Ctx { request: Some(request), config, .. } = ctx else {
+        if let Err(stop) = self.gate(session, ctx).await {
+            tell(session, &stop.problem, stop.allow, &ctx.marks).await?;
+            return Ok(true);
+        }
+        let Ctx { request: Some(request), config, marks, .. } = ctx else {
             return Err(Error::explain(ErrorType::InternalError, "a request passed without a route"));
         };
         if request.route.is_local() {
-            self.local(session, &request.route, config).await?;
+            self.local(session, &request.route, config, marks).await?;
             return Ok(true);
         }
         if request.route.reads_body() {
             match self.admit(session, request, config.timeouts.body).await {
                 Ok(()) => {}
                 Err(admission::Refused::Problem(problem)) => {
-                    tell(session, &problem, None).await?;
+                    tell(session, &problem, None, marks).await?;
                     return Ok(true);
                 }
                 Err(admission::Refused::Broken(broken)) => {
@@ -170,7 +180,7 @@ impl ProxyHttp for Proxy {
                 Ok(false)
             }
             Err(problem) => {
-                tell(session, &problem, None).await?;
+                tell(session, &problem, None, marks).await?;
                 Ok(true)
             }
         }
@@ -284,6 +294,7 @@ impl ProxyHttp for Proxy {
             ctx.in_flight = None;
         }
         carry_id(session, header)?;
+        ctx.marks.put(header)?;
         sign(header, &target)
     }
 
@@ -364,7 +375,7 @@ impl ProxyHttp for Proxy {
         // Pingora drops the client's connection after any failed try; a client that was not told would send its next
         // request into the reset.
         session.set_keepalive(None);
-        if let Err(error) = tell(session, &problem, None).await {
+        if let Err(error) = tell(session, &problem, None, &ctx.marks).await {
             debug!(%error, "the client did not wait for its problem");
         }
         FailToProxy { error_code: problem.status, can_reuse_downstream: false }

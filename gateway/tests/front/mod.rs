@@ -2,6 +2,7 @@
 
 mod auth;
 mod bounds;
+mod cors;
 mod h2raw;
 mod jwt;
 mod logging;
