@@ -9,6 +9,7 @@ mod cors;
 mod gate;
 mod line;
 mod session;
+mod weigh;
 
 use std::any::Any;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use session::{answered, client_ip, is_tls, name};
 use tracing::debug;
+use weigh::Weighed;
 
 use crate::access_log::AccessLog;
 use crate::admission;
@@ -46,6 +48,8 @@ const PATCH_BYTES_MAX: usize = 64 * 1024;
 const LEFTOVER_MAX: Duration = Duration::from_secs(1);
 /// The internal error by which a refusing answer is turned into another try.
 const TRY_AGAIN: ErrorType = ErrorType::Custom("TryAgain");
+/// The internal error by which an upload ends that drips or grows too large.
+const CUT_OFF: ErrorType = ErrorType::Custom("CutOff");
 /// The internal error by which a worker's answer is replaced by our own.
 const OWN_ANSWER: ErrorType = ErrorType::Custom("OwnAnswer");
 
@@ -62,6 +66,8 @@ pub struct Proxy {
     pub auth: Option<Arc<Auth>>,
     /// Counts who asks how often.
     pub rate: Limiter,
+    /// Counts who uploads how much.
+    pub uploads: Limiter,
 }
 
 /// A request as Pingora carries it from phase to phase.
@@ -78,6 +84,7 @@ pub struct Ctx {
     pace: Pace,
     principal: Option<Arc<Principal>>,
     marks: Marks,
+    weighed: Option<Weighed>,
 }
 
 impl Proxy {
@@ -137,6 +144,7 @@ impl ProxyHttp for Proxy {
             pace: Pace::default(),
             principal: None,
             marks: Marks::default(),
+            weighed: None,
         }
     }
 
@@ -222,15 +230,18 @@ impl ProxyHttp for Proxy {
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        if let (Some(piece), Some(request)) = (&body, &mut ctx.request)
-            && matches!(request.route, Route::Upload { .. })
-            && !end_of_stream
-        {
+        let uploads = |request: &Request| matches!(request.route, Route::Upload { .. });
+        if let Some(piece) = body.as_ref().filter(|_| ctx.request.as_ref().is_some_and(uploads)) {
             let (least, window) = (ctx.config.limits.upload_bytes_per_second, ctx.config.timeouts.read);
-            if !ctx.pace.keeps(Instant::now(), piece.len(), least, window) {
+            let refused = if !end_of_stream && !ctx.pace.keeps(Instant::now(), piece.len(), least, window) {
                 let detail = format!("an upload brings at least {least} bytes per second");
-                request.answer = Some(Box::new(Problem::new(Code::BodyTimeout, detail)));
-                return Err(Error::explain(ErrorType::ReadTimedout, "the upload drips").into_down());
+                Err(Box::new(Problem::new(Code::BodyTimeout, detail)))
+            } else {
+                self.weigh_piece(ctx, piece.len())
+            };
+            if let (Err(problem), Some(request)) = (refused, &mut ctx.request) {
+                request.answer = Some(problem);
+                return Err(Error::explain(CUT_OFF, "the upload goes no further").into_down());
             }
         }
         // An empty last piece (HTTP/2's empty DATA frame) would be written as a second terminator of the chunked body
@@ -401,6 +412,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
+        self.settle(ctx);
         self.log(session, e, ctx);
     }
 }

@@ -77,6 +77,7 @@ impl Proxy {
         if !matches!(request.route, Route::Livez | Route::Readyz) {
             self.count(session, ctx)?;
         }
+        self.weigh(session, ctx)?;
         Ok(())
     }
 

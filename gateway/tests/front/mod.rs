@@ -9,3 +9,4 @@ mod logging;
 mod rate;
 mod smuggling;
 pub(crate) mod tls;
+mod uploads;
