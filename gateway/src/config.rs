@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod auth;
+pub mod cors;
 pub mod discover;
 pub mod https;
 pub mod limits;
@@ -45,6 +46,8 @@ pub struct Config {
     pub rate: Option<rate::Rate>,
     /// Whom it serves; everybody without.
     pub auth: Option<auth::Auth>,
+    /// Which other sites' pages may use the API; none without.
+    pub cors: Option<cors::Cors>,
     /// What is written of requests.
     pub access_log: access_log::AccessLog,
     /// What the web page shows.
@@ -95,6 +98,7 @@ struct Raw {
     limits: limits::RawLimits,
     rate: Option<rate::RawRate>,
     auth: Option<auth::RawAuth>,
+    cors: Option<cors::RawCors>,
     #[serde(default)]
     access_log: access_log::RawAccessLog,
     #[serde(default)]
@@ -125,6 +129,7 @@ impl Raw {
         let access_log = self.access_log.validate(file)?;
         let rate = self.rate.map(|raw| raw.validate(file)).transpose()?;
         let auth = self.auth.map(|raw| raw.validate(file)).transpose()?;
+        let cors = self.cors.map(|raw| raw.validate(file)).transpose()?;
         let page = self.page.validate(file, &listen)?;
         let pools = pools::validate(self.pools, file)?;
         Ok(Config {
@@ -134,6 +139,7 @@ impl Raw {
             limits,
             rate,
             auth,
+            cors,
             access_log,
             page,
             pools,

@@ -41,6 +41,8 @@ pub struct Metrics {
     pub access_log_dropped: IntCounter,
     /// Requests refused because their key or address asks too often.
     pub rate_limited: IntCounter,
+    /// Uploads refused for their size, by problem code.
+    pub uploads_limited: IntCounterVec,
     /// Requests refused for who asked, by problem code.
     pub auth_refused: IntCounterVec,
     /// API keys in force.
@@ -193,6 +195,13 @@ impl Metrics {
             )?,
             access_log_dropped: counter("access_log_dropped_total", "Lines that nobody took in time")?,
             rate_limited: counter("rate_limited_total", "Requests of who asks too often")?,
+            uploads_limited: registered!(
+                registry,
+                IntCounterVec,
+                "uploads_limited_total",
+                "Uploads refused for their size",
+                &["code"]
+            ),
             auth_refused: registered!(
                 registry,
                 IntCounterVec,

@@ -129,6 +129,7 @@ pub async fn serve(
         access_log: access_log.clone(),
         auth: auth.clone(),
         rate: Limiter::default(),
+        uploads: Limiter::default(),
     };
     let tls = https.map(|https| {
         let tls = Tls::new(&https, fleet.clone(), metrics.clone());
