@@ -13,6 +13,8 @@ mod harness;
 mod operator;
 #[cfg(test)]
 mod page;
+#[cfg(test)]
+mod upstream;
 
 use std::time::{Duration, Instant};
 

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millrace_wire::{Code, LoadReport, Problem};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// What a worker does with everything but probes.
@@ -72,8 +73,15 @@ struct Shared {
     garbled: AtomicUsize,
     reused: AtomicUsize,
     open: AtomicUsize,
+    handshakes: AtomicUsize,
+    tls: Mutex<Option<TlsAcceptor>>,
     stop: CancellationToken,
 }
+
+/// A connection, with TLS or without.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
 
 impl Fake {
     pub(crate) async fn start(pool: &str, worker: &str) -> Self {
@@ -106,6 +114,8 @@ impl Fake {
             garbled: AtomicUsize::new(0),
             reused: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
+            handshakes: AtomicUsize::new(0),
+            tls: Mutex::default(),
             stop: CancellationToken::new(),
         });
         tokio::spawn(accept(listener, shared.clone()));
@@ -114,6 +124,16 @@ impl Fake {
 
     pub(crate) fn behave(&self, behaviour: Behaviour) {
         *self.shared.behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// Speaks TLS on new connections, by that configuration.
+    pub(crate) fn tls(&self, config: Arc<rustls::ServerConfig>) {
+        *self.shared.tls.lock().unwrap() = Some(TlsAcceptor::from(config));
+    }
+
+    /// TLS connections that were made.
+    pub(crate) fn handshakes(&self) -> usize {
+        self.shared.handshakes.load(Ordering::SeqCst)
     }
 
     pub(crate) fn load(&self, change: impl FnOnce(&mut LoadReport)) {
@@ -166,6 +186,18 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = shared.clone();
         tokio::spawn(async move {
             shared.open.fetch_add(1, Ordering::SeqCst);
+            let tls = shared.tls.lock().unwrap().clone();
+            let stream: Box<dyn Socket> = match tls {
+                None => Box::new(stream),
+                Some(tls) => {
+                    let Ok(stream) = tls.accept(stream).await else {
+                        shared.open.fetch_sub(1, Ordering::SeqCst);
+                        return;
+                    };
+                    shared.handshakes.fetch_add(1, Ordering::SeqCst);
+                    Box::new(stream)
+                }
+            };
             tokio::select! {
                 () = shared.stop.cancelled() => {}
                 () = serve(Connection { stream, buffer: Vec::new() }, &shared) => {}
@@ -250,6 +282,7 @@ async fn serve(mut connection: Connection, shared: &Shared) {
             Behaviour::Reset => return,
             Behaviour::PartialHeader => {
                 connection.stream.write_all(b"HTTP/1.1 202 Acc").await.unwrap();
+                connection.stream.flush().await.unwrap();
                 return;
             }
             Behaviour::Hang => std::future::pending::<()>().await,
@@ -258,7 +291,7 @@ async fn serve(mut connection: Connection, shared: &Shared) {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Socket>,
     buffer: Vec<u8>,
 }
 
