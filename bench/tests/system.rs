@@ -23,6 +23,8 @@ mod gateway;
 mod jobs;
 #[path = "system/manifests.rs"]
 mod manifests;
+#[path = "system/mutual_tls.rs"]
+mod mutual_tls;
 #[path = "system/playlist.rs"]
 mod playlist;
 #[path = "system/saturation.rs"]

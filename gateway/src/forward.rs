@@ -3,7 +3,7 @@
 //! Pingora's own answers were rejected here: its default forbids to retry a POST, its `max_retries` counts tries per
 //! request and knows no budget, and none of its upstream timeouts is set.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -128,9 +128,8 @@ impl Drop for Ticket {
     }
 }
 
-/// How to reach a worker: every timeout set.
-pub fn peer(address: SocketAddr, route: &Route, timeouts: &Timeouts) -> HttpPeer {
-    let mut peer = HttpPeer::new(address, false, String::new());
+/// Sets every timeout of a connection to a worker.
+pub fn bounded(mut peer: HttpPeer, route: &Route, timeouts: &Timeouts) -> HttpPeer {
     let answer = match route {
         Route::Submit | Route::UploadRequest | Route::Cancel => timeouts.submit,
         Route::Read => timeouts.query,

@@ -18,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::audit::{self, Actor, Audit};
-use crate::config::{Config, Listen, https};
+use crate::config::{Config, Listen, https, upstream_tls};
 use crate::diff::{self, Change, NEEDS_RESTART};
 use crate::fleet::{Diff, Fleet};
 use crate::metrics::Metrics;
+use crate::upstream::Upstream;
 
 /// Between two looks at the file.
 pub const INTERVAL: Duration = Duration::from_millis(500);
@@ -67,6 +68,7 @@ pub struct Reloader {
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
+    upstream: Arc<Upstream>,
     listen: Listen,
     state: Mutex<Followed>,
 }
@@ -93,6 +95,7 @@ impl Reloader {
         fleet: Arc<Fleet>,
         metrics: Arc<Metrics>,
         audit: Arc<Audit>,
+        upstream: Arc<Upstream>,
     ) -> Self {
         let listen = fleet.config().listen.clone();
         let state = State { file: path, generation: 1, error: None };
@@ -103,6 +106,7 @@ impl Reloader {
             fleet,
             metrics,
             audit,
+            upstream,
             listen,
             state: Mutex::new(Followed { state, in_force: text.clone(), settled: Ok(text), changing: None }),
         }
@@ -157,7 +161,14 @@ impl Reloader {
             self.audit.record(audit::Change { by, action: "reload", target, refused, before, after });
         };
         let text = read.as_ref().map(|file| file.text().to_owned()).unwrap_or_default();
-        match read.and_then(|file| self.accept(&file)) {
+        let accepted = read.and_then(|file| {
+            let config = self.accept(&file)?;
+            // Before the pools that need it; who is still asked by the file of before takes it as well.
+            let adopted = self.upstream.adopt(config.upstream_tls.as_ref());
+            adopted.map_err(|bad| upstream_tls::error(&file, bad.key, bad.message))?;
+            Ok(config)
+        });
+        match accepted {
             Ok(config) => {
                 let compared = diff::changes(&state.file, in_force, &text, |file| self.accept(file));
                 let mut lines: Vec<String> = compared.unwrap_or_default().iter().map(Change::line).collect();
@@ -216,6 +227,11 @@ impl Reloader {
             && self.fleet.config().listen.https.as_ref() != Some(https)
         {
             https.files.load().map(drop).map_err(|bad| https::error(file, bad.key, bad.message))?;
+        }
+        if let Some(section) = &config.upstream_tls
+            && self.fleet.config().upstream_tls.as_ref() != Some(section)
+        {
+            section.files.load().map(drop).map_err(|bad| upstream_tls::error(file, bad.key, bad.message))?;
         }
         Ok(config)
     }

@@ -22,7 +22,7 @@ use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
 use crate::audit::Audit;
 use crate::auth::{self, Auth};
-use crate::config::{Config, https};
+use crate::config::{Config, https, upstream_tls};
 use crate::decisions::Decisions;
 use crate::dispatch::Dispatch;
 use crate::drain::{self, Drain};
@@ -35,6 +35,7 @@ use crate::proxy::Proxy;
 use crate::rate::Limiter;
 use crate::reload::{self, Reloader};
 use crate::tls::{self, Tls};
+use crate::upstream::{self, Upstream};
 
 /// Unused connections kept open to all workers together, per thread.
 const UPSTREAM_IDLE_MAX: usize = 256;
@@ -107,11 +108,15 @@ pub async fn serve(
         auth.map(Arc::new).map_err(|bad| file.error(bad.key, bad.message))
     });
     let auth = auth.transpose()?;
+    let upstream = Arc::new(Upstream::new(metrics.clone()));
+    let adopted = upstream.adopt(config.upstream_tls.as_ref());
+    adopted.map_err(|bad| upstream_tls::error(&file, bad.key, bad.message))?;
     let (fleet, drain) = (Fleet::new(config), Arc::new(Drain::default()));
     let audit = Arc::new(Audit::default());
     let path = options.config.clone();
     let text = file.text().to_owned();
-    let reloader = Arc::new(Reloader::new(path, text, fleet.clone(), metrics.clone(), audit.clone()));
+    let (counts, own) = (metrics.clone(), upstream.clone());
+    let reloader = Arc::new(Reloader::new(path, text, fleet.clone(), counts, audit.clone(), own));
     let budget = Arc::new(Budget::default());
     let decisions = Arc::new(Decisions::default());
     let dispatch = Dispatch {
@@ -130,6 +135,7 @@ pub async fn serve(
         auth: auth.clone(),
         rate: Limiter::default(),
         uploads: Limiter::default(),
+        upstream: upstream.clone(),
     };
     let tls = https.map(|https| {
         let tls = Tls::new(&https, fleet.clone(), metrics.clone());
@@ -167,6 +173,11 @@ pub async fn serve(
             ("certificate's follower", Ok(()))
         });
     }
+    let following = upstream::run(upstream.clone(), stop.clone());
+    tasks.spawn(async move {
+        following.await;
+        ("upstream certificates' follower", Ok(()))
+    });
     let app = Admin {
         fleet: fleet.clone(),
         drain: drain.clone(),
@@ -174,6 +185,7 @@ pub async fn serve(
         auth,
         asks,
         tls,
+        upstream: upstream.clone(),
         metrics: metrics.clone(),
         registry,
         audit: audit.clone(),
@@ -200,7 +212,7 @@ pub async fn serve(
         ("discovery", Ok(()))
     });
     let probed = fleet.clone();
-    let probes = probe::run(fleet, probe::client()?, metrics, stop.clone());
+    let probes = probe::run(fleet, probe::Clients::new(upstream)?, metrics, stop.clone());
     tasks.spawn(async move { ("prober", probes.await) });
     // Said when a submit would find a worker, if there is one: who starts a gateway and waits for this line goes on at once.
     let announce = async {

@@ -21,3 +21,5 @@ mod page;
 mod read;
 #[cfg(test)]
 mod submit;
+#[cfg(test)]
+mod upstream;

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millrace_wire::{Code, LoadReport, Problem};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// What a worker does with everything but probes.
@@ -72,8 +73,15 @@ struct Shared {
     garbled: AtomicUsize,
     reused: AtomicUsize,
     open: AtomicUsize,
+    handshakes: AtomicUsize,
+    tls: Mutex<Option<TlsAcceptor>>,
     stop: CancellationToken,
 }
+
+/// A connection, with TLS or without.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
 
 impl Fake {
     pub(crate) async fn start(pool: &str, worker: &str) -> Self {
@@ -110,6 +118,8 @@ impl Fake {
             garbled: AtomicUsize::new(0),
             reused: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
+            handshakes: AtomicUsize::new(0),
+            tls: Mutex::default(),
             stop: CancellationToken::new(),
         });
         tokio::spawn(accept(listener, shared.clone()));
@@ -118,6 +128,16 @@ impl Fake {
 
     pub(crate) fn behave(&self, behaviour: Behaviour) {
         *self.shared.behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// Speaks TLS on new connections, by that configuration.
+    pub(crate) fn tls(&self, config: Arc<rustls::ServerConfig>) {
+        *self.shared.tls.lock().unwrap() = Some(TlsAcceptor::from(config));
+    }
+
+    /// TLS connections that were made.
+    pub(crate) fn handshakes(&self) -> usize {
+        self.shared.handshakes.load(Ordering::SeqCst)
     }
 
     pub(crate) fn load(&self, change: impl FnOnce(&mut LoadReport)) {
@@ -170,6 +190,18 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = shared.clone();
         tokio::spawn(async move {
             shared.open.fetch_add(1, Ordering::SeqCst);
+            let tls = shared.tls.lock().unwrap().clone();
+            let stream: Box<dyn Socket> = match tls {
+                None => Box::new(stream),
+                Some(tls) => {
+                    let Ok(stream) = tls.accept(stream).await else {
+                        shared.open.fetch_sub(1, Ordering::SeqCst);
+                        return;
+                    };
+                    shared.handshakes.fetch_add(1, Ordering::SeqCst);
+                    Box::new(stream)
+                }
+            };
             tokio::select! {
                 () = shared.stop.cancelled() => {}
                 () = serve(Connection { stream, buffer: Vec::new(), bodiless: false }, &shared) => {}
@@ -255,6 +287,7 @@ async fn serve(mut connection: Connection, shared: &Shared) {
             Behaviour::Reset => return,
             Behaviour::PartialHeader => {
                 connection.stream.write_all(b"HTTP/1.1 202 Acc").await.unwrap();
+                connection.stream.flush().await.unwrap();
                 return;
             }
             Behaviour::Hang => std::future::pending::<()>().await,
@@ -263,7 +296,7 @@ async fn serve(mut connection: Connection, shared: &Shared) {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Socket>,
     buffer: Vec<u8>,
     /// The last request was HEAD.
     bodiless: bool,

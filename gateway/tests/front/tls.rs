@@ -17,13 +17,13 @@ use crate::harness::{Gateway, check, eventually, gauge, open, pools};
 /// Somebody whom certificates come from.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
 /// A certificate and its key, PEM.
 pub(crate) struct Pair {
-    certificate: String,
-    key: String,
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
@@ -35,7 +35,8 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    fn signs(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
+    /// For loopback, unless changed.
+    pub(crate) fn signs(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
