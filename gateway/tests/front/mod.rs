@@ -3,6 +3,7 @@
 mod auth;
 mod bounds;
 pub(crate) mod h2raw;
+mod idle;
 mod logging;
 mod rate;
 mod smuggling;
