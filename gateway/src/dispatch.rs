@@ -13,7 +13,7 @@ use tracing::debug;
 use crate::decisions::{Decisions, Made};
 use crate::drain::Drain;
 use crate::fleet::Fleet;
-use crate::fleet::evidence::Verdict;
+use crate::fleet::evidence::{SLOW, Verdict};
 use crate::fleet::snapshot::Worker;
 use crate::fleet::underway::{Reading, Submitting};
 use crate::forward::{Budget, Failure, TRIES_MAX, Ticket};
@@ -263,9 +263,13 @@ impl Dispatch {
     /// The worker has answered, and the answer goes to the client.
     pub fn answered(&self, request: &mut Request, status: u16) {
         let Some(trying) = &mut request.trying else { return };
-        let failed = matches!(status, 500 | 502 | 503 | 504);
-        let verdict = if failed { Verdict::Failed } else { Verdict::Answered };
-        let latency = (!request.route.reads_body()).then(|| trying.since.elapsed());
+        let elapsed = trying.since.elapsed();
+        let verdict = match status {
+            500 | 502 | 503 | 504 => Verdict::Failed,
+            _ if request.route.reads_body() && elapsed >= SLOW => Verdict::Slow,
+            _ => Verdict::Answered,
+        };
+        let latency = (!request.route.reads_body()).then_some(elapsed);
         // From here on the job is in the worker's own report.
         trying.submitting = None;
         let target = trying.target.clone();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use millrace_gateway::config::{self, Config, https, upstream_tls};
 use millrace_gateway::error::Error;
-use millrace_gateway::{Options, Ready, status};
+use millrace_gateway::{Options, Ready, descriptors, status};
 use millrace_runtime::config::File;
 use millrace_runtime::shutdown::Shutdown;
 use millrace_runtime::telemetry::{self, LogFormat};
@@ -126,6 +126,10 @@ fn main() -> ExitCode {
 async fn run(arguments: Run) -> ExitCode {
     if let Err(error) = telemetry::init(arguments.log_format, &arguments.log) {
         return failed(2, &format!("--log {:?}: {error}", arguments.log));
+    }
+    match descriptors::raise() {
+        Ok(files_max) => tracing::debug!(files_max, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
     let options = Options {
         config: arguments.config,

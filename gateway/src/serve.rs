@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use millrace_runtime::config::File;
 use millrace_runtime::shutdown::Shutdown;
+use pingora::listeners::ListenerConfig;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{Fds, ListenFds};
@@ -26,7 +27,7 @@ use crate::config::{Config, https, upstream_tls};
 use crate::decisions::Decisions;
 use crate::dispatch::Dispatch;
 use crate::drain::{self, Drain};
-use crate::edge::Edge;
+use crate::edge::{self, Edge};
 use crate::error::Error;
 use crate::fleet::{Fleet, discovery, probe, steer};
 use crate::forward::{Budget, TRIES_MAX};
@@ -271,6 +272,6 @@ async fn listen(edge: Edge, listener: TcpListener, address: SocketAddr, closed: 
     fds.add(address.clone(), listener.into_raw_fd());
     let fds: ListenFds = Arc::new(fds.into());
     let mut service = Service::new("gateway".to_owned(), edge);
-    service.add_tcp(&address);
+    service.add_listener(ListenerConfig::tcp(&address).l4_buffer(edge::buffers()));
     service.start_service(Some(fds), closed, 1).await;
 }

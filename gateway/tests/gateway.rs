@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod containment;
+#[cfg(test)]
 mod discovery;
 #[cfg(test)]
 mod fake;

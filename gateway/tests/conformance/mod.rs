@@ -82,7 +82,7 @@ async fn the_gateway_conforms_at_least_as_well_as_raw_pingora() {
     let gateway = Gateway::start(&files.routing(&[&worker], "")).await;
     gateway.healthy(1).await;
     let (raw, _close) = servers::raw_pingora(worker.address).await;
-    let tls = TlsConnector::from(Arc::new(authority.h2_only()));
+    let tls = TlsConnector::from(Arc::new(authority.speaking("h2")));
     let (ours, ours_by_tls, theirs) = tokio::join!(
         failing(gateway.http, None, PATIENCE),
         failing(gateway.https.unwrap(), Some(tls), PATIENCE),

@@ -23,6 +23,8 @@ pub(crate) enum Behaviour {
     Slow(Duration),
     /// The same, with a load report that cannot be.
     Unbelievable,
+    /// 429 to submits, while every report says that it is idle, or nonsense; reads are answered after a while.
+    Lie(Lie, Duration),
     /// 429 with that `Retry-After`.
     Full(u64),
     /// That status, with a body that is no problem.
@@ -43,6 +45,35 @@ pub(crate) enum Behaviour {
     PartialHeader,
     /// No answer.
     Hang,
+}
+
+/// What is wrong with a load report.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Lie {
+    /// Less than no work.
+    Negative,
+    /// A speed that is no number.
+    NotANumber,
+    /// More slots and speed than there are.
+    Huge,
+    /// Idle, under a sequence number of long ago.
+    Stale,
+}
+
+impl Lie {
+    /// The report as JSON and as ORCA.
+    fn tell(self, honest: &LoadReport) -> (String, String) {
+        let mut load = LoadReport { running: 0, queued: 0, work_seconds: 0.0, ..honest.clone() };
+        match self {
+            Self::Negative => load.work_seconds = -1e6,
+            Self::NotANumber => load.speed = f64::NAN,
+            Self::Huge => (load.slots, load.speed) = (u32::MAX, 1e300),
+            Self::Stale => load.sequence = 1,
+        }
+        // JSON has no such number; what is written is no JSON then.
+        let json = serde_json::to_string(&load).unwrap().replace("\"speed\":null", "\"speed\":NaN");
+        (json, load.to_orca())
+    }
 }
 
 /// A request as it came.
@@ -227,8 +258,13 @@ async fn serve(mut connection: Connection, shared: &Shared) {
             load.sequence += 1;
             load.clone()
         };
+        let behaviour = *shared.behaviour.lock().unwrap();
+        let (json, orca) = match behaviour {
+            Behaviour::Lie(lie, _) => lie.tell(&report),
+            _ => (serde_json::to_string(&report).unwrap(), report.to_orca()),
+        };
         if seen.path == "/load" {
-            let body = serde_json::to_string(&report).unwrap();
+            let body = json;
             connection.answer(200, "", &body).await;
             continue;
         }
@@ -240,8 +276,7 @@ async fn serve(mut connection: Connection, shared: &Shared) {
         let submit = seen.path == "/process" || seen.path == "/jobs";
         let echo = format!("{} {} {}", seen.method, seen.path, seen.body.len());
         shared.seen.lock().unwrap().push(seen);
-        let mut orca = report.to_orca();
-        let behaviour = *shared.behaviour.lock().unwrap();
+        let mut orca = orca;
         let success = if submit { 202 } else { 200 };
         if behaviour == Behaviour::Unbelievable {
             orca = orca.replace("speed=1", "speed=NaN");
@@ -254,6 +289,10 @@ async fn serve(mut connection: Connection, shared: &Shared) {
             Behaviour::Slow(wait) => {
                 tokio::time::sleep(wait).await;
                 connection.answer(success, &headers, "{\"ok\":true}").await;
+            }
+            Behaviour::Lie(_, wait) => {
+                tokio::time::sleep(wait).await;
+                connection.answer(if submit { 429 } else { 200 }, &headers, "{\"ok\":true}").await;
             }
             Behaviour::Full(after) => {
                 connection.answer(429, &format!("{headers}retry-after: {after}\r\n"), "{}").await;

@@ -4,6 +4,7 @@ mod auth;
 mod bounds;
 mod cors;
 pub(crate) mod h2raw;
+mod idle;
 mod jwt;
 mod logging;
 mod rate;
