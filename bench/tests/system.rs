@@ -5,6 +5,8 @@
 #[path = "system/stage.rs"]
 mod stage;
 
+#[path = "system/api.rs"]
+mod api;
 #[path = "system/bad_input.rs"]
 mod bad_input;
 #[path = "system/browser.rs"]

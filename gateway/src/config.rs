@@ -111,7 +111,7 @@ struct RawRouting {
 
 impl Raw {
     fn validate(self, file: &File) -> Result<Config, Error> {
-        let listen = self.listen.validate(file)?;
+        let listen = self.listen.validate(file, self.auth.is_some())?;
         let wait =
             value::number(file, self.routing.wait_usd_per_hour.as_ref(), "routing.wait_usd_per_hour", 1.0)?;
         if let Some(raw) = &self.routing.wait_usd_per_hour

@@ -12,8 +12,10 @@ use tracing::debug;
 
 use crate::decisions::{Decisions, Made};
 use crate::drain::Drain;
+use crate::fleet::Fleet;
+use crate::fleet::evidence::Verdict;
 use crate::fleet::snapshot::Worker;
-use crate::fleet::{Fleet, Reading, Submitting, Verdict};
+use crate::fleet::underway::{Reading, Submitting};
 use crate::forward::{Budget, Failure, TRIES_MAX, Ticket};
 use crate::metrics::Metrics;
 use crate::request::Route;

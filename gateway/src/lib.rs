@@ -35,11 +35,12 @@ pub mod rate;
 pub mod reload;
 pub mod request;
 pub mod route;
-mod settle;
 pub mod status;
 pub mod tls;
 pub mod trace;
 
 mod serve;
+
+use millrace_runtime::settle;
 
 pub use serve::{Options, Ready, serve};

@@ -47,6 +47,14 @@ pub struct Metrics {
     pub auth_keys: IntGauge,
     /// 1 when the latest file of keys is in force, else 0.
     pub auth_keys_success: IntGauge,
+    /// Keys in force that tokens are checked with.
+    pub auth_jwks_keys: IntGauge,
+    /// 1 when the latest set of such keys is in force, else 0.
+    pub auth_jwks_success: IntGauge,
+    /// What came of asking for that set, by outcome.
+    pub auth_jwks_fetches: IntCounterVec,
+    /// Tokens looked up among those that were checked already, by result: `hit` or `miss`.
+    pub auth_tokens: IntCounterVec,
     /// TLS handshakes that clients did not manage.
     pub tls_handshakes_failed: IntCounter,
     /// When the certificate in force ends, in Unix seconds; 0 without TLS.
@@ -197,6 +205,22 @@ impl Metrics {
                 "auth_keys_reload_success",
                 "1 when the latest file of keys is in force",
             )?,
+            auth_jwks_keys: gauge("auth_jwks_keys", "Keys in force that tokens are checked with")?,
+            auth_jwks_success: gauge("auth_jwks_success", "1 when the latest set of those keys is in force")?,
+            auth_jwks_fetches: registered!(
+                registry,
+                IntCounterVec,
+                "auth_jwks_fetches_total",
+                "Questions for the set of keys",
+                &["outcome"]
+            ),
+            auth_tokens: registered!(
+                registry,
+                IntCounterVec,
+                "auth_tokens_total",
+                "Tokens looked up among those checked already",
+                &["result"]
+            ),
             tls_handshakes_failed: counter("tls_handshakes_failed_total", "TLS handshakes that failed")?,
             certificate_expiry: gauge(
                 "certificate_expiry_timestamp_seconds",

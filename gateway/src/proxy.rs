@@ -141,7 +141,7 @@ impl ProxyHttp for Proxy {
         session.set_read_timeout(Some(ctx.config.timeouts.read));
         session.set_total_drain_timeout(Some(LEFTOVER_MAX));
         name(session.req_header_mut())?;
-        if let Err(stop) = self.gate(session, ctx) {
+        if let Err(stop) = self.gate(session, ctx).await {
             tell(session, &stop.problem, stop.allow).await?;
             return Ok(true);
         }
@@ -198,9 +198,9 @@ impl ProxyHttp for Proxy {
             header.remove_header(auth::API_KEY);
         }
         if let Some(principal) = &ctx.principal {
-            header.insert_header(auth::PRINCIPAL, principal.name.as_str())?;
-            header.insert_header(auth::TENANT, principal.tenant.as_str())?;
-            header.insert_header(auth::ROLE, principal.role.as_str())?;
+            for (name, value) in principal.headers() {
+                header.insert_header(name, value)?;
+            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::rate::Rate;
@@ -17,8 +17,8 @@ const BUCKETS_MAX: usize = 100_000;
 /// Who is counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Who {
-    /// The owner of a key, by the key's name.
-    Principal(String),
+    /// The owner of a key or token, by [`crate::auth::Principal::id`].
+    Principal(Arc<str>),
     /// An address; of IPv6 the first 64 bits, which are one site.
     Address(IpAddr),
     /// Everybody for whom there is no room.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use millrace_runtime::config::{Error, File};
+use millrace_runtime::tls::Files as _;
 use serde::Serialize;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,7 +22,6 @@ use crate::config::{Config, Listen, https};
 use crate::diff::{self, Change, NEEDS_RESTART};
 use crate::fleet::{Diff, Fleet};
 use crate::metrics::Metrics;
-use crate::tls;
 
 /// Between two looks at the file.
 pub const INTERVAL: Duration = Duration::from_millis(500);
@@ -193,6 +193,7 @@ impl Reloader {
             ("listen.http", "http", self.listen.http, config.listen.http),
             ("listen.https.address", "https", https(&self.listen), https(&config.listen)),
             ("listen.admin", "admin", Some(self.listen.admin), Some(config.listen.admin)),
+            ("listen.metrics", "metrics", self.listen.metrics, config.listen.metrics),
         ];
         for (key, name, now, wanted) in fixed {
             if now != wanted {
@@ -204,14 +205,17 @@ impl Reloader {
                 });
             }
         }
+        if config.listen.admin_auth != self.listen.admin_auth {
+            return Err(file.error("listen.admin_auth", format!("changing it {NEEDS_RESTART}")));
+        }
         if config.auth != self.fleet.config().auth {
-            return Err(file.error("auth", "changing it needs a restart"));
+            return Err(file.error("auth", format!("changing it {NEEDS_RESTART}")));
         }
         // Other files than before must be good ones; what changes in those of before is `tls`'s business.
         if let Some(https) = &config.listen.https
             && self.fleet.config().listen.https.as_ref() != Some(https)
         {
-            tls::load(https).map_err(|bad| https::error(file, bad.key, bad.message))?;
+            https.files.load().map(drop).map_err(|bad| https::error(file, bad.key, bad.message))?;
         }
         Ok(config)
     }

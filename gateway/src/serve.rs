@@ -62,6 +62,8 @@ pub struct Ready {
     pub https: Option<SocketAddr>,
     /// For operators.
     pub admin: SocketAddr,
+    /// For Prometheus and probes alone.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Serves until `shutdown`; calls `ready` once, when both listeners take connections.
@@ -86,18 +88,23 @@ pub async fn serve(
     let https_listener =
         https.as_ref().map(|https| bind(https.address, "listen.https.address")).transpose()?;
     let admin_listener = bind(config.listen.admin, "listen.admin")?;
+    let metrics_listener =
+        config.listen.metrics.map(|address| bind(address, "listen.metrics")).transpose()?;
+    let asks = config.listen.admin_auth;
     let system = |what| move |source| Error::System { what, source };
     let bound = Ready {
         http: bound_to(http.as_ref()).map_err(system("read the http listener's address"))?,
         https: bound_to(https_listener.as_ref()).map_err(system("read the https listener's address"))?,
         admin: admin_listener.local_addr().map_err(system("read the admin listener's address"))?,
+        metrics: bound_to(metrics_listener.as_ref())
+            .map_err(system("read the metrics listener's address"))?,
     };
     let admin_listener =
         tokio::net::TcpListener::from_std(admin_listener).map_err(system("adopt the admin listener"))?;
 
     let auth = config.auth.as_ref().map(|auth| {
-        let auth = Auth::new(&auth.keys, metrics.clone());
-        auth.map(Arc::new).map_err(|bad| file.error("auth.keys", bad))
+        let auth = Auth::new(auth, metrics.clone());
+        auth.map(Arc::new).map_err(|bad| file.error(bad.key, bad.message))
     });
     let auth = auth.transpose()?;
     let (fleet, drain) = (Fleet::new(config), Arc::new(Drain::default()));
@@ -164,6 +171,7 @@ pub async fn serve(
         drain: drain.clone(),
         reloader: reloader.clone(),
         auth,
+        asks,
         tls,
         metrics: metrics.clone(),
         registry,
@@ -175,6 +183,12 @@ pub async fn serve(
         steering.await;
         ("clock of the overrides", Ok(()))
     });
+    if let Some(listener) = metrics_listener {
+        let listener =
+            tokio::net::TcpListener::from_std(listener).map_err(system("adopt the metrics listener"))?;
+        let serving = admin::run_metrics(listener, app.clone(), stop.clone());
+        tasks.spawn(async move { ("metrics listener", serving.await.map_err(|error| error.to_string())) });
+    }
     let admin = admin::run(admin_listener, app, stop.clone());
     tasks.spawn(async move { ("admin listener", admin.await.map_err(|error| error.to_string())) });
     let reload = reload::run(reloader, stop.clone());

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use millrace_wire::{Code, LoadReport, Problem};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 /// What a worker does with everything but probes.
@@ -81,7 +81,11 @@ impl Fake {
     }
 
     pub(crate) async fn start_at(address: SocketAddr, pool: &str, worker: &str) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(address).unwrap();
+        // As many as the kernel allows: a test may send hundreds of requests at once, and a lost SYN costs a second.
+        let listener = socket.listen(u32::from(u16::MAX)).unwrap();
         let address = listener.local_addr().unwrap();
         let load = LoadReport {
             worker: worker.parse().unwrap(),
@@ -168,7 +172,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
             shared.open.fetch_add(1, Ordering::SeqCst);
             tokio::select! {
                 () = shared.stop.cancelled() => {}
-                () = serve(Connection { stream, buffer: Vec::new() }, &shared) => {}
+                () = serve(Connection { stream, buffer: Vec::new(), bodiless: false }, &shared) => {}
             }
             shared.open.fetch_sub(1, Ordering::SeqCst);
         });
@@ -200,6 +204,7 @@ async fn serve(mut connection: Connection, shared: &Shared) {
             shared.reused.fetch_add(1, Ordering::SeqCst);
         }
         count += 1;
+        connection.bodiless = seen.method == "HEAD";
         let submit = seen.path == "/process" || seen.path == "/jobs";
         let echo = format!("{} {} {}", seen.method, seen.path, seen.body.len());
         shared.seen.lock().unwrap().push(seen);
@@ -260,6 +265,8 @@ async fn serve(mut connection: Connection, shared: &Shared) {
 struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
+    /// The last request was HEAD.
+    bodiless: bool,
 }
 
 /// What came is no HTTP/1 request.
@@ -267,7 +274,9 @@ struct Garbled;
 
 impl Connection {
     async fn answer(&mut self, status: u16, headers: &str, body: &str) {
-        let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len());
+        let length = body.len();
+        let body = if self.bodiless { "" } else { body };
+        let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n{headers}\r\n{body}");
         // The gateway may have hung up; that shows on its side.
         let _ = self.stream.write_all(answer.as_bytes()).await;
     }

@@ -2,7 +2,8 @@
 
 mod auth;
 mod bounds;
-mod h2raw;
+pub(crate) mod h2raw;
+mod jwt;
 mod logging;
 mod rate;
 mod smuggling;

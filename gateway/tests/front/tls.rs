@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use reqwest::{Certificate, Identity, StatusCode, Version};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 
 use crate::fake::Fake;
@@ -50,6 +52,15 @@ impl Authority {
     pub(crate) fn client(&self) -> reqwest::ClientBuilder {
         let root = Certificate::from_pem(self.pem.as_bytes()).unwrap();
         reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).tls_certs_only([root])
+    }
+
+    /// The same for a connection of HTTP/2 by hand.
+    pub(crate) fn h2_only(&self) -> rustls::ClientConfig {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config
     }
 
     fn identity(&self) -> Identity {

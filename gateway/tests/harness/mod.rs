@@ -76,6 +76,8 @@ pub(crate) struct Gateway {
     pub(crate) http: SocketAddr,
     pub(crate) https: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
+    /// The listener for metrics alone.
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) client: reqwest::Client,
     child: Mutex<Child>,
     output: Arc<Mutex<Vec<String>>>,
@@ -106,7 +108,9 @@ impl Gateway {
             }
         });
         let words: Vec<&str> = ready.split_whitespace().collect();
-        let ["ready", urls @ .., "admin", admin] = &words[..] else {
+        let split = words.iter().position(|word| *word == "admin");
+        let Some((["ready", urls @ ..], ["admin", admin, metrics @ ..])) = split.map(|at| words.split_at(at))
+        else {
             let log = std::fs::read_to_string(directory.path().join("log")).unwrap();
             panic!("not ready: {ready:?}\n{log}");
         };
@@ -117,6 +121,7 @@ impl Gateway {
             http: address(urls[0]),
             https,
             admin: address(admin),
+            metrics: metrics.last().map(|url| address(url)),
             client,
             child: Mutex::new(child),
             output,

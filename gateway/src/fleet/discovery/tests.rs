@@ -2,9 +2,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::fleet::probe;
+use crate::fleet::{probe, sample};
 use millrace_runtime::config::File;
-use millrace_wire::LoadReport;
 
 fn config(pools: &str) -> Config {
     let text = format!("listen = {{ http = \"127.0.0.1:0\", admin = \"127.0.0.1:0\" }}\n{pools}");
@@ -124,29 +123,10 @@ fn a_pool_without_endpoints_refuses_jobs_and_breaks_nothing() {
     let status = crate::admin::status::Status::of(&fleet, 1);
     assert!(status.pools.iter().all(|pool| pool.rejected.is_some() && pool.share.is_finite()));
     say(&fleet, "aws", good(&[1]));
-    fleet.probed(at(1), report("aws"), Duration::from_millis(1));
+    fleet.probed(at(1), sample::report("aws"), Duration::from_millis(1));
     say(&fleet, "aws", Round { endpoints: Some(Vec::new()), outcome: Outcome::Empty, error: None });
     assert_eq!(ports(&fleet, "aws"), Vec::<u16>::new());
     fleet.view();
-}
-
-fn report(pool: &str) -> LoadReport {
-    LoadReport {
-        worker: "w".parse().unwrap(),
-        pool: pool.parse().unwrap(),
-        store_id: "s".to_owned(),
-        slots: 2,
-        running: 0,
-        queued: 0,
-        queue_max: 8,
-        work_seconds: 0.0,
-        speed: 1.0,
-        pool_queued: 0,
-        pool_work_seconds: 0.0,
-        draining: false,
-        incarnation: 1,
-        sequence: 1,
-    }
 }
 
 /// Panics when it is first opened, and then says what it is told.
