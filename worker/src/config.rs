@@ -13,6 +13,7 @@ use millrace_runtime::tls::{Bad, Clients, Files as _, Pair, Server};
 use millrace_wire::{PoolId, WorkerId};
 use serde::Deserialize;
 
+use crate::objects::Places;
 use crate::tls;
 
 /// Declares every setting once, as flag, variable and key.
@@ -50,8 +51,9 @@ settings! {
     name: WorkerId = "MILLRACE_NAME", "NAME";
     /// Job store, shared by every worker of a deployment: sqlite:PATH on a local disk [default: sqlite:.millrace/jobs.db]
     store: String = "MILLRACE_STORE", "URL";
-    /// Directory of inputs and outputs, shared by every worker of a deployment [default: .millrace/objects]
-    objects: PathBuf = "MILLRACE_OBJECTS", "DIR";
+    /// Inputs and outputs: a directory, file://, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; POOL=… is one pool's own, and
+    /// several stand with commas between. The same for every worker of a deployment [default: .millrace/objects]
+    objects: String = "MILLRACE_OBJECTS", "PLACE";
     /// Directory to work in; what is left there from an earlier life is removed [default: .millrace/scratch]
     scratch: PathBuf = "MILLRACE_SCRATCH", "DIR";
     /// Jobs to run at once, 1–64; slots × threads should be the cores [default: 1]
@@ -158,7 +160,7 @@ pub struct Config {
     pub pool: PoolId,
     pub name: Option<WorkerId>,
     pub store: String,
-    pub objects: PathBuf,
+    pub objects: Places,
     pub scratch: PathBuf,
     pub slots: u32,
     pub threads: u32,
@@ -206,6 +208,15 @@ fn within(setting: &'static str, got: u32, min: u32, max: u32) -> Result<u32, Er
         return Ok(got);
     }
     Err(Error::Limits { setting, got: got.to_string(), wants: format!("from {min} to {max}") })
+}
+
+fn places(said: &str) -> Result<Places, Error> {
+    let refuse = |wrong| Error::Limits {
+        setting: "--objects",
+        got: wrong,
+        wants: "a directory, or file://, s3:// or gs:// with what README lists after ?".to_owned(),
+    };
+    Places::parse(said).map_err(refuse)
 }
 
 /// The files of TLS, found good.
@@ -274,7 +285,7 @@ impl Settings {
             pool: said.pool.unwrap_or_else(|| "local".parse().expect("a legal name")),
             name: said.name,
             store: said.store.unwrap_or_else(|| "sqlite:.millrace/jobs.db".to_owned()),
-            objects: said.objects.unwrap_or_else(|| ".millrace/objects".into()),
+            objects: places(said.objects.as_deref().unwrap_or(".millrace/objects"))?,
             scratch: said.scratch.unwrap_or_else(|| ".millrace/scratch".into()),
             slots,
             threads: within("--threads", said.threads.unwrap_or((cores / slots).max(1)), 1, 64)?,

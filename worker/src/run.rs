@@ -20,11 +20,11 @@ use crate::ladder::Plan;
 use crate::ladder::Wanted;
 use crate::lease::{Leases, Running, Stop};
 use crate::metrics::Metrics;
-use crate::objects::{self, Objects};
+use crate::objects::Objects;
 use crate::package::track::Track;
 use crate::package::{self, Package};
 use crate::source::fetch::{Arrived, Fetcher};
-use crate::source::probe;
+use crate::source::{probe, stored};
 use crate::store::{self, AttemptEnd, Claim, Lease, Manifest, Published, Store};
 use crate::{keys, ladder, progressive, thumbnails};
 
@@ -51,6 +51,8 @@ pub struct Runner {
     pub ffmpeg: Ffmpeg,
     /// Gets inputs by URL.
     pub fetcher: Fetcher,
+    /// What inputs from the object store may take.
+    pub stored: stored::Limits,
     /// Learns.
     pub cost: Arc<CostModel>,
     /// Counts.
@@ -168,24 +170,8 @@ impl Runner {
                 self.fetcher.fetch(url, into, &report, &running.stop).await?;
             }
             Input::Path(path) => {
-                let (bucket, key) = keys::split_input_path(path).ok_or_else(|| {
-                    Failure::new(FailureCode::SourceNotFound, "input_path names no object").log(path)
-                })?;
-                let copied = tokio::select! {
-                    () = running.stop.cancelled() => return Err(Outcome::Stopped),
-                    copied = self.objects.get_file(&bucket, key, into) => copied,
-                };
-                copied.map_err(|error| match error {
-                    objects::Error::NotFound => {
-                        Failure::new(FailureCode::SourceNotFound, "nothing was uploaded at input_path")
-                            .log(path)
-                    }
-                    objects::Error::Local { .. } => {
-                        Failure::new(FailureCode::ScratchUnavailable, "no room to work in").log(error)
-                    }
-                    _ => Failure::new(FailureCode::ObjectsUnavailable, "the object store gives no bytes")
-                        .log(error),
-                })?;
+                let report = |seen| running.progress(source_progress(seen));
+                stored::fetch(&self.objects, path, into, self.stored, &report, &running.stop).await?;
             }
         }
         Ok(())
@@ -267,9 +253,7 @@ impl Runner {
             () = running.stop.cancelled() => return Err(Outcome::Stopped),
             stored = stored => stored,
         };
-        stored.map_err(|error| {
-            Failure::new(FailureCode::ObjectsUnavailable, "the object store takes no bytes").log(error)
-        })?;
+        stored.map_err(|error| error.failure("takes no bytes"))?;
         warnings.extend(package.warnings);
         let manifest = Manifest {
             bucket: claim.bucket.clone(),

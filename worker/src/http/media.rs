@@ -67,20 +67,6 @@ fn is_plain(name: &str) -> bool {
     !name.starts_with('.') && name.chars().all(plain)
 }
 
-fn content_type(name: &str) -> &'static str {
-    match extension(name) {
-        "m3u8" => "application/vnd.apple.mpegurl",
-        "mpd" => "application/dash+xml",
-        // Sound included: the name tells nothing of what is in it, and players go by the playlist.
-        "m4s" => "video/iso.segment",
-        "mp4" => "video/mp4",
-        "m4a" => "audio/mp4",
-        "jpg" => "image/jpeg",
-        "vtt" => "text/vtt; charset=utf-8",
-        _ => "application/octet-stream",
-    }
-}
-
 /// A single range as RFC 9110 has it, and of GET only (14.2). Several ranges or another unit: the whole object, as the
 /// RFC allows; and a range whose end is before its start is none (14.1.1).
 fn span(method: &Method, headers: &HeaderMap, etag: &str) -> Span {
@@ -192,7 +178,7 @@ pub(super) async fn serve(
         Err(error) => return Err(missing(error)),
     };
     let fixed = [
-        (CONTENT_TYPE, content_type(&name).to_owned()),
+        (CONTENT_TYPE, objects::content_type(&name).to_owned()),
         (CONTENT_LENGTH, (content.range.end - content.range.start).to_string()),
         (ACCEPT_RANGES, "bytes".to_owned()),
         (ETAG, content.meta.etag),
