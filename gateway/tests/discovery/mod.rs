@@ -256,7 +256,9 @@ async fn a_gateway_follows_a_name_and_lets_a_worker_that_left_finish() {
     .await;
     let (_, table, _) = check(&["status", "--admin", &gateway.admin.to_string()]);
     let line = table.lines().find(|line| line.starts_with("source: ")).unwrap_or_else(|| panic!("{table}"));
-    assert!(line.starts_with(&format!("source: aws from dns w.example. port {port}: 1 endpoint, good answer")));
+    assert!(
+        line.starts_with(&format!("source: aws from dns w.example. port {port}: 1 endpoint, good answer"))
+    );
     assert!(line.contains("Server Failure"), "{line}");
     let (_, checked, _) = check(&["check", gateway.file().to_str().unwrap()]);
     let wants = format!("ok, 1 pool, 0 endpoints, aws from dns w.example. port {port}");

@@ -18,7 +18,7 @@ use crate::front::tls::{Authority, Pair};
 use crate::harness::{Gateway, check, eventually, gauge, pools};
 
 /// What a worker serves with: its own certificate, and whom it asks for one.
-fn config(own: &Pair, clients: &[&Authority]) -> Arc<ServerConfig> {
+pub(crate) fn config(own: &Pair, clients: &[&Authority]) -> Arc<ServerConfig> {
     let mut roots = RootCertStore::empty();
     for authority in clients {
         roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
