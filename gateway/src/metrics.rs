@@ -35,6 +35,8 @@ pub struct Metrics {
     pub discovery_age: GaugeVec,
     /// Probe tasks.
     pub probe_tasks: IntGauge,
+    /// Tasks that the runtime holds.
+    pub tasks: IntGauge,
     /// Connections refused because their address has too many.
     pub connections_refused: IntCounter,
     /// Lines of the access log that nobody took in time.
@@ -192,6 +194,7 @@ impl Metrics {
                 "Age of the source's last good answer",
                 &["pool"]
             ),
+            tasks: gauge("tasks", "Tasks of the runtime, one of each connection among them")?,
             probe_tasks: gauge("probe_tasks", "Endpoints being probed")?,
             connections_refused: counter(
                 "connections_refused_total",

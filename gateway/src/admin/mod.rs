@@ -224,6 +224,8 @@ fn plain(response: Option<axum::http::Response<Bytes>>) -> Response {
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     admin.metrics.in_flight.set(i64::try_from(admin.drain.live()).unwrap_or(i64::MAX));
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    admin.metrics.tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
     admin.metrics.show(&Status::of(&admin.fleet, admin.reloader.state().generation));
     let mut text = Vec::new();
     match TextEncoder::new().encode(&admin.registry.gather(), &mut text) {

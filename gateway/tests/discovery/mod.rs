@@ -2,7 +2,7 @@
 
 mod cluster;
 mod kubernetes;
-mod server;
+pub(crate) mod server;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
