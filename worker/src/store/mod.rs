@@ -10,6 +10,8 @@
 
 #[cfg(test)]
 mod conformance;
+mod row;
+mod rules;
 mod sqlite;
 
 use std::time::Duration;
@@ -51,6 +53,17 @@ impl Error {
             Self::Unavailable(_) => "unavailable",
             Self::Corrupt(_) => "corrupt",
             Self::Open { .. } => "open",
+        }
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => {
+                Self::Corrupt(error.to_string())
+            }
+            other => Self::Unavailable(other),
         }
     }
 }
