@@ -440,3 +440,51 @@ mod sqlite {
     }
     promises!(tests);
 }
+
+mod postgres {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::super::postgres::tests::settings;
+    use super::super::private_server::Server;
+    use super::*;
+
+    /// How many promises are looked at together.
+    const AT_ONCE: usize = 4;
+
+    struct Database(String);
+
+    #[async_trait]
+    impl Fixture for Database {
+        async fn open(&self) -> Arc<dyn Store> {
+            Arc::new(Postgres::open(&self.0, settings(), 3).await.unwrap())
+        }
+    }
+
+    /// One test for all of them: a server takes longer to start than they take.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_promise_is_kept() {
+        let server = Arc::new(Server::start().unwrap());
+        let turns = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
+        let (mut promises, databases) = (Vec::new(), Arc::new(AtomicU32::new(0)));
+        macro_rules! keep {
+            ($($promise:ident)*) => {$({
+                let (server, turns, databases) =
+                    (Arc::clone(&server), Arc::clone(&turns), Arc::clone(&databases));
+                promises.push((stringify!($promise), tokio::spawn(async move {
+                    let _turn = turns.acquire().await.unwrap();
+                    let number = databases.fetch_add(1, Ordering::Relaxed);
+                    let url = server.create(&format!("promise_{number}")).unwrap();
+                    super::$promise(&Database(url)).await;
+                })));
+            })*};
+        }
+        promises!(keep);
+        let mut broken = Vec::new();
+        for (promise, kept) in promises {
+            if let Err(error) = kept.await {
+                broken.push(format!("{promise}: {error}"));
+            }
+        }
+        assert!(broken.is_empty(), "{broken:#?}");
+    }
+}

@@ -35,7 +35,7 @@ macro_rules! columns {
         }
     )*};
 }
-columns!(sqlx::sqlite::SqliteRow);
+columns!(sqlx::sqlite::SqliteRow, sqlx::postgres::PgRow);
 
 fn corrupt(what: &str, got: &str) -> Error {
     Error::Corrupt(format!("{what} {got:?}"))

@@ -27,7 +27,9 @@ impl Sqlite {
         let refuse = |message: String| Error::Open { url: url.to_owned(), message };
         let path = url.strip_prefix("sqlite:").map(|p| p.strip_prefix("//").unwrap_or(p)).unwrap_or_default();
         if path.is_empty() || path.contains([':', '?']) {
-            return Err(refuse("it must be sqlite:PATH, a file on a local disk".to_owned()));
+            return Err(refuse(
+                "it must be sqlite:PATH, a file on a local disk, or postgres://USER@HOST/DATABASE".to_owned(),
+            ));
         }
         let path = PathBuf::from(path);
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
