@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Read as _};
+use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -62,15 +63,59 @@ impl Server {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_with(settings: &[(&str, &str)]) -> Result<Self> {
-        let mut server = Self::prepare(settings)?;
+        let mut server = Self::initialised(settings)?;
+        server.restart()?;
+        Ok(server)
+    }
+
+    fn initialised(settings: &[(&str, &str)]) -> Result<Self> {
+        let server = Self::prepare(settings)?;
         let data = server.data();
         let options = ["--auth=trust", "--no-sync", "--no-locale", "--encoding=UTF8", "--username", USER];
         server.run(
             "initdb",
             options.map(OsStr::new).iter().copied().chain([OsStr::new("-D"), data.as_os_str()]),
         )?;
-        server.restart()?;
         Ok(server)
+    }
+
+    /// A server that speaks TLS on a port of loopback, too, with this certificate and key in PEM: see [`Self::tcp_url`].
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_tls(certificate: &str, key: &str) -> Result<Self> {
+        let mut tries = 0;
+        loop {
+            // Free now, and perhaps not in a moment.
+            let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
+            let settings = [
+                ("listen_addresses", "127.0.0.1"),
+                ("port", &port),
+                ("ssl", "on"),
+                ("ssl_cert_file", "../crt"),
+                ("ssl_key_file", "../key"),
+            ];
+            let mut server = Self::initialised(&settings)?;
+            for (name, content) in [("crt", certificate), ("key", key)] {
+                server.write(name, content)?;
+            }
+            match server.restart() {
+                Ok(()) => return Ok(server),
+                Err(_) if tries < 3 => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A file beside its data that only it may read.
+    fn write(&self, name: &str, content: &str) -> Result<()> {
+        let path = self.directory.path().join(name);
+        fs::write(&path, content)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        if let Some((user, group)) = user()? {
+            chown(&path, Some(user), Some(group))?;
+        }
+        Ok(())
     }
 
     fn prepare(settings: &[(&str, &str)]) -> Result<Self> {
@@ -93,7 +138,8 @@ impl Server {
         let mut standby = Self::prepare(&[])?;
         standby.settings.clone_from(&self.settings);
         let data = standby.data();
-        let flags = ["--no-sync", "--checkpoint=fast", "-R", "-U", USER, "-h"].map(OsStr::new);
+        let port = self.setting("port");
+        let flags = ["--no-sync", "--checkpoint=fast", "-R", "-U", USER, "-p", port, "-h"].map(OsStr::new);
         let from = [self.directory.path().as_os_str(), OsStr::new("-D"), data.as_os_str()];
         standby.run("pg_basebackup", flags.iter().copied().chain(from))?;
         standby.restart()?;
@@ -111,7 +157,33 @@ impl Server {
 
     /// The URL of a database of it.
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://{USER}@localhost/{database}?host={}", self.directory.path().display())
+        format!(
+            "postgres://{USER}@localhost:{}/{database}?host={}",
+            self.setting("port"),
+            self.directory.path().display()
+        )
+    }
+
+    /// The URL of a database of it by TCP, where it was started with [`Self::start_tls`].
+    pub fn tcp_url(&self, database: &str) -> String {
+        format!("postgres://{USER}@127.0.0.1:{}/{database}", self.setting("port"))
+    }
+
+    fn setting(&self, name: &str) -> &str {
+        let mut settings = self.settings.iter().rev();
+        settings.find(|(key, _)| key == name).map_or("5432", |(_, value)| value)
+    }
+
+    /// Who may connect, and how they prove who they are: lines of `pg_hba.conf` that count before its own.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn demand(&self, lines: &str) -> Result<()> {
+        let path = self.data().join("pg_hba.conf");
+        let before = fs::read_to_string(&path)?;
+        fs::write(&path, format!("{lines}\n{before}"))?;
+        self.sql("postgres", "SELECT pg_reload_conf()")?;
+        Ok(())
     }
 
     fn data(&self) -> PathBuf {
@@ -132,7 +204,20 @@ impl Server {
     /// # Errors
     /// What `psql` says.
     pub fn sql(&self, database: &str, question: &str) -> Result<String> {
-        let flags = ["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", USER, "-d", database, "-c", question, "-h"];
+        let flags = [
+            "-XqAt",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-U",
+            USER,
+            "-d",
+            database,
+            "-c",
+            question,
+            "-p",
+            self.setting("port"),
+            "-h",
+        ];
         let socket = [self.directory.path().as_os_str()];
         let said = self.run("psql", flags.map(OsStr::new).iter().copied().chain(socket))?;
         Ok(said.trim().to_owned())

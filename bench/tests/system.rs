@@ -23,6 +23,8 @@ mod jobs;
 mod manifests;
 #[path = "system/playlist.rs"]
 mod playlist;
+#[path = "system/postgres.rs"]
+mod postgres;
 #[path = "system/saturation.rs"]
 mod saturation;
 #[path = "system/stream.rs"]
