@@ -287,7 +287,7 @@ impl<'a> Question<'a> {
 enum Doubt {
     /// Nothing: the server answered.
     None,
-    /// It lost against another transaction: again, and it may win.
+    /// It lost against another transaction, or against a new schema: again, and it may win.
     Lost,
     /// Whether the server is still there.
     Server,
@@ -298,8 +298,8 @@ enum Doubt {
 fn doubt(error: &sqlx::Error) -> Doubt {
     let sqlx::Error::Database(said) = error else { return Doubt::Server };
     match said.code().as_deref().unwrap_or_default() {
-        // Serialization failure, deadlock.
-        "40001" | "40P01" => Doubt::Lost,
+        // Serialization failure, deadlock, and a plan from before a later worker's migration; that went with its connection.
+        "40001" | "40P01" | "0A000" => Doubt::Lost,
         // A write where none may be: it was made a standby.
         "25006" => Doubt::Pool,
         // Shutdown, crash, starting up; a connection that broke; a password that has changed.

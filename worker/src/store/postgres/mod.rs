@@ -9,6 +9,8 @@
 mod accept;
 mod claim;
 mod ending;
+#[cfg(test)]
+mod growth;
 mod link;
 mod open;
 mod read;

@@ -130,6 +130,12 @@ async fn what_a_server_can_do_to_a_connection_costs_an_answer_at_most() {
         server.sql("jobs", kill).unwrap();
         until_healed("killed sessions", || accept(&store, &worker, format!("k{round}"))).await;
     }
+    // A later version's migration, under the plans of this one.
+    server
+        .sql("jobs", "ALTER TABLE job ADD COLUMN novel text; ALTER TABLE task ADD COLUMN novel text")
+        .unwrap();
+    accept(&store, &worker, "migrated").await.unwrap();
+    store.job(TENANT_DEFAULT, &"migrated".parse().unwrap()).await.unwrap().unwrap();
     // A caller that goes away in the middle, as a client that hangs up does.
     for pause in [0, 200, 400, 800, 1600, 3200] {
         let ask = accept(&store, &worker, "gone");
@@ -258,4 +264,66 @@ async fn a_store_that_cannot_be_opened_says_why_and_keeps_the_password() {
     server.sql("jobs", later).unwrap();
     let error = Postgres::open(&url, settings(), 3).await.unwrap_err().to_string();
     assert!(error.contains("9999"), "a schema of a later version is left alone: {error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_proves_who_it_is_before_it_is_told_anything() {
+    let key = || rcgen::KeyPair::generate().unwrap();
+    let (ours, others, own) = (key(), key(), key());
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ours_pem = authority.self_signed(&ours).unwrap().pem();
+    let others_pem = authority.self_signed(&others).unwrap().pem();
+    let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let certificate = certificate.signed_by(&own, &rcgen::Issuer::from_params(&authority, &ours)).unwrap();
+    let server = Server::start_tls(&certificate.pem(), &own.serialize_pem()).unwrap();
+    server.create("jobs").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let url = |name: &str, pem: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, pem).unwrap();
+        format!("{}?sslmode=verify-full&sslrootcert={}", server.tcp_url("jobs"), path.display())
+    };
+
+    let (store, worker) = open(&url("ours", &ours_pem)).await;
+    accept(&store, &worker, "j").await.unwrap();
+    let encrypted = "SELECT bool_and(ssl) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                     WHERE application_name = 'millrace-worker'";
+    assert_eq!(server.sql("jobs", encrypted).unwrap(), "t");
+    for (name, url) in [
+        ("another authority", url("others", &others_pem)),
+        ("another name", url("named", &ours_pem).replace("127.0.0.1", "localhost")),
+    ] {
+        let settings = Settings { timeout: Duration::from_millis(200), ..settings() };
+        let error = Postgres::open(&url, settings, 3).await.unwrap_err().to_string();
+        assert!(error.contains("certificate"), "{name}: {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_is_read_from_its_file_again_when_it_no_longer_holds() {
+    let server = Server::start().unwrap();
+    server.create("jobs").unwrap();
+    let change = |password: &str| format!("ALTER ROLE app PASSWORD '{password}'");
+    server.sql("jobs", "CREATE ROLE app LOGIN; GRANT ALL ON SCHEMA public TO app").unwrap();
+    server.sql("jobs", &change("first")).unwrap();
+    server.demand("local all app scram-sha-256").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "wrong\n").unwrap();
+    let url = server.url("jobs").replace("millrace@", "app@");
+    let settings = Settings { password_file: Some(file.clone()), ..settings() };
+    let refused = Postgres::open(&url, settings.clone(), 3).await.unwrap_err().to_string();
+    assert!(refused.contains("password authentication failed") && !refused.contains("wrong"), "{refused}");
+
+    std::fs::write(&file, "first\n").unwrap();
+    let store = Postgres::open(&url, settings, 3).await.unwrap();
+    let worker = store.register(&"w1".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
+    server.sql("jobs", &change("second")).unwrap();
+    server
+        .sql("jobs", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
+        .unwrap();
+    assert!(accept(&store, &worker, "j").await.is_err(), "nobody has told it");
+    std::fs::write(&file, "second\n").unwrap();
+    until_healed("the new password", || accept(&store, &worker, "j")).await;
 }
