@@ -4,40 +4,33 @@
 //! matters. Endpoints are addresses, never names: a name would have to be resolved while the file is swapped, and
 //! what DNS says belongs to discovery, not to configuration; [`discover`] names it.
 
-pub mod discover;
-
 pub mod access_log;
 pub mod auth;
+pub mod cors;
+pub mod discover;
 pub mod https;
 pub mod limits;
+pub mod listen;
+pub mod page;
+pub mod pools;
 pub mod rate;
-
 pub mod schema;
+pub mod timeouts;
+pub mod upstream_tls;
+mod value;
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use millrace_runtime::config::{Error, File};
-use millrace_wire::PoolId;
 use serde::Deserialize;
-use serde::de::{self, MapAccess, Visitor};
 use toml::Spanned;
 
 pub use discover::Discover;
-
-/// Most pools of one file.
-pub const POOLS_MAX: usize = 64;
-/// Most endpoints of all pools together, those that discovery finds included.
-pub const ENDPOINTS_MAX: usize = 4096;
-/// Most further origins of the page: each stands in a header of every answer.
-pub const ORIGINS_MAX: usize = 16;
-/// Largest admin weight: above it, arithmetic with the smallest capacities would lose its meaning.
-pub const WEIGHT_MAX: f64 = 1e6;
-/// Largest price, in US dollars, of a gigabyte or of an hour of waiting.
-pub const PRICE_MAX: f64 = 1e6;
+pub use listen::Listen;
+pub use page::{Audience, Page};
+pub use pools::{ENDPOINTS_MAX, Endpoint, POOLS_MAX, Pool, WEIGHT_MAX};
+pub use timeouts::Timeouts;
+pub use value::PRICE_MAX;
 
 /// What the gateway runs with.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,23 +47,16 @@ pub struct Config {
     pub rate: Option<rate::Rate>,
     /// Whom it serves; everybody without.
     pub auth: Option<auth::Auth>,
+    /// Which other sites' pages may use the API; none without.
+    pub cors: Option<cors::Cors>,
     /// What is written of requests.
     pub access_log: access_log::AccessLog,
     /// What the web page shows.
     pub page: Page,
+    /// How it speaks TLS to workers, where a pool says so.
+    pub upstream_tls: Option<upstream_tls::UpstreamTls>,
     /// The pools, in the file's order.
     pub pools: Vec<Pool>,
-}
-
-/// Where the gateway listens. Changing it needs a restart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen {
-    /// For clients, without TLS.
-    pub http: Option<SocketAddr>,
-    /// For clients, with TLS. One of the two there is.
-    pub https: Option<https::Https>,
-    /// For operators; loopback only.
-    pub admin: SocketAddr,
 }
 
 /// How places are compared.
@@ -78,93 +64,6 @@ pub struct Listen {
 pub struct Routing {
     /// US dollars that an hour of a job's waiting costs.
     pub wait_usd_per_hour: f64,
-}
-
-/// How long the gateway waits for what.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Connecting to a worker.
-    pub connect: Duration,
-    /// A worker's answer to a submit, between two of its bytes.
-    pub submit: Duration,
-    /// A worker's answer about jobs; then another worker is asked.
-    pub query: Duration,
-    /// A worker's media, and a client's upload, between two of their bytes; event streams beat every 10 s.
-    pub read: Duration,
-    /// A worker's word that an upload is stored, after its last byte.
-    pub upload: Duration,
-    /// How long an unused connection to a worker stays open.
-    pub idle: Duration,
-    /// A client's whole job spec.
-    pub body: Duration,
-    /// A client's whole request header.
-    pub header: Duration,
-}
-
-/// The web page at `/`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Page {
-    /// Whether there is one.
-    pub enabled: bool,
-    /// Whom the public listener tells of pools and workers. That is for operators: addresses, prices, load. The
-    /// default is [`Audience::Local`] where none but this machine can connect, and else nobody. A reverse proxy on the
-    /// same machine may ask by a loopback name for whoever asks it: say `false` there.
-    pub pools: Audience,
-    /// Further origins (`https://HOST`) that the page may upload to and play from, for an object store of its own.
-    pub origins: Vec<String>,
-}
-
-/// Whom something is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Audience {
-    /// Nobody.
-    Nobody,
-    /// Who asks for this machine by a loopback name. A page elsewhere whose own name was made to lead here (DNS
-    /// rebinding) asks by that name.
-    Local,
-    /// Whoever can connect.
-    Anyone,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(1),
-            submit: Duration::from_secs(10),
-            query: Duration::from_secs(3),
-            read: Duration::from_secs(20),
-            upload: Duration::from_secs(300),
-            idle: Duration::from_secs(10),
-            body: Duration::from_secs(10),
-            header: Duration::from_secs(10),
-        }
-    }
-}
-
-/// One pool.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Pool {
-    /// Its name, which its workers report too.
-    pub name: PoolId,
-    /// The operator's preference; 0 gives it no new jobs.
-    pub weight: f64,
-    /// US dollars per gigabyte that leaves it.
-    pub egress_usd_per_gb: f64,
-    /// No new jobs; reads and ticketed uploads go on.
-    pub drain: bool,
-    /// Its workers, as far as the file lists them.
-    pub endpoints: Vec<Endpoint>,
-    /// Where others come from.
-    pub discover: Option<Discover>,
-}
-
-/// One address of a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// No new jobs; reads go on.
-    pub drain: bool,
 }
 
 impl Config {
@@ -193,29 +92,23 @@ impl Config {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
-    listen: RawListen,
+    listen: listen::RawListen,
     #[serde(default)]
     routing: RawRouting,
     #[serde(default)]
-    timeouts: RawTimeouts,
+    timeouts: timeouts::RawTimeouts,
     #[serde(default)]
     limits: limits::RawLimits,
     rate: Option<rate::RawRate>,
     auth: Option<auth::RawAuth>,
+    cors: Option<cors::RawCors>,
     #[serde(default)]
     access_log: access_log::RawAccessLog,
     #[serde(default)]
-    page: RawPage,
+    page: page::RawPage,
+    upstream_tls: Option<upstream_tls::RawUpstreamTls>,
     #[serde(default)]
-    pools: Vec<RawPool>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawListen {
-    http: Option<Spanned<String>>,
-    https: Option<https::RawHttps>,
-    admin: Spanned<String>,
+    pools: Vec<pools::RawPool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -224,81 +117,11 @@ struct RawRouting {
     wait_usd_per_hour: Option<Spanned<f64>>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawTimeouts {
-    connect: Option<Spanned<String>>,
-    submit: Option<Spanned<String>>,
-    query: Option<Spanned<String>>,
-    read: Option<Spanned<String>>,
-    upload: Option<Spanned<String>>,
-    idle: Option<Spanned<String>>,
-    body: Option<Spanned<String>>,
-    header: Option<Spanned<String>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPage {
-    enabled: Option<bool>,
-    pools: Option<bool>,
-    #[serde(default)]
-    origins: Vec<Spanned<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPool {
-    name: Spanned<String>,
-    weight: Option<Spanned<f64>>,
-    egress_usd_per_gb: Option<Spanned<f64>>,
-    #[serde(default)]
-    drain: bool,
-    endpoints: Option<Spanned<Vec<Spanned<RawEndpoint>>>>,
-    discover: Option<Spanned<discover::Raw>>,
-}
-
-/// `"ADDRESS"` or `{ address = "ADDRESS", drain = true }`. Read by hand: an untagged enum would answer a misspelt key
-/// with "did not match any variant".
-#[derive(Debug)]
-struct RawEndpoint {
-    address: String,
-    drain: bool,
-}
-
-impl<'de> Deserialize<'de> for RawEndpoint {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Table {
-            address: String,
-            #[serde(default)]
-            drain: bool,
-        }
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = RawEndpoint;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(
-                    "an address like \"10.0.0.1:9001\" or { address = \"10.0.0.1:9001\", drain = true }",
-                )
-            }
-            fn visit_str<E: de::Error>(self, address: &str) -> Result<RawEndpoint, E> {
-                Ok(RawEndpoint { address: address.to_owned(), drain: false })
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawEndpoint, A::Error> {
-                let table = Table::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(RawEndpoint { address: table.address, drain: table.drain })
-            }
-        }
-        deserializer.deserialize_any(Either)
-    }
-}
-
 impl Raw {
     fn validate(self, file: &File) -> Result<Config, Error> {
-        let listen = self.listen.validate(file)?;
-        let wait = number(file, self.routing.wait_usd_per_hour.as_ref(), "routing.wait_usd_per_hour", 1.0)?;
+        let listen = self.listen.validate(file, self.auth.is_some())?;
+        let wait =
+            value::number(file, self.routing.wait_usd_per_hour.as_ref(), "routing.wait_usd_per_hour", 1.0)?;
         if let Some(raw) = &self.routing.wait_usd_per_hour
             && wait <= 0.0
         {
@@ -310,8 +133,10 @@ impl Raw {
         let access_log = self.access_log.validate(file)?;
         let rate = self.rate.map(|raw| raw.validate(file)).transpose()?;
         let auth = self.auth.map(|raw| raw.validate(file)).transpose()?;
+        let cors = self.cors.map(|raw| raw.validate(file)).transpose()?;
         let page = self.page.validate(file, &listen)?;
-        let pools = validate_pools(self.pools, file)?;
+        let upstream_tls = self.upstream_tls.map(|raw| raw.validate(file)).transpose()?;
+        let pools = pools::validate(self.pools, upstream_tls.as_ref(), file)?;
         Ok(Config {
             listen,
             routing: Routing { wait_usd_per_hour: wait },
@@ -319,217 +144,12 @@ impl Raw {
             limits,
             rate,
             auth,
+            cors,
             access_log,
             page,
+            upstream_tls,
             pools,
         })
-    }
-}
-
-impl RawListen {
-    fn validate(self, file: &File) -> Result<Listen, Error> {
-        let http = self.http.map(|raw| address(file, raw.get_ref(), raw.span(), "listen.http"));
-        let http = http.transpose()?;
-        let https = self.https.map(|raw| raw.validate(file)).transpose()?;
-        let public = [http, https.as_ref().map(|https| https.address)];
-        if public == [None, None] {
-            return Err(file.error("listen", "there is neither http nor https; clients need one of them"));
-        }
-        if let Some(http) = http
-            && public[1] == Some(http)
-            && http.port() != 0
-        {
-            return Err(https::error(file, "address", format!("{http} is listen.http too")));
-        }
-        let admin = address(file, self.admin.get_ref(), self.admin.span(), "listen.admin")?;
-        if !admin.ip().is_loopback() {
-            let message = format!(
-                "{admin} is reachable from elsewhere, and the admin listener asks nobody for a token; \
-                 it must be a loopback address like 127.0.0.1:{}",
-                admin.port()
-            );
-            return Err(file.error_at(self.admin.span(), "listen.admin", message));
-        }
-        if public.contains(&Some(admin)) && admin.port() != 0 {
-            let message = format!("{admin} is an address for clients too");
-            return Err(file.error_at(self.admin.span(), "listen.admin", message));
-        }
-        Ok(Listen { http, https, admin })
-    }
-}
-
-impl Listen {
-    /// Whether clients can only be on this machine.
-    pub fn is_loopback(&self) -> bool {
-        let addresses = [self.http, self.https.as_ref().map(|https| https.address)];
-        addresses.into_iter().flatten().all(|address| address.ip().is_loopback())
-    }
-}
-
-impl RawTimeouts {
-    fn validate(self, file: &File) -> Result<Timeouts, Error> {
-        let or = Timeouts::default();
-        let (ms, second, minute, hour) = (1, 1000, 60_000, 3_600_000);
-        let read = |raw: Option<Spanned<String>>, key: &str, default, min_ms, max_ms| {
-            duration(file, raw, key, default, Duration::from_millis(min_ms), Duration::from_millis(max_ms))
-        };
-        Ok(Timeouts {
-            connect: read(self.connect, "timeouts.connect", or.connect, 10 * ms, minute)?,
-            submit: read(self.submit, "timeouts.submit", or.submit, 50 * ms, 10 * minute)?,
-            query: read(self.query, "timeouts.query", or.query, 50 * ms, minute)?,
-            read: read(self.read, "timeouts.read", or.read, 50 * ms, hour)?,
-            upload: read(self.upload, "timeouts.upload", or.upload, second, hour)?,
-            idle: read(self.idle, "timeouts.idle", or.idle, second, hour)?,
-            body: read(self.body, "timeouts.body", or.body, 50 * ms, 10 * minute)?,
-            header: read(self.header, "timeouts.header", or.header, 50 * ms, 10 * minute)?,
-        })
-    }
-}
-
-impl RawPage {
-    fn validate(self, file: &File, listen: &Listen) -> Result<Page, Error> {
-        if self.origins.len() > ORIGINS_MAX {
-            let message = format!("{} are too many; at most {ORIGINS_MAX}", self.origins.len());
-            return Err(file.error("page.origins", message));
-        }
-        let mut origins = Vec::with_capacity(self.origins.len());
-        for (place, raw) in self.origins.into_iter().enumerate() {
-            let host =
-                raw.get_ref().strip_prefix("https://").or_else(|| raw.get_ref().strip_prefix("http://"));
-            // It becomes part of a header with a syntax of its own, so nothing else may be in it.
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-.:[]".contains(c);
-            if !host.is_some_and(|host| !host.is_empty() && host.chars().all(plain)) {
-                let message = format!(
-                    "{:?} is no origin; it wants https://HOST or https://HOST:PORT without a path",
-                    raw.get_ref()
-                );
-                return Err(file.error_at(raw.span(), format!("page.origins[{place}]"), message));
-            }
-            origins.push(raw.into_inner());
-        }
-        Ok(Page {
-            enabled: self.enabled.unwrap_or(true),
-            pools: match self.pools {
-                Some(true) => Audience::Anyone,
-                None if listen.is_loopback() => Audience::Local,
-                _ => Audience::Nobody,
-            },
-            origins,
-        })
-    }
-}
-
-fn validate_pools(raw: Vec<RawPool>, file: &File) -> Result<Vec<Pool>, Error> {
-    if raw.is_empty() {
-        return Err(file.error("pools", "there is none; a gateway wants at least one [[pools]]"));
-    }
-    if raw.len() > POOLS_MAX {
-        return Err(file.error("pools", format!("{} are too many; at most {POOLS_MAX}", raw.len())));
-    }
-    let mut owners: BTreeMap<SocketAddr, PoolId> = BTreeMap::new();
-    let mut pools: Vec<Pool> = Vec::with_capacity(raw.len());
-    let mut last_weight = None;
-    for (index, raw) in raw.into_iter().enumerate() {
-        let key = |name: &str| format!("pools[{index}].{name}");
-        let name: PoolId = raw.name.get_ref().parse().map_err(|error: millrace_wire::id::BadName| {
-            file.error_at(raw.name.span(), key("name"), error.to_string())
-        })?;
-        if pools.iter().any(|pool| pool.name == name) {
-            return Err(file.error_at(
-                raw.name.span(),
-                key("name"),
-                format!("{name} is the name of an earlier pool"),
-            ));
-        }
-        let weight = number(file, raw.weight.as_ref(), &key("weight"), 1.0)?;
-        if let Some(spanned) = &raw.weight {
-            if weight > WEIGHT_MAX {
-                let message = format!("{weight} is too much; at most {WEIGHT_MAX}");
-                return Err(file.error_at(spanned.span(), key("weight"), message));
-            }
-            last_weight = Some((spanned.span(), key("weight")));
-        }
-        let egress_usd_per_gb = number(file, raw.egress_usd_per_gb.as_ref(), &key("egress_usd_per_gb"), 0.0)?;
-        let discover = raw.discover.map(|raw| discover::Raw::validate(raw, file, &format!("pools[{index}]")));
-        let discover = discover.transpose()?;
-        let place = raw.endpoints.as_ref().map_or_else(|| raw.name.span(), Spanned::span);
-        let listed = raw.endpoints.map(Spanned::into_inner).unwrap_or_default();
-        if listed.is_empty() && discover.is_none() {
-            let message = format!("pool {name} has none; it wants at least one address, or `discover`");
-            return Err(file.error_at(place, key("endpoints"), message));
-        }
-        let mut endpoints = Vec::with_capacity(listed.len());
-        for (place, spanned) in listed.into_iter().enumerate() {
-            let (span, key) = (spanned.span(), format!("pools[{index}].endpoints[{place}]"));
-            let RawEndpoint { address: text, drain } = spanned.into_inner();
-            let address = address(file, &text, span.clone(), &key)?;
-            if address.port() == 0 {
-                return Err(file.error_at(span, key, format!("{address} has port 0, where nobody answers")));
-            }
-            if let Some(owner) = owners.insert(address, name.clone()) {
-                let message = format!("{address} is already an endpoint of pool {owner}");
-                return Err(file.error_at(span, key, message));
-            }
-            if owners.len() > ENDPOINTS_MAX {
-                let message = format!("more than {ENDPOINTS_MAX} endpoints");
-                return Err(file.error_at(span, key, message));
-            }
-            endpoints.push(Endpoint { address, drain });
-        }
-        pools.push(Pool { name, weight, egress_usd_per_gb, drain: raw.drain, endpoints, discover });
-    }
-    if let Some((span, key)) = last_weight
-        && pools.iter().all(|pool| pool.weight == 0.0)
-    {
-        return Err(file.error_at(
-            span,
-            key,
-            "every pool's weight is 0, so no job could go anywhere; one must be above 0",
-        ));
-    }
-    Ok(pools)
-}
-
-fn address(file: &File, text: &str, span: std::ops::Range<usize>, key: &str) -> Result<SocketAddr, Error> {
-    text.parse().map_err(|_| {
-        let message = format!("{text:?} is no address; it wants IP:PORT, like 127.0.0.1:9001 or [::1]:9001");
-        file.error_at(span, key, message)
-    })
-}
-
-fn number(file: &File, raw: Option<&Spanned<f64>>, key: &str, default: f64) -> Result<f64, Error> {
-    let Some(raw) = raw else { return Ok(default) };
-    let got = *raw.get_ref();
-    if (0.0..=PRICE_MAX).contains(&got) {
-        return Ok(got);
-    }
-    Err(file.error_at(
-        raw.span(),
-        key,
-        format!("{got} is out of range; it wants a number from 0 to {PRICE_MAX}"),
-    ))
-}
-
-fn duration(
-    file: &File,
-    raw: Option<Spanned<String>>,
-    key: &str,
-    default: Duration,
-    min: Duration,
-    max: Duration,
-) -> Result<Duration, Error> {
-    let Some(raw) = raw else { return Ok(default) };
-    let span = raw.span();
-    let text = raw.into_inner();
-    let wants = format!(
-        "it wants a time from {} to {}, like \"1500ms\" or \"10s\"",
-        humantime::format_duration(min),
-        humantime::format_duration(max)
-    );
-    match humantime::parse_duration(&text) {
-        Ok(got) if (min..=max).contains(&got) => Ok(got),
-        Ok(_) => Err(file.error_at(span, key, format!("{text} is out of range; {wants}"))),
-        Err(_) => Err(file.error_at(span, key, format!("{text:?} is no time; {wants}"))),
     }
 }
 

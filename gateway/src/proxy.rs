@@ -4,37 +4,44 @@
 //! there; whatever fails (`fail_to_connect`, `error_while_proxy`, a refusing status in `upstream_response_filter`) is
 //! put to [`Dispatch::again`], and either there is a next choice or the request ends in `fail_to_proxy`.
 
+mod answer;
+mod cors;
+mod gate;
+mod line;
+mod session;
+mod weigh;
+
 use std::any::Any;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use answer::{carry_id, send, sign, tell, unexplained};
 use async_trait::async_trait;
 use bytes::Bytes;
-use millrace_wire::{Code, Problem, headers, problem};
+use cors::{Marks, preflight};
+use millrace_wire::{Code, Problem};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use tracing::{debug, info, warn};
+use session::{answered, client_ip, is_tls, name};
+use tracing::debug;
+use weigh::Weighed;
 
-use crate::access_log::{self, AccessLog, Record};
-use crate::admin::status::Status;
+use crate::access_log::AccessLog;
 use crate::admission;
 use crate::auth::{self, Auth, Principal};
-use crate::config::{self, Config};
-use crate::decisions;
-use crate::dispatch::{Dispatch, Repeatable, Request, Target};
+use crate::config::Config;
+use crate::dispatch::{Dispatch, Repeatable, Request};
 use crate::drain::InFlight;
 use crate::edge;
 use crate::forward::{self, Failure};
-use crate::limits::{self, Pace};
-use crate::page::{self, Parts};
-use crate::rate::{Limiter, Who};
+use crate::limits::Pace;
+use crate::rate::Limiter;
 use crate::reload::Reloader;
-use crate::request::{self, Route};
+use crate::request::Route;
 use crate::route::Job;
-use crate::trace;
+use crate::upstream::Upstream;
 
 /// Largest problem of a worker that is completed with a job id; a larger one is replaced.
 const PATCH_BYTES_MAX: usize = 64 * 1024;
@@ -42,6 +49,8 @@ const PATCH_BYTES_MAX: usize = 64 * 1024;
 const LEFTOVER_MAX: Duration = Duration::from_secs(1);
 /// The internal error by which a refusing answer is turned into another try.
 const TRY_AGAIN: ErrorType = ErrorType::Custom("TryAgain");
+/// The internal error by which an upload ends that drips or grows too large.
+const CUT_OFF: ErrorType = ErrorType::Custom("CutOff");
 /// The internal error by which a worker's answer is replaced by our own.
 const OWN_ANSWER: ErrorType = ErrorType::Custom("OwnAnswer");
 
@@ -58,6 +67,10 @@ pub struct Proxy {
     pub auth: Option<Arc<Auth>>,
     /// Counts who asks how often.
     pub rate: Limiter,
+    /// Counts who uploads how much.
+    pub uploads: Limiter,
+    /// What workers are shown, and by what they are known.
+    pub upstream: Arc<Upstream>,
 }
 
 /// A request as Pingora carries it from phase to phase.
@@ -73,6 +86,8 @@ pub struct Ctx {
     patch: Option<(u16, Vec<u8>)>,
     pace: Pace,
     principal: Option<Arc<Principal>>,
+    marks: Marks,
+    weighed: Option<Weighed>,
 }
 
 impl Proxy {
@@ -105,74 +120,6 @@ impl Proxy {
         }
         Ok(())
     }
-
-    /// What the gateway answers itself.
-    async fn local(&self, session: &mut Session, route: &Route, config: &Config) -> Result<()> {
-        if matches!(route, Route::Page | Route::Asset { .. } | Route::Pools) {
-            return self.page(session, route, &config.page).await;
-        }
-        let unready = match route {
-            Route::Readyz => self.dispatch.drain.unready(&self.dispatch.fleet),
-            _ => None,
-        };
-        let (status, body) = match unready {
-            None => (200, serde_json::json!({ "status": "ok" })),
-            Some(reason) => (503, serde_json::json!({ "status": "unready", "reason": reason })),
-        };
-        write(session, status, "application/json", body.to_string(), &[]).await
-    }
-}
-
-impl Proxy {
-    fn write_line(&self, session: &Session, ctx: &Ctx, route: &'static str, status: u16) {
-        let header = session.req_header();
-        let request = ctx.request.as_ref();
-        let target = request.and_then(|request| Some(&request.trying.as_ref()?.target));
-        self.access_log.write(&Record {
-            time: access_log::now_s(),
-            request_id: request_id(session).and_then(|id| id.to_str().ok()),
-            trace_id: header.headers.get(trace::TRACEPARENT).and_then(trace::trace_id),
-            principal: ctx.principal.as_ref().map(|principal| principal.name.as_str()),
-            client: client_ip(session),
-            version: if session.is_http2() { "2" } else { "1" },
-            tls: is_tls(session),
-            method: header.method.as_str(),
-            route,
-            status,
-            received_bytes: session.body_bytes_read(),
-            sent_bytes: session.body_bytes_sent(),
-            seconds: ctx.started.elapsed().as_secs_f64(),
-            pool: target.map(|target| target.pool.as_str()),
-            worker: target.map(|target| target.address),
-            tries: request.map_or(0, |request| request.tries),
-            job_id: request.and_then(|request| Some(request.job_id.as_ref()?.as_str())),
-        });
-    }
-
-    async fn page(&self, session: &mut Session, route: &Route, page: &config::Page) -> Result<()> {
-        let asked = session.req_header();
-        let tells = page::tells(page, &asked.uri, &asked.headers);
-        let response = match route {
-            Route::Page if tells => page::index(page, Parts::All, &asked.headers),
-            Route::Page => page::index(page, Parts::Jobs, &asked.headers),
-            Route::Asset { name } => page::asset(page, name, asked.uri.query(), &asked.headers),
-            Route::Pools if tells => {
-                let generation = self.reloader.state().generation;
-                Some(page::pools(&Status::of(&self.dispatch.fleet, generation)))
-            }
-            _ => None,
-        };
-        let Some(response) = response else {
-            let problem = request::Refused::NotFound.problem(&asked.method, asked.uri.path());
-            return tell(session, &problem, None).await;
-        };
-        let (parts, body) = response.into_parts();
-        let mut header = ResponseHeader::from(parts);
-        if header.status != http::StatusCode::NOT_MODIFIED {
-            header.insert_header(http::header::CONTENT_LENGTH, body.len())?;
-        }
-        send(session, header, body).await
-    }
 }
 
 /// A session's body, as admission reads it.
@@ -199,6 +146,8 @@ impl ProxyHttp for Proxy {
             patch: None,
             pace: Pace::default(),
             principal: None,
+            marks: Marks::default(),
+            weighed: None,
         }
     }
 
@@ -207,60 +156,28 @@ impl ProxyHttp for Proxy {
         session.set_read_timeout(Some(ctx.config.timeouts.read));
         session.set_total_drain_timeout(Some(LEFTOVER_MAX));
         name(session.req_header_mut())?;
-        let header = session.req_header();
-        if let Err(problem) = limits::check(header.raw_path(), &header.headers, &ctx.config.limits) {
-            tell(session, &problem, None).await?;
+        if let Some(preflight) =
+            ctx.config.cors.as_ref().and_then(|cors| preflight(cors, session.req_header()))
+        {
+            send(session, preflight?, Bytes::new(), &Marks::default()).await?;
             return Ok(true);
         }
-        if header.headers.contains_key(http::header::TRANSFER_ENCODING) {
-            // Pingora's parser takes a bare LF for part of a chunk's extension, and no size for 0. A proxy in front may
-            // see the end of the body elsewhere; then nothing behind our end of it must be read as a request.
-            session.set_keepalive(None);
+        if let Err(stop) = self.gate(session, ctx).await {
+            tell(session, &stop.problem, stop.allow, &ctx.marks).await?;
+            return Ok(true);
         }
-        let (method, path) =
-            (session.req_header().method.clone(), session.req_header().uri.path().to_owned());
-        let route = match request::classify(&method, &path) {
-            Ok(route) => route,
-            Err(refused) => {
-                tell(session, &refused.problem(&method, &path), refused.allow()).await?;
-                return Ok(true);
-            }
+        let Ctx { request: Some(request), config, marks, .. } = ctx else {
+            return Err(Error::explain(ErrorType::InternalError, "a request passed without a route"));
         };
-        let request = ctx.request.insert(Request::new(route.clone()));
-        request.request_id = decisions::request_id(&session.req_header().headers);
-        if let Some(auth) = &self.auth {
-            match auth.admit(&route, &method, &path, &session.req_header().headers) {
-                Ok(principal) => ctx.principal = principal,
-                Err(problem) => {
-                    tell(session, &problem, None).await?;
-                    return Ok(true);
-                }
-            }
-        }
-        let counted = !matches!(route, Route::Livez | Route::Readyz);
-        if let Some(rate) = ctx.config.rate.as_ref().filter(|_| counted) {
-            let who = match &ctx.principal {
-                Some(principal) => Who::Principal(principal.name.clone()),
-                None => client_ip(session).map_or(Who::Rest, Who::address),
-            };
-            if let Err(wait) = self.rate.take(who, rate, Instant::now()) {
-                self.dispatch.metrics.rate_limited.inc();
-                let detail =
-                    format!("at most {} requests per second, {} at once", rate.per_second, rate.burst);
-                let seconds = wait.as_secs_f64().ceil() as u64;
-                tell(session, &Problem::new(Code::RateLimited, detail).retry_after(seconds), None).await?;
-                return Ok(true);
-            }
-        }
-        if route.is_local() {
-            self.local(session, &route, &ctx.config).await?;
+        if request.route.is_local() {
+            self.local(session, &request.route, config, marks).await?;
             return Ok(true);
         }
-        if route.reads_body() {
-            match self.admit(session, request, ctx.config.timeouts.body).await {
+        if request.route.reads_body() {
+            match self.admit(session, request, config.timeouts.body).await {
                 Ok(()) => {}
                 Err(admission::Refused::Problem(problem)) => {
-                    tell(session, &problem, None).await?;
+                    tell(session, &problem, None, marks).await?;
                     return Ok(true);
                 }
                 Err(admission::Refused::Broken(broken)) => {
@@ -274,7 +191,7 @@ impl ProxyHttp for Proxy {
                 Ok(false)
             }
             Err(problem) => {
-                tell(session, &problem, None).await?;
+                tell(session, &problem, None, marks).await?;
                 Ok(true)
             }
         }
@@ -283,8 +200,9 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         let unchosen = || Error::explain(ErrorType::InternalError, "no target was chosen");
         let request = ctx.request.as_mut().ok_or_else(unchosen)?;
-        let address = self.dispatch.begin(request).ok_or_else(unchosen)?;
-        Ok(Box::new(forward::peer(address, &request.route, &ctx.config.timeouts)))
+        let (address, name) = self.dispatch.begin(request).ok_or_else(unchosen)?;
+        let peer = self.upstream.peer(address, name.as_deref()).ok_or_else(unchosen)?;
+        Ok(Box::new(forward::bounded(peer, &request.route, &ctx.config.timeouts)))
     }
 
     async fn upstream_request_filter(
@@ -302,9 +220,9 @@ impl ProxyHttp for Proxy {
             header.remove_header(auth::API_KEY);
         }
         if let Some(principal) = &ctx.principal {
-            header.insert_header(auth::PRINCIPAL, principal.name.as_str())?;
-            header.insert_header(auth::TENANT, principal.tenant.as_str())?;
-            header.insert_header(auth::ROLE, principal.role.as_str())?;
+            for (name, value) in principal.headers() {
+                header.insert_header(name, value)?;
+            }
         }
         Ok(())
     }
@@ -316,15 +234,18 @@ impl ProxyHttp for Proxy {
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        if let (Some(piece), Some(request)) = (&body, &mut ctx.request)
-            && matches!(request.route, Route::Upload { .. })
-            && !end_of_stream
-        {
+        let uploads = |request: &Request| matches!(request.route, Route::Upload { .. });
+        if let Some(piece) = body.as_ref().filter(|_| ctx.request.as_ref().is_some_and(uploads)) {
             let (least, window) = (ctx.config.limits.upload_bytes_per_second, ctx.config.timeouts.read);
-            if !ctx.pace.keeps(Instant::now(), piece.len(), least, window) {
+            let refused = if !end_of_stream && !ctx.pace.keeps(Instant::now(), piece.len(), least, window) {
                 let detail = format!("an upload brings at least {least} bytes per second");
-                request.answer = Some(Box::new(Problem::new(Code::BodyTimeout, detail)));
-                return Err(Error::explain(ErrorType::ReadTimedout, "the upload drips").into_down());
+                Err(Box::new(Problem::new(Code::BodyTimeout, detail)))
+            } else {
+                self.weigh_piece(ctx, piece.len())
+            };
+            if let (Err(problem), Some(request)) = (refused, &mut ctx.request) {
+                request.answer = Some(problem);
+                return Err(Error::explain(CUT_OFF, "the upload goes no further").into_down());
             }
         }
         // An empty last piece (HTTP/2's empty DATA frame) would be written as a second terminator of the chunked body
@@ -388,6 +309,7 @@ impl ProxyHttp for Proxy {
             ctx.in_flight = None;
         }
         carry_id(session, header)?;
+        ctx.marks.put(header)?;
         sign(header, &target)
     }
 
@@ -468,7 +390,7 @@ impl ProxyHttp for Proxy {
         // Pingora drops the client's connection after any failed try; a client that was not told would send its next
         // request into the reset.
         session.set_keepalive(None);
-        if let Err(error) = tell(session, &problem, None).await {
+        if let Err(error) = tell(session, &problem, None, &ctx.marks).await {
             debug!(%error, "the client did not wait for its problem");
         }
         FailToProxy { error_code: problem.status, can_reuse_downstream: false }
@@ -494,172 +416,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
-        let status = session.response_written().map_or(0, |header| header.status.as_u16());
-        let class = match status {
-            200..=299 => "2xx",
-            300..=399 => "3xx",
-            400..=499 => "4xx",
-            500..=599 => "5xx",
-            _ => "none",
-        };
-        // A stream of events lasts as long as its job: among the files it would hide how long those take.
-        let route = match &ctx.request {
-            Some(_) if ctx.in_flight.is_none() => "events",
-            Some(request) => request.route.as_str(),
-            None => "none",
-        };
-        let elapsed = ctx.started.elapsed();
-        let metrics = &self.dispatch.metrics;
-        metrics.requests.with_label_values(&[route, class]).inc();
-        metrics.request_seconds.with_label_values(&[route]).observe(elapsed.as_secs_f64());
-        if AccessLog::wants(&ctx.config.access_log, status) {
-            self.write_line(session, ctx, route, status);
-        }
-        let error = e.map(tracing::field::display);
-        let request_id = request_id(session).and_then(|id| id.to_str().ok());
-        let Some(request) = &ctx.request else {
-            debug!(request_id, status, ?elapsed, error, "request");
-            return;
-        };
-        let (job_id, tries) = (request.job_id.as_ref().map(tracing::field::display), request.tries);
-        let cause = request.last.map(Failure::as_str);
-        let target = request.trying.as_ref().map(|trying| &trying.target);
-        let pool = target.map(|target| tracing::field::display(&target.pool));
-        let address = target.map(|target| tracing::field::display(target.address));
-        match request.route {
-            Route::Submit if status >= 500 => {
-                warn!(
-                    request_id,
-                    job_id,
-                    status,
-                    pool,
-                    address,
-                    tries,
-                    cause,
-                    ?elapsed,
-                    error,
-                    "submit failed"
-                );
-            }
-            Route::Submit => {
-                info!(request_id, job_id, status, pool, address, tries, cause, ?elapsed, "submit")
-            }
-            _ => debug!(request_id, route, status, pool, address, tries, cause, ?elapsed, error, "request"),
-        }
+        self.settle(ctx);
+        self.log(session, e, ctx);
     }
-}
-
-/// Whether anything of an answer went to the client; "continue" is none.
-fn answered(session: &Session) -> bool {
-    session.response_written().is_some_and(|header| !header.status.is_informational())
-}
-
-/// The address that a request came from.
-fn client_ip(session: &Session) -> Option<IpAddr> {
-    session.client_addr().and_then(|address| address.as_inet()).map(|inet| inet.ip())
-}
-
-/// Whether a request came by TLS.
-fn is_tls(session: &Session) -> bool {
-    session.digest().is_some_and(|digest| digest.ssl_digest.is_some())
-}
-
-async fn write(
-    session: &mut Session,
-    status: u16,
-    content_type: &str,
-    body: String,
-    more: &[(&'static str, String)],
-) -> Result<()> {
-    let mut header = ResponseHeader::build(status, Some(4 + more.len()))?;
-    header.insert_header(http::header::CONTENT_TYPE, content_type)?;
-    header.insert_header(http::header::CONTENT_LENGTH, body.len())?;
-    header.insert_header(http::header::CACHE_CONTROL, "no-store")?;
-    for (name, value) in more {
-        header.insert_header(*name, value.as_str())?;
-    }
-    send(session, header, Bytes::from(body)).await
-}
-
-/// Answers with that, and without the body if only the header was asked for, or if there is none.
-async fn send(session: &mut Session, header: ResponseHeader, body: Bytes) -> Result<()> {
-    if !session.is_body_done() {
-        // What is left of the body would be read as the next request.
-        session.set_keepalive(None);
-    }
-    let bodiless = session.req_header().method == http::Method::HEAD || body.is_empty();
-    let mut header = header;
-    carry_id(session, &mut header)?;
-    session.write_response_header(Box::new(header), bodiless).await?;
-    if !bodiless {
-        session.write_response_body(Some(body), true).await?;
-    }
-    Ok(())
-}
-
-async fn tell(session: &mut Session, problem: &Problem, allow: Option<&'static str>) -> Result<()> {
-    let mut more = Vec::new();
-    if let Some(after) = problem.retry_after_s {
-        more.push(("retry-after", after.to_string()));
-    }
-    if problem.code == Code::Unauthenticated {
-        more.push(("www-authenticate", "Bearer realm=\"millrace\"".to_owned()));
-    }
-    if let Some(allow) = allow {
-        more.push(("allow", allow.to_owned()));
-    }
-    let header = session.req_header();
-    if request::classify(&header.method, header.uri.path()) == Ok(Route::Media) {
-        // Without this a player on another site sees a broken network. A problem is no secret, so every page may read it.
-        more.push(("access-control-allow-origin", "*".to_owned()));
-        more.push(("access-control-expose-headers", "retry-after".to_owned()));
-    }
-    write(session, problem.status, problem::CONTENT_TYPE, problem.to_json(), &more).await
-}
-
-/// Puts a request's names into its own header, where all that follows reads them.
-fn name(header: &mut RequestHeader) -> Result<()> {
-    let names = trace::adopt(&header.headers);
-    header.insert_header(trace::REQUEST_ID, names.request_id)?;
-    header.insert_header(trace::TRACEPARENT, names.traceparent)?;
-    if !names.known_trace {
-        header.remove_header(trace::TRACESTATE);
-    }
-    Ok(())
-}
-
-/// A request's id, once it has one.
-fn request_id(session: &Session) -> Option<&http::HeaderValue> {
-    session.req_header().headers.get(trace::REQUEST_ID)
-}
-
-/// Says on a response which request it answers.
-fn carry_id(session: &Session, header: &mut ResponseHeader) -> Result<()> {
-    match request_id(session) {
-        Some(id) => header.insert_header(trace::REQUEST_ID, id.clone()),
-        None => Ok(()),
-    }
-}
-
-/// Says on a response where it comes from.
-fn sign(header: &mut ResponseHeader, target: &Target) -> Result<()> {
-    header.insert_header(headers::POOL, target.pool.as_str())?;
-    let worker = target.worker.clone().unwrap_or_else(|| target.address.to_string());
-    header.insert_header(headers::WORKER, worker)?;
-    match target.reason {
-        Some(reason) => header.insert_header(headers::DECISION, reason.as_str())?,
-        None => drop(header.remove_header(headers::DECISION)),
-    }
-    Ok(())
-}
-
-/// For a worker's error that says nothing itself.
-fn unexplained(status: u16) -> Problem {
-    let code = match status {
-        502 => Code::UpstreamFailed,
-        503 => Code::NoHealthyWorker,
-        504 => Code::UpstreamTimeout,
-        _ => Code::Internal,
-    };
-    Problem { status, ..Problem::new(code, "the worker failed and did not say why") }
 }

@@ -9,7 +9,7 @@ use millrace_runtime::config::{Error, File};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{address, duration};
+use super::value::{address, duration};
 
 /// Least time between two lookups, and most, unless the file says otherwise.
 pub const TTL_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));

@@ -1,0 +1,173 @@
+//! What the gateway says itself, and what it writes on workers' answers.
+
+use bytes::Bytes;
+use millrace_wire::{Code, Problem, headers, problem};
+use pingora::Result;
+use pingora::http::ResponseHeader;
+use pingora::proxy::Session;
+
+use super::Proxy;
+use super::cors::Marks;
+use super::session::request_id;
+use crate::admin::status::Status;
+use crate::config::{self, Config};
+use crate::dispatch::Target;
+use crate::page::{self, Parts};
+use crate::request::{self, Route};
+use crate::trace;
+
+impl Proxy {
+    /// What the gateway answers itself.
+    pub(super) async fn local(
+        &self,
+        session: &mut Session,
+        route: &Route,
+        config: &Config,
+        marks: &Marks,
+    ) -> Result<()> {
+        if !matches!(route, Route::Livez | Route::Readyz) {
+            return self.page(session, route, &config.page, marks).await;
+        }
+        let unready = match route {
+            Route::Readyz => self.dispatch.drain.unready(&self.dispatch.fleet),
+            _ => None,
+        };
+        let (status, body) = match unready {
+            None => (200, serde_json::json!({ "status": "ok" })),
+            Some(reason) => (503, serde_json::json!({ "status": "unready", "reason": reason })),
+        };
+        write(session, status, "application/json", body.to_string(), &[], marks).await
+    }
+
+    async fn page(
+        &self,
+        session: &mut Session,
+        route: &Route,
+        page: &config::Page,
+        marks: &Marks,
+    ) -> Result<()> {
+        let asked = session.req_header();
+        let tells = page::tells(page, &asked.uri, &asked.headers);
+        let response = match route {
+            Route::Page if tells => page::index(page, Parts::All, &asked.headers),
+            Route::Page => page::index(page, Parts::Jobs, &asked.headers),
+            Route::Asset { name } => page::asset(page, name, asked.uri.query(), &asked.headers),
+            Route::Docs => page::docs(page, &asked.headers),
+            Route::OpenApi => Some(page::openapi(&asked.headers)),
+            Route::Pools if tells => {
+                let generation = self.reloader.state().generation;
+                Some(page::pools(&Status::of(&self.dispatch.fleet, generation)))
+            }
+            _ => None,
+        };
+        let Some(response) = response else {
+            let problem = request::Refused::NotFound.problem(&asked.method, asked.uri.path());
+            return tell(session, &problem, None, marks).await;
+        };
+        let (parts, body) = response.into_parts();
+        let mut header = ResponseHeader::from(parts);
+        if header.status != http::StatusCode::NOT_MODIFIED {
+            header.insert_header(http::header::CONTENT_LENGTH, body.len())?;
+        }
+        // The page and its files are for this site alone.
+        let marks = if *route == Route::Pools { marks } else { &Marks::default() };
+        send(session, header, body, marks).await
+    }
+}
+
+async fn write(
+    session: &mut Session,
+    status: u16,
+    content_type: &str,
+    body: String,
+    more: &[(&'static str, String)],
+    marks: &Marks,
+) -> Result<()> {
+    let mut header = ResponseHeader::build(status, Some(4 + more.len()))?;
+    header.insert_header(http::header::CONTENT_TYPE, content_type)?;
+    header.insert_header(http::header::CONTENT_LENGTH, body.len())?;
+    header.insert_header(http::header::CACHE_CONTROL, "no-store")?;
+    for (name, value) in more {
+        header.insert_header(*name, value.as_str())?;
+    }
+    send(session, header, Bytes::from(body), marks).await
+}
+
+/// Answers with that, and without the body if only the header was asked for, or if there is none.
+pub(super) async fn send(
+    session: &mut Session,
+    header: ResponseHeader,
+    body: Bytes,
+    marks: &Marks,
+) -> Result<()> {
+    if !session.is_body_done() {
+        // What is left of the body would be read as the next request.
+        session.set_keepalive(None);
+    }
+    let bodiless = session.req_header().method == http::Method::HEAD || body.is_empty();
+    let mut header = header;
+    carry_id(session, &mut header)?;
+    marks.put(&mut header)?;
+    session.write_response_header(Box::new(header), bodiless).await?;
+    if !bodiless {
+        session.write_response_body(Some(body), true).await?;
+    }
+    Ok(())
+}
+
+/// Answers with a problem.
+pub(super) async fn tell(
+    session: &mut Session,
+    problem: &Problem,
+    allow: Option<&'static str>,
+    marks: &Marks,
+) -> Result<()> {
+    let mut more = Vec::new();
+    if let Some(after) = problem.retry_after_s {
+        more.push(("retry-after", after.to_string()));
+    }
+    if problem.code == Code::Unauthenticated {
+        more.push(("www-authenticate", "Bearer realm=\"millrace\"".to_owned()));
+    }
+    if let Some(allow) = allow {
+        more.push(("allow", allow.to_owned()));
+    }
+    let header = session.req_header();
+    if request::classify(&header.method, header.uri.path()) == Ok(Route::Media) {
+        // Without this a player on another site sees a broken network. A problem is no secret, so every page may read it.
+        more.push(("access-control-allow-origin", "*".to_owned()));
+        more.push(("access-control-expose-headers", "retry-after".to_owned()));
+    }
+    write(session, problem.status, problem::CONTENT_TYPE, problem.to_json(), &more, marks).await
+}
+
+/// Says on a response which request it answers.
+pub(super) fn carry_id(session: &Session, header: &mut ResponseHeader) -> Result<()> {
+    match request_id(session) {
+        Some(id) => header.insert_header(trace::REQUEST_ID, id.clone()),
+        None => Ok(()),
+    }
+}
+
+/// Says on a response where it comes from.
+pub(super) fn sign(header: &mut ResponseHeader, target: &Target) -> Result<()> {
+    header.insert_header(headers::POOL, target.pool.as_str())?;
+    let worker = target.worker.clone().unwrap_or_else(|| target.address.to_string());
+    header.insert_header(headers::WORKER, worker)?;
+    match target.reason {
+        Some(reason) => header.insert_header(headers::DECISION, reason.as_str())?,
+        None => drop(header.remove_header(headers::DECISION)),
+    }
+    Ok(())
+}
+
+/// For a worker's error that says nothing itself.
+pub(super) fn unexplained(status: u16) -> Problem {
+    let code = match status {
+        502 => Code::UpstreamFailed,
+        503 => Code::NoHealthyWorker,
+        504 => Code::UpstreamTimeout,
+        _ => Code::Internal,
+    };
+    Problem { status, ..Problem::new(code, "the worker failed and did not say why") }
+}
