@@ -532,7 +532,11 @@ impl System {
         let mut store = OsString::from("sqlite:");
         store.push(self.data.path().join("jobs.db"));
         let mut args: Vec<OsString> = vec!["run".into()];
-        let mut put = |flag: &str, value: OsString| args.extend([flag.into(), value]);
+        let mut put = |flag: &str, value: OsString| {
+            if !worker.flags.contains_key(flag) {
+                args.extend([flag.into(), value]);
+            }
+        };
         put("--listen", worker.address.clone().into());
         put("--pool", worker.pool.clone().into());
         put("--name", name.into());
@@ -542,7 +546,7 @@ impl System {
         put("--log-format", "text".into());
         put("--log", self.log.clone().into());
         for (flag, value) in &worker.flags {
-            put(flag, value.into());
+            args.extend([flag.into(), value.into()]);
         }
         Spec { name: name.to_owned(), program: self.binaries.worker.clone(), args, logs: self.logs() }
     }

@@ -27,6 +27,8 @@ mod manifests;
 mod mutual_tls;
 #[path = "system/playlist.rs"]
 mod playlist;
+#[path = "system/postgres.rs"]
+mod postgres;
 #[path = "system/saturation.rs"]
 mod saturation;
 #[path = "system/stream.rs"]

@@ -61,7 +61,7 @@ pub async fn serve(
         None => default_name(&config.pool, address.port()),
     };
     let (scratch, _scratch_lock) = claim_scratch(&config.scratch, &name)?;
-    let store: Arc<dyn Store> = Arc::new(store::Sqlite::open(&config.store, config.attempts_max).await?);
+    let store: Arc<dyn Store> = store::open(&config.store, config.postgres, config.attempts_max).await?;
     let objects = objects::Objects::connect(&config.objects)?;
     let ffmpeg = ffmpeg::Ffmpeg::start(ffmpeg::Settings {
         ffmpeg: config.ffmpeg,
