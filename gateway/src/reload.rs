@@ -21,6 +21,7 @@ use crate::config::{Config, Listen, https};
 use crate::diff::{self, Change, NEEDS_RESTART};
 use crate::fleet::{Diff, Fleet};
 use crate::metrics::Metrics;
+use crate::settle::Settle;
 use crate::tls;
 
 /// Between two looks at the file.
@@ -77,9 +78,7 @@ struct Followed {
     /// The content that is in force.
     in_force: String,
     /// What was last put in force or refused.
-    settled: Seen,
-    /// What the last look saw beside that.
-    changing: Option<Seen>,
+    content: Settle<Seen>,
 }
 
 /// The content that was last looked at, in force or not; an unreadable file counts by its error.
@@ -104,7 +103,7 @@ impl Reloader {
             metrics,
             audit,
             listen,
-            state: Mutex::new(Followed { state, in_force: text.clone(), settled: Ok(text), changing: None }),
+            state: Mutex::new(Followed { state, in_force: text.clone(), content: Settle::new(Ok(text)) }),
         }
     }
 
@@ -140,16 +139,13 @@ impl Reloader {
         let read = File::read(&followed.state.file);
         let seen: Seen = read.as_ref().map(|file| file.text().to_owned()).map_err(ToString::to_string);
         if trigger == Trigger::Change {
-            let settled = seen == followed.settled;
-            // An editor that truncates and writes can be caught between: half a file may be a valid one, with half of the
-            // pools. So a change counts when two looks have seen the same.
-            let still = followed.changing.replace(seen.clone()).as_ref() == Some(&seen);
-            if settled || !still {
+            // Half a file may be a valid one, with half of the pools.
+            if followed.content.saw(seen).is_none() {
                 return Ok(Reloaded { generation: followed.state.generation, diff: Diff::default() });
             }
+        } else {
+            followed.content.settle(seen);
         }
-        followed.settled = seen;
-        followed.changing = None;
         let Followed { state, in_force, .. } = &mut *followed;
         let before = state.generation;
         let record = |refused, after| {

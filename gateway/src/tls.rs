@@ -24,8 +24,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::config::https::{ClientCertificates, Https};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
-use crate::reload::INTERVAL;
-use crate::settle::Settle;
+use crate::settle::{self, Settle};
 
 /// Why the files cannot be used, under the key of `[listen.https]` that names the one at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -272,15 +271,5 @@ fn unix_now_s() -> i64 {
 
 /// Follows the files until `stop`.
 pub async fn run(tls: Arc<Tls>, stop: CancellationToken) {
-    let mut look = tokio::time::interval(INTERVAL);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = look.tick() => {}
-        }
-        let tls = tls.clone();
-        // A secret may lie on a network file system; what goes wrong is logged, counted and shown where it arises.
-        let _ = tokio::task::spawn_blocking(move || tls.look()).await;
-    }
+    settle::follow(stop, move || tls.look()).await;
 }
