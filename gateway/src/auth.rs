@@ -160,7 +160,8 @@ pub fn needed(route: &Route, method: &http::Method, path: &str) -> Option<Role> 
         return None;
     }
     match route {
-        Route::Page | Route::Asset { .. } | Route::Livez | Route::Readyz | Route::Upload { .. } => None,
+        Route::Page | Route::Asset { .. } | Route::OpenApi | Route::Docs => None,
+        Route::Livez | Route::Readyz | Route::Upload { .. } => None,
         // `/media/JOB/TOKEN/NAME`; without a token the worker would make one.
         Route::Media if path.starts_with("/media/") && path.split('/').count() > 4 => None,
         Route::Media | Route::Read => Some(Role::Viewer),
@@ -220,14 +221,21 @@ impl Auth {
         path: &str,
         headers: &HeaderMap,
     ) -> Result<Option<Arc<Principal>>, Stop> {
-        let Some(needed) = needed(route, method, path) else { return Ok(None) };
+        needed(route, method, path).map(|needed| self.permit(headers, needed)).transpose()
+    }
+
+    /// Who asks, if he may do what `needed` may.
+    ///
+    /// # Errors
+    /// As [`Auth::admit`].
+    pub fn permit(&self, headers: &HeaderMap, needed: Role) -> Result<Arc<Principal>, Stop> {
         let principal = self.identify(headers)?;
         if principal.role < needed {
             let (has, needed) = (principal.role.as_str(), needed.as_str());
             let detail = format!("{} is a {has}; this wants a {needed}", principal.name);
             return Err(self.refuse(Code::Forbidden, detail, false));
         }
-        Ok(Some(principal))
+        Ok(principal)
     }
 
     /// Who asks, whatever he may.

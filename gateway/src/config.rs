@@ -16,6 +16,7 @@ pub mod pools;
 pub mod rate;
 pub mod schema;
 pub mod timeouts;
+pub mod upstream_tls;
 mod value;
 
 use std::path::Path;
@@ -52,6 +53,8 @@ pub struct Config {
     pub access_log: access_log::AccessLog,
     /// What the web page shows.
     pub page: Page,
+    /// How it speaks TLS to workers, where a pool says so.
+    pub upstream_tls: Option<upstream_tls::UpstreamTls>,
     /// The pools, in the file's order.
     pub pools: Vec<Pool>,
 }
@@ -103,6 +106,7 @@ struct Raw {
     access_log: access_log::RawAccessLog,
     #[serde(default)]
     page: page::RawPage,
+    upstream_tls: Option<upstream_tls::RawUpstreamTls>,
     #[serde(default)]
     pools: Vec<pools::RawPool>,
 }
@@ -115,7 +119,7 @@ struct RawRouting {
 
 impl Raw {
     fn validate(self, file: &File) -> Result<Config, Error> {
-        let listen = self.listen.validate(file)?;
+        let listen = self.listen.validate(file, self.auth.is_some())?;
         let wait =
             value::number(file, self.routing.wait_usd_per_hour.as_ref(), "routing.wait_usd_per_hour", 1.0)?;
         if let Some(raw) = &self.routing.wait_usd_per_hour
@@ -131,7 +135,8 @@ impl Raw {
         let auth = self.auth.map(|raw| raw.validate(file)).transpose()?;
         let cors = self.cors.map(|raw| raw.validate(file)).transpose()?;
         let page = self.page.validate(file, &listen)?;
-        let pools = pools::validate(self.pools, file)?;
+        let upstream_tls = self.upstream_tls.map(|raw| raw.validate(file)).transpose()?;
+        let pools = pools::validate(self.pools, upstream_tls.as_ref(), file)?;
         Ok(Config {
             listen,
             routing: Routing { wait_usd_per_hour: wait },
@@ -142,6 +147,7 @@ impl Raw {
             cors,
             access_log,
             page,
+            upstream_tls,
             pools,
         })
     }

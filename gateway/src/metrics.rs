@@ -63,6 +63,10 @@ pub struct Metrics {
     pub certificate_expiry: IntGauge,
     /// 1 when the latest certificate is in force, else 0.
     pub certificate_success: IntGauge,
+    /// When the certificate shown to workers ends, else the first of their CAs, in Unix seconds; 0 without either.
+    pub upstream_certificate_expiry: IntGauge,
+    /// 1 when the latest files of `[upstream_tls]` are in force, else 0.
+    pub upstream_certificate_success: IntGauge,
     /// 1 for an endpoint that answers, else 0.
     pub endpoint_healthy: GaugeVec,
     /// Free share of a pool's capacity, 0–1.
@@ -238,6 +242,14 @@ impl Metrics {
             certificate_success: gauge(
                 "certificate_reload_success",
                 "1 when the latest certificate is in force",
+            )?,
+            upstream_certificate_expiry: gauge(
+                "upstream_certificate_expiry_timestamp_seconds",
+                "When the certificate shown to workers ends, else the first of their CAs; 0 without TLS to workers",
+            )?,
+            upstream_certificate_success: gauge(
+                "upstream_certificate_reload_success",
+                "1 when the latest certificates of TLS to workers are in force",
             )?,
             endpoint_healthy: registered!(
                 registry,

@@ -41,6 +41,7 @@ use crate::rate::Limiter;
 use crate::reload::Reloader;
 use crate::request::Route;
 use crate::route::Job;
+use crate::upstream::Upstream;
 
 /// Largest problem of a worker that is completed with a job id; a larger one is replaced.
 const PATCH_BYTES_MAX: usize = 64 * 1024;
@@ -68,6 +69,8 @@ pub struct Proxy {
     pub rate: Limiter,
     /// Counts who uploads how much.
     pub uploads: Limiter,
+    /// What workers are shown, and by what they are known.
+    pub upstream: Arc<Upstream>,
 }
 
 /// A request as Pingora carries it from phase to phase.
@@ -197,8 +200,9 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         let unchosen = || Error::explain(ErrorType::InternalError, "no target was chosen");
         let request = ctx.request.as_mut().ok_or_else(unchosen)?;
-        let address = self.dispatch.begin(request).ok_or_else(unchosen)?;
-        Ok(Box::new(forward::peer(address, &request.route, &ctx.config.timeouts)))
+        let (address, name) = self.dispatch.begin(request).ok_or_else(unchosen)?;
+        let peer = self.upstream.peer(address, name.as_deref()).ok_or_else(unchosen)?;
+        Ok(Box::new(forward::bounded(peer, &request.route, &ctx.config.timeouts)))
     }
 
     async fn upstream_request_filter(

@@ -1,6 +1,8 @@
 //! Every error a client can read: RFC 9457 `application/problem+json` with a stable `code`.
 
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::JobId;
 
@@ -14,6 +16,17 @@ macro_rules! codes {
         pub enum Code {
             $($(#[$doc])* #[serde(rename = $text)] $name,)*
         }
+
+        // By hand: the derive does not see names that a macro hands on.
+        impl PartialSchema for Code {
+            fn schema() -> RefOr<Schema> {
+                let names = Self::ALL.iter().map(|code| code.as_str());
+                let description = "What went wrong with a request, as a stable label.";
+                ObjectBuilder::new().schema_type(Type::String).description(Some(description)).enum_values(Some(names)).into()
+            }
+        }
+
+        impl ToSchema for Code {}
 
         impl Code {
             /// All codes, for metrics and documentation.
@@ -123,7 +136,7 @@ codes! {
 }
 
 /// An error as a client reads it. Details for operators go to the log, never here.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// Always `about:blank`: the `code` is the type.
     #[serde(rename = "type")]

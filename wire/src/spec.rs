@@ -3,11 +3,16 @@
 //! [`JobSpec`] is the whole, validated spec: the worker reads it. [`SpecHead`] is the little that routing needs: the
 //! gateway reads that and leaves every other field alone, so that an old gateway never refuses what a new worker knows.
 
+mod fields;
+
 use std::collections::BTreeMap;
 
+use fields::{Fields, object};
+
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use crate::id::JobId;
 use crate::problem::{Code, Problem};
@@ -38,7 +43,7 @@ pub enum Input {
 }
 
 /// A standard rung of the ladder, named by its height.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 pub enum Resolution {
     /// 640×360 at 16:9.
     #[serde(rename = "360p")]
@@ -84,7 +89,7 @@ impl Resolution {
 }
 
 /// What a job's outputs are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// A segmented stream. Its fMP4 segments serve HLS and DASH alike, so both manifests are always written.
@@ -117,7 +122,9 @@ impl Format {
 }
 
 /// Who goes first: strictly in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
     /// Somebody waits for it now.
@@ -153,7 +160,7 @@ impl Priority {
 }
 
 /// x264's speed presets that a client may ask for; slower ones would let one job hold a slot for hours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
     /// The cheapest.
@@ -251,154 +258,6 @@ pub const FIELDS: [&str; 14] = [
     "size_hint_bytes",
     "labels",
 ];
-
-fn bad(field: &str, wants: &str, got: &Value) -> Problem {
-    let got = got.to_string();
-    let got = if got.chars().count() > 80 {
-        format!("{}…", got.chars().take(79).collect::<String>())
-    } else {
-        got
-    };
-    Problem::new(Code::BadField, format!("{field} must be {wants}, not {got}")).field(field)
-}
-
-fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
-    if body.len() > SPEC_BYTES_MAX {
-        let detail = format!("a job spec has at most {SPEC_BYTES_MAX} bytes");
-        return Err(Problem::new(Code::SpecTooLarge, detail));
-    }
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => {
-            Err(Problem::new(Code::BadJson, "the body is JSON, but not an object like {\"input_url\": …}"))
-        }
-        Err(error) => Err(Problem::new(Code::BadJson, format!("the body is no JSON: {error}"))),
-    }
-}
-
-/// Takes typed values out of a body's fields, each with an error that names the field.
-struct Fields(Map<String, Value>);
-
-impl Fields {
-    fn take<T>(
-        &mut self,
-        field: &str,
-        wants: &str,
-        read: impl FnOnce(&Value) -> Option<T>,
-    ) -> Result<Option<T>, Problem> {
-        match self.0.remove(field) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => read(&value).map(Some).ok_or_else(|| bad(field, wants, &value)),
-        }
-    }
-
-    fn integer(&mut self, field: &str, min: u64, max: u64) -> Result<Option<u64>, Problem> {
-        let wants = format!("a whole number from {min} to {max}");
-        self.take(field, &wants, |v| v.as_u64().filter(|n| (min..=max).contains(n)))
-    }
-
-    fn job_id(&mut self) -> Result<Option<JobId>, Problem> {
-        let Some(value) = self.0.remove("job_id").filter(|v| !v.is_null()) else { return Ok(None) };
-        let bad_id = |detail: String| Problem::new(Code::BadJobId, detail).field("job_id");
-        let text = value.as_str().ok_or_else(|| bad_id("job_id must be a string".to_owned()))?;
-        text.parse().map(Some).map_err(|error: crate::id::BadName| bad_id(error.to_string()))
-    }
-
-    fn priority(&mut self) -> Result<Option<Priority>, Problem> {
-        self.take("priority", "one of live, normal, batch", |v| {
-            Priority::ALL.into_iter().find(|p| v.as_str() == Some(p.as_str()))
-        })
-    }
-
-    fn resolutions(&mut self) -> Result<Vec<Resolution>, Problem> {
-        let Some(value) = self.0.remove("resolutions").filter(|v| !v.is_null()) else {
-            return Ok(Vec::new());
-        };
-        let names = value
-            .as_array()
-            .filter(|names| (1..=RUNGS_MAX).contains(&names.len()))
-            .ok_or_else(|| bad("resolutions", "a list of 1 to 8 of 1080p, 720p, 480p, 360p", &value))?;
-        let mut rungs = Vec::with_capacity(names.len());
-        for name in names {
-            let rung = name.as_str().and_then(Resolution::parse).ok_or_else(|| {
-                let detail =
-                    format!("resolutions has {name}; the ladder's rungs are 1080p, 720p, 480p and 360p");
-                Problem::new(Code::BadResolution, detail).field("resolutions")
-            })?;
-            rungs.push(rung);
-        }
-        rungs.sort_unstable_by(|a, b| b.cmp(a));
-        rungs.dedup();
-        Ok(rungs)
-    }
-
-    /// One name or a list of names.
-    fn formats(&mut self) -> Result<Vec<Format>, Problem> {
-        let wants = "hls, dash, mp4 or audio, or a list of these";
-        let formats = self.take("output_format", wants, |value| {
-            let names = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
-            let formats =
-                names.iter().map(|name| Format::parse(name.as_str()?)).collect::<Option<Vec<_>>>()?;
-            (1..=Format::ALL.len()).contains(&formats.len()).then_some(formats)
-        })?;
-        let mut formats = formats.unwrap_or_default();
-        formats.sort_unstable();
-        formats.dedup();
-        // The default by its name: before there was another, it was taken and not kept. The same body must stay the
-        // same job, and one that a worker of that version can read.
-        Ok(if formats == [Format::Hls] { Vec::new() } else { formats })
-    }
-
-    fn labels(&mut self) -> Result<BTreeMap<String, String>, Problem> {
-        let wants = "an object of at most 32 short strings";
-        let labels = self.take("labels", wants, |value| {
-            let entries = value.as_object().filter(|entries| entries.len() <= LABELS_MAX)?;
-            let text = |(name, value): (&String, &Value)| {
-                let value = value.as_str()?;
-                (name.len() <= LABEL_LENGTH_MAX && value.len() <= LABEL_LENGTH_MAX)
-                    .then(|| (name.clone(), value.to_owned()))
-            };
-            entries.iter().map(text).collect::<Option<BTreeMap<_, _>>>()
-        })?;
-        Ok(labels.unwrap_or_default())
-    }
-
-    fn input(&mut self) -> Result<Input, Problem> {
-        let text =
-            |v: &Value| v.as_str().filter(|s| (1..=INPUT_LENGTH_MAX).contains(&s.len())).map(str::to_owned);
-        let url = self.take("input_url", "an http or https URL of at most 4096 bytes", |v| {
-            text(v).filter(|s| s.starts_with("http://") || s.starts_with("https://"))
-        })?;
-        let path = self.take("input_path", "POOL/KEY as an upload's answer names it", text)?;
-        match (url, path) {
-            (Some(url), None) => Ok(Input::Url(url)),
-            (None, Some(path)) => check_input_path(&path).map(|()| Input::Path(path)),
-            (Some(_), Some(_)) => {
-                let detail = "give input_url or input_path, not both";
-                Err(Problem::new(Code::BadField, detail).field("input_path"))
-            }
-            (None, None) => {
-                let detail = "a job needs input_url (http or https) or input_path (of an upload)";
-                Err(Problem::new(Code::BadField, detail).field("input_url"))
-            }
-        }
-    }
-}
-
-/// An input path is `POOL/` and plain segments: nothing that could leave the store's root.
-fn check_input_path(path: &str) -> Result<(), Problem> {
-    let plain = |segment: &str| {
-        !segment.is_empty()
-            && !segment.starts_with('.')
-            && !segment.contains(['\\', '\0'])
-            && !segment.contains("%")
-    };
-    if path.contains('/') && path.split('/').all(plain) {
-        return Ok(());
-    }
-    let detail = "input_path must be POOL/KEY as an upload's answer names it, and cannot leave the store";
-    Err(Problem::new(Code::BadInputPath, detail).field("input_path"))
-}
 
 impl JobSpec {
     /// Reads a submit's body. Returns the spec and the job id it named, if any.
@@ -509,131 +368,4 @@ impl SpecHead {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn parse(body: &str) -> Result<(JobSpec, Option<JobId>), Problem> {
-        JobSpec::parse(body.as_bytes())
-    }
-
-    fn refused(body: &str) -> (Code, Option<String>) {
-        let problem = parse(body).unwrap_err();
-        (problem.code, problem.field)
-    }
-
-    #[test]
-    fn the_seeds_exact_body_is_a_spec() {
-        let body =
-            r#"{"input_url":"http://h/v.mp4","resolutions":["1080p","720p","480p"],"job_id":"test-job-1"}"#;
-        let (spec, job_id) = parse(body).unwrap();
-        assert_eq!(job_id.unwrap().as_str(), "test-job-1");
-        assert_eq!(spec.resolutions, [Resolution::P1080, Resolution::P720, Resolution::P480]);
-        assert_eq!(spec.priority(), Priority::Normal);
-    }
-
-    #[test]
-    fn a_spec_is_the_same_whatever_its_order_and_id() {
-        let a = r#"{"input_url":"http://h/v","resolutions":["480p","720p"],"labels":{"b":"2","a":"1"},"job_id":"x"}"#;
-        let b =
-            r#"{"labels":{"a":"1","b":"2"},"resolutions":["720p","480p","480p"],"input_url":"http://h/v"}"#;
-        let c = r#"{"input_url":"http://h/v","resolutions":["720p"]}"#;
-        assert_eq!(parse(a).unwrap().0.hash(), parse(b).unwrap().0.hash());
-        assert_ne!(parse(a).unwrap().0.hash(), parse(c).unwrap().0.hash());
-    }
-
-    #[test]
-    fn formats_are_one_name_or_several() {
-        let of = |value: &str| {
-            let body = format!(r#"{{"input_url":"http://h/v","output_format":{value}}}"#);
-            parse(&body).unwrap().0
-        };
-        assert_eq!(of(r#""mp4""#).formats, [Format::Mp4]);
-        assert_eq!(of(r#"["mp4","hls","mp4"]"#).formats, [Format::Hls, Format::Mp4]);
-        assert_eq!(of(r#""hls""#).hash(), of("null").hash(), "as it was when there was nothing else");
-        assert_eq!(of(r#"["hls"]"#), of("null"));
-        let asked = |spec: &JobSpec| (spec.wants_stream(), spec.wants_picture(), spec.wants(Format::Audio));
-        assert_eq!(asked(&of("null")), (true, true, false));
-        assert_eq!(asked(&of(r#""dash""#)), (true, true, false));
-        assert_eq!(asked(&of(r#""mp4""#)), (false, true, false));
-        assert_eq!(asked(&of(r#""audio""#)), (false, false, true));
-    }
-
-    #[test]
-    fn a_stored_spec_reads_back() {
-        for body in [
-            r#"{"input_url":"http://h/v","crf":20,"strict":true}"#,
-            r#"{"input_path":"aws/uploads/k/v.mp4"}"#,
-            r#"{"input_url":"http://h/v","output_format":["mp4","hls"],"thumbnails":false}"#,
-        ] {
-            let spec = parse(body).unwrap().0;
-            let text = serde_json::to_string(&spec).unwrap();
-            assert_eq!(serde_json::from_str::<JobSpec>(&text).unwrap(), spec, "{text}");
-        }
-    }
-
-    #[test]
-    fn every_refusal_names_its_field() {
-        let with = |rest: &str| format!(r#"{{"input_url":"http://h/v",{rest}}}"#);
-        let cases = [
-            (with(r#""colour":"red""#), Code::UnknownField, "colour"),
-            (with(r#""resolutions":["8k"]"#), Code::BadResolution, "resolutions"),
-            (with(r#""resolutions":[]"#), Code::BadField, "resolutions"),
-            (with(r#""job_id":"../etc""#), Code::BadJobId, "job_id"),
-            (with(r#""job_id":7"#), Code::BadJobId, "job_id"),
-            (with(r#""crf":4"#), Code::BadField, "crf"),
-            (with(r#""crf":"20""#), Code::BadField, "crf"),
-            (with(r#""segment_seconds":1"#), Code::BadField, "segment_seconds"),
-            (with(r#""priority":"urgent""#), Code::BadField, "priority"),
-            (with(r#""output_format":"gif""#), Code::BadField, "output_format"),
-            (with(r#""output_format":[]"#), Code::BadField, "output_format"),
-            (with(r#""output_format":["mp4",1]"#), Code::BadField, "output_format"),
-            (with(r#""thumbnails":1"#), Code::BadField, "thumbnails"),
-            (with(r#""labels":{"a":1}"#), Code::BadField, "labels"),
-            (with(r#""input_path":"aws/uploads/x""#), Code::BadField, "input_path"),
-            (r#"{"input_url":"file:///etc/passwd"}"#.to_owned(), Code::BadField, "input_url"),
-            (r#"{"resolutions":["720p"]}"#.to_owned(), Code::BadField, "input_url"),
-        ];
-        for (body, code, field) in cases {
-            assert_eq!(refused(&body), (code, Some(field.to_owned())), "{body}");
-        }
-        assert_eq!(refused("[1]").0, Code::BadJson);
-        assert_eq!(refused("{").0, Code::BadJson);
-        assert_eq!(refused(&format!("{{\"input_url\":\"{}\"}}", "x".repeat(70_000))).0, Code::SpecTooLarge);
-    }
-
-    #[test]
-    fn an_input_path_cannot_leave_the_store() {
-        for path in [
-            "../x",
-            "aws/../../etc/passwd",
-            "/etc/passwd",
-            "aws//x",
-            "aws/.hidden",
-            "aws",
-            "aws/a\\b",
-            "aws/%2e%2e/x",
-        ] {
-            let body = serde_json::json!({ "input_path": path }).to_string();
-            assert_eq!(refused(&body), (Code::BadInputPath, Some("input_path".to_owned())), "{path}");
-        }
-    }
-
-    #[test]
-    fn the_head_reads_what_routing_needs_and_passes_over_the_rest() {
-        let body = br#"{"input_path":"gcp/uploads/k/v.mp4","priority":"live","resolutions":["360p"],"from_the_future":1}"#;
-        let head = SpecHead::peek(body).unwrap();
-        assert_eq!(head.input_pool.as_deref(), Some("gcp"));
-        assert_eq!((head.priority, head.heights), (Priority::Live, vec![360]));
-        assert!(SpecHead::peek(b"nope").is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = JobSpec::parse(&body);
-            let _ = SpecHead::peek(&body);
-        }
-    }
-}
+mod tests;

@@ -25,7 +25,7 @@ impl Proxy {
         config: &Config,
         marks: &Marks,
     ) -> Result<()> {
-        if matches!(route, Route::Page | Route::Asset { .. } | Route::Pools) {
+        if !matches!(route, Route::Livez | Route::Readyz) {
             return self.page(session, route, &config.page, marks).await;
         }
         let unready = match route {
@@ -52,6 +52,8 @@ impl Proxy {
             Route::Page if tells => page::index(page, Parts::All, &asked.headers),
             Route::Page => page::index(page, Parts::Jobs, &asked.headers),
             Route::Asset { name } => page::asset(page, name, asked.uri.query(), &asked.headers),
+            Route::Docs => page::docs(page, &asked.headers),
+            Route::OpenApi => Some(page::openapi(&asked.headers)),
             Route::Pools if tells => {
                 let generation = self.reloader.state().generation;
                 Some(page::pools(&Status::of(&self.dispatch.fleet, generation)))

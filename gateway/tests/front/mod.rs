@@ -3,7 +3,8 @@
 mod auth;
 mod bounds;
 mod cors;
-mod h2raw;
+pub(crate) mod h2raw;
+mod idle;
 mod jwt;
 mod logging;
 mod rate;

@@ -2,15 +2,17 @@
 //! look may catch a file half written, or one file of a pair before the other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::reload::INTERVAL;
+/// Between two looks.
+pub const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Looks until `stop`, where blocking is allowed: a file may lie on a network file system. What goes wrong is logged,
 /// counted and shown where it arises.
-pub(crate) async fn follow(stop: CancellationToken, look: impl Fn() + Send + Sync + 'static) {
+pub async fn follow(stop: CancellationToken, look: impl Fn() + Send + Sync + 'static) {
     let look = Arc::new(look);
     let mut turn = tokio::time::interval(INTERVAL);
     turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -26,19 +28,19 @@ pub(crate) async fn follow(stop: CancellationToken, look: impl Fn() + Send + Syn
 
 /// What was last seen of it.
 #[derive(Debug)]
-pub(crate) struct Settle<T> {
+pub struct Settle<T> {
     settled: T,
     changing: Option<T>,
 }
 
 impl<T: PartialEq> Settle<T> {
     /// Begins with content that counts already.
-    pub(crate) fn new(settled: T) -> Self {
+    pub fn new(settled: T) -> Self {
         Self { settled, changing: None }
     }
 
     /// Takes a look; gives the content when it is new and has stood for two looks.
-    pub(crate) fn saw(&mut self, seen: T) -> Option<&T> {
+    pub fn saw(&mut self, seen: T) -> Option<&T> {
         if seen == self.settled {
             self.changing = None;
             return None;
@@ -51,7 +53,7 @@ impl<T: PartialEq> Settle<T> {
     }
 
     /// Takes content as it is, without a second look.
-    pub(crate) fn settle(&mut self, seen: T) -> &T {
+    pub fn settle(&mut self, seen: T) -> &T {
         self.changing = None;
         self.settled = seen;
         &self.settled
