@@ -22,10 +22,11 @@ use crate::config::{Config, Listen, https, upstream_tls};
 use crate::diff::{self, Change, NEEDS_RESTART};
 use crate::fleet::{Diff, Fleet};
 use crate::metrics::Metrics;
+use crate::settle::Settle;
 use crate::upstream::Upstream;
 
 /// Between two looks at the file.
-pub const INTERVAL: Duration = Duration::from_millis(500);
+pub const INTERVAL: Duration = crate::settle::INTERVAL;
 /// Most changes of one reload that its entry in the audit log names.
 pub const AUDITED_MAX: usize = 100;
 
@@ -79,9 +80,7 @@ struct Followed {
     /// The content that is in force.
     in_force: String,
     /// What was last put in force or refused.
-    settled: Seen,
-    /// What the last look saw beside that.
-    changing: Option<Seen>,
+    content: Settle<Seen>,
 }
 
 /// The content that was last looked at, in force or not; an unreadable file counts by its error.
@@ -108,7 +107,7 @@ impl Reloader {
             audit,
             upstream,
             listen,
-            state: Mutex::new(Followed { state, in_force: text.clone(), settled: Ok(text), changing: None }),
+            state: Mutex::new(Followed { state, in_force: text.clone(), content: Settle::new(Ok(text)) }),
         }
     }
 
@@ -144,16 +143,13 @@ impl Reloader {
         let read = File::read(&followed.state.file);
         let seen: Seen = read.as_ref().map(|file| file.text().to_owned()).map_err(ToString::to_string);
         if trigger == Trigger::Change {
-            let settled = seen == followed.settled;
-            // An editor that truncates and writes can be caught between: half a file may be a valid one, with half of the
-            // pools. So a change counts when two looks have seen the same.
-            let still = followed.changing.replace(seen.clone()).as_ref() == Some(&seen);
-            if settled || !still {
+            // Half a file may be a valid one, with half of the pools.
+            if followed.content.saw(seen).is_none() {
                 return Ok(Reloaded { generation: followed.state.generation, diff: Diff::default() });
             }
+        } else {
+            followed.content.settle(seen);
         }
-        followed.settled = seen;
-        followed.changing = None;
         let Followed { state, in_force, .. } = &mut *followed;
         let before = state.generation;
         let record = |refused, after| {

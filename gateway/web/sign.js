@@ -24,6 +24,10 @@ export function startSign(changed) {
     if (useKey(field.value)) field.value = "";
     else complain(error, "A key or token has only letters, digits and signs, and no spaces.");
   });
-  out.addEventListener("click", () => useKey(null));
+  out.addEventListener("click", () => {
+    useKey(null);
+    // What the one before could see is not for the next.
+    location.reload();
+  });
   out.hidden = key() == null;
 }
