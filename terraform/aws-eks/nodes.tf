@@ -83,8 +83,6 @@ resource "aws_launch_template" "node" {
       tags          = merge(local.tags, { Name = "${var.name}-${each.key}" })
     }
   }
-
-  tags = local.tags
 }
 
 resource "aws_eks_node_group" "gateway" {
