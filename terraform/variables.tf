@@ -155,7 +155,7 @@ variable "endpoint" {
 
   validation {
     condition     = try(var.endpoint.zone_id, null) == null || can(regex("^Z[A-Z0-9]{5,31}$", var.endpoint.zone_id))
-    error_message = "endpoint.zone_id is \"${try(var.endpoint.zone_id, "")}\"; wanted is the id of a hosted zone such as Z0123456789ABC."
+    error_message = "endpoint.zone_id is \"${try(coalesce(var.endpoint.zone_id), "null")}\"; wanted is the id of a hosted zone such as Z0123456789ABC."
   }
   validation {
     condition     = var.endpoint == null || can(regex("^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\\.)+[a-z]{2,}$", var.endpoint.name))
