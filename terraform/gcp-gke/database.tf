@@ -166,7 +166,7 @@ resource "google_compute_forwarding_rule" "database" {
   name                    = "${var.name}-database"
   network                 = google_compute_network.this.id
   subnetwork              = google_compute_subnetwork.nodes.id
-  ip_address              = google_compute_address.database[0].id
+  ip_address              = google_compute_address.database[0].self_link
   load_balancing_scheme   = ""
   target                  = google_sql_database_instance.this[0].psc_service_attachment_link
   allow_psc_global_access = false
