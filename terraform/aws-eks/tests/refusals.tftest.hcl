@@ -53,10 +53,9 @@ run "nobody_to_administer_and_the_services_own_network" {
     network_cidr   = "172.20.0.0/16"
     cluster_admins = []
     namespace      = "default"
-    region         = "europe"
     nat_count      = 0
   }
-  expect_failures = [var.network_cidr, var.cluster_admins, var.namespace, var.region, var.nat_count]
+  expect_failures = [var.network_cidr, var.cluster_admins, var.namespace, var.nat_count]
 }
 
 run "a_network_that_does_not_begin_where_it_says" {

@@ -127,6 +127,7 @@ run "another_region_is_refused_before_anything_is_made" {
   command = plan
   variables {
     region = "eu-central-1"
+    zones  = ["eu-central-1a", "eu-central-1b"]
   }
   expect_failures = [terraform_data.place]
 }
