@@ -1,6 +1,6 @@
 # Four tunnels: two connections of AWS with two each, to the two interfaces of Google's gateway. Google promises 99.99
 # percent for this form and AWS takes either end down for upkeep without a word, so two would be one too few.
-# Routes are told by BGP: each side learns what the other advertises, and forgets it with the last tunnel.
+# BGP tells each gateway which of the tunnels are up.
 
 locals {
   vpn_count = var.vpn ? 1 : 0
@@ -26,11 +26,14 @@ resource "aws_vpn_gateway" "this" {
   tags            = merge(local.tags, { Name = "${var.name}-to-gcp" })
 }
 
-resource "aws_vpn_gateway_route_propagation" "this" {
-  count = var.vpn ? length(module.aws.network.route_table_ids) : 0
+# Named, and not propagated: nothing but the other network's own ranges is ever sent there, and while the tunnels are
+# down it is dropped at the gateway and not sent to the internet.
+resource "aws_route" "gcp" {
+  count = var.vpn ? length(module.aws.network.route_table_ids) * length(module.gcp.network.advertise_cidrs) : 0
 
-  vpn_gateway_id = aws_vpn_gateway.this[0].id
-  route_table_id = module.aws.network.route_table_ids[count.index]
+  route_table_id         = module.aws.network.route_table_ids[floor(count.index / length(module.gcp.network.advertise_cidrs))]
+  destination_cidr_block = module.gcp.network.advertise_cidrs[count.index % length(module.gcp.network.advertise_cidrs)]
+  gateway_id             = aws_vpn_gateway.this[0].id
 }
 
 resource "google_compute_ha_vpn_gateway" "this" {
@@ -40,6 +43,14 @@ resource "google_compute_ha_vpn_gateway" "this" {
   region  = var.gcp.region
   name    = "${var.name}-to-aws"
   network = module.gcp.network.id
+
+  # An interface for each of AWS's connections; Google gives them their addresses.
+  vpn_interfaces {
+    id = 0
+  }
+  vpn_interfaces {
+    id = 1
+  }
 }
 
 resource "aws_customer_gateway" "gcp" {

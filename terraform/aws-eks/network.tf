@@ -88,11 +88,6 @@ resource "aws_route_table" "private" {
 
   vpc_id = aws_vpc.this.id
   tags   = merge(local.tags, { Name = "${var.name}-private-${each.key}" })
-
-  # What a VPN gateway propagates is not ours to remove.
-  lifecycle {
-    ignore_changes = [propagating_vgws]
-  }
 }
 
 resource "aws_route" "private_internet" {
@@ -110,14 +105,10 @@ resource "aws_route_table_association" "private" {
   route_table_id = aws_route_table.private[each.key].id
 }
 
-# No way to the internet; only what a VPN gateway propagates, so that the other cloud's workers reach the store.
+# No way to the internet; only the routes of a VPN, so that the other cloud's workers reach the store.
 resource "aws_route_table" "database" {
   vpc_id = aws_vpc.this.id
   tags   = merge(local.tags, { Name = "${var.name}-database" })
-
-  lifecycle {
-    ignore_changes = [propagating_vgws]
-  }
 }
 
 resource "aws_route_table_association" "database" {

@@ -38,8 +38,8 @@ run "one_store_is_reached_from_both_clouds_through_four_tunnels" {
     error_message = "each connection ends at an interface of its own"
   }
   assert {
-    condition     = length(aws_vpn_gateway_route_propagation.this) == 4
-    error_message = "what Google advertises must reach every zone's routes and the database's"
+    condition     = length(aws_route.gcp) == 8 && toset(aws_route.gcp[*].destination_cidr_block) == toset(["10.40.0.0/20", "10.40.128.0/17"])
+    error_message = "Google's nodes and pods must be routed from every zone and from the database"
   }
 }
 
