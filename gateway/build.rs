@@ -1,4 +1,4 @@
-//! Gathers the page's files for the binary: `web/` and, when npm has put it there, hls.js.
+//! Gathers the page's files for the binary: `web/` and, when npm has put them there, hls.js and Swagger UI.
 //!
 //! Every file is kept twice, as it is and gzipped, with a tag of its content. Addresses inside the page get
 //! `?v=VERSION`, a hash over all files: such an address never changes its meaning, so browsers keep it for good, and one
@@ -14,11 +14,32 @@ use std::path::{Path, PathBuf};
 use flate2::{Compression, GzBuilder};
 use sha2::{Digest, Sha256};
 
-/// Where npm puts the player, below `web/`, and under which name it is served.
-const PLAYER: [(&str, &str); 2] = [
-    ("node_modules/hls.js/dist/hls.min.js", "hls.min.js"),
-    ("node_modules/hls.js/LICENSE", "hls.LICENSE.txt"),
-];
+/// What npm puts below `web/`, and under which name it is served. The licence is the last of each.
+struct Library {
+    /// Its name and licence, for a notice in front of its code.
+    notice: &'static str,
+    /// What is missing without it.
+    without: &'static str,
+    files: &'static [(&'static str, &'static str)],
+}
+
+const PLAYER: Library = Library {
+    notice: "hls.js, Apache-2.0",
+    without: "most browsers can play its streams only as mp4",
+    files: &[
+        ("node_modules/hls.js/dist/hls.min.js", "hls.min.js"),
+        ("node_modules/hls.js/LICENSE", "hls.LICENSE.txt"),
+    ],
+};
+const DOCS: Library = Library {
+    notice: "Swagger UI, Apache-2.0",
+    without: "/docs leads only to /openapi.json",
+    files: &[
+        ("node_modules/swagger-ui-dist/swagger-ui-bundle.js", "swagger-ui-bundle.js"),
+        ("node_modules/swagger-ui-dist/swagger-ui.css", "swagger-ui.css"),
+        ("node_modules/swagger-ui-dist/LICENSE", "swagger-ui.LICENSE.txt"),
+    ],
+};
 /// The page for each set of parts that a listener can offer.
 const PARTS: [&str; 3] = ["jobs pools", "jobs", "pools"];
 
@@ -34,22 +55,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     for file in &mut files {
         file.bytes = bare(file)?.into_bytes();
     }
-    let player = player(&web)?;
-    if player.is_empty() {
-        println!(
-            "cargo::warning=the page is built without hls.js, so most browsers can play its streams only as mp4; \
-             run `npm ci --prefix gateway/web` and build again"
-        );
-    }
-    files.extend(player);
-    let version = version(&files);
-    let mut index = files.remove(files.iter().position(|f| f.name == "index.html").ok_or("no index.html")?);
-    let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
-    let has_player = names.iter().any(|name| name == PLAYER[0].1);
-    index.bytes = address(&index.bytes, &names, &version, has_player)?;
-    for file in files.iter_mut().filter(|file| file.name.ends_with(".js") && file.name != PLAYER[0].1) {
+    let (player, docs) = (library(&web, &PLAYER)?, library(&web, &DOCS)?);
+    let has_player = !player.is_empty();
+    let theirs: Vec<File> = player.into_iter().chain(docs).collect();
+    let version = version(files.iter().chain(&theirs));
+    let names: Vec<String> = files.iter().chain(&theirs).map(|file| file.name.clone()).collect();
+    for file in files.iter_mut().filter(|file| !file.name.ends_with(".css")) {
         file.bytes = address(&file.bytes, &names, &version, has_player)?;
     }
+    files.extend(theirs);
+    let mut page = |name: &str| {
+        let place = files.iter().position(|file| file.name == name).ok_or(format!("no {name}"));
+        place.map(|place| files.remove(place))
+    };
+    let (index, docs) = (page("index.html")?, page("docs.html")?);
 
     let mut code = format!("pub(super) const VERSION: &str = {version:?};\n");
     writeln!(code, "pub(super) const HAS_PLAYER: bool = {has_player};")?;
@@ -59,7 +78,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         let bytes = replace(&html, "data-parts=\"\"", &format!("data-parts=\"{parts}\""))?.into_bytes();
         put(&out, &mut code, &File { name: format!("index-{place}.html"), bytes })?;
     }
-    writeln!(code, "];\npub(super) static ASSETS: [Asset; {}] = [", files.len())?;
+    writeln!(code, "];\npub(super) static DOCS: Asset =")?;
+    put(&out, &mut code, &docs)?;
+    code.truncate(code.trim_end().trim_end_matches(',').len());
+    writeln!(code, ";\npub(super) static ASSETS: [Asset; {}] = [", files.len())?;
     for file in &files {
         put(&out, &mut code, file)?;
     }
@@ -113,25 +135,33 @@ fn bare(file: &File) -> Result<String, Box<dyn Error>> {
     Ok(kept)
 }
 
-/// hls.js and its licence; nothing when one of them is not there.
-fn player(web: &Path) -> Result<Vec<File>, Box<dyn Error>> {
+/// A library's files; nothing when one of them is not there.
+fn library(web: &Path, library: &Library) -> Result<Vec<File>, Box<dyn Error>> {
     let mut files = Vec::new();
-    for (path, name) in PLAYER {
+    let (_, licence) = library.files.last().ok_or("a library without files")?;
+    for (path, name) in library.files {
         let path = web.join(path);
         if !path.is_file() {
+            println!(
+                "cargo::warning=the gateway is built without {}, so {}; run `npm ci --prefix gateway/web` and build again",
+                library.notice, library.without
+            );
             return Ok(Vec::new());
         }
-        files.push(File { name: name.to_owned(), bytes: fs::read(&path)? });
+        let mut bytes = fs::read(&path)?;
+        if name != licence {
+            // A minified file has lost its licence's name, and its source map is not served.
+            let code = String::from_utf8(bytes)?;
+            let code = code.split("# sourceMappingURL=").next().unwrap_or_default();
+            let code = code.trim_end_matches(['/', '*', ' ', '\n']);
+            bytes = format!("/*! {}: /assets/{licence} */\n{code}\n", library.notice).into_bytes();
+        }
+        files.push(File { name: (*name).to_owned(), bytes });
     }
-    // The minified file has lost its licence's name, and its source map is not served.
-    let code = String::from_utf8(std::mem::take(&mut files[0].bytes))?;
-    let code = code.split("//# sourceMappingURL=").next().unwrap_or_default().trim_end();
-    let notice = format!("/*! hls.js, Apache-2.0: /assets/{} */\n", PLAYER[1].1);
-    files[0].bytes = (notice + code + "\n").into_bytes();
     Ok(files)
 }
 
-fn version(files: &[File]) -> String {
+fn version<'a>(files: impl Iterator<Item = &'a File>) -> String {
     let mut hash = Sha256::new();
     for file in files {
         hash.update(format!("{}\n{}\n", file.name, file.bytes.len()));
@@ -149,7 +179,7 @@ fn address(
 ) -> Result<Vec<u8>, Box<dyn Error>> {
     let mut text = std::str::from_utf8(bytes)?.to_owned();
     if !has_player {
-        for (_, name) in PLAYER {
+        for (_, name) in PLAYER.files {
             text = text.replace(&format!("\"/assets/{name}\""), "\"\"");
         }
     }

@@ -5,6 +5,8 @@
 #[path = "system/stage.rs"]
 mod stage;
 
+#[path = "system/api.rs"]
+mod api;
 #[path = "system/bad_input.rs"]
 mod bad_input;
 #[path = "system/browser.rs"]
@@ -21,6 +23,8 @@ mod gateway;
 mod jobs;
 #[path = "system/manifests.rs"]
 mod manifests;
+#[path = "system/mutual_tls.rs"]
+mod mutual_tls;
 #[path = "system/playlist.rs"]
 mod playlist;
 #[path = "system/saturation.rs"]

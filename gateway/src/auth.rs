@@ -1,30 +1,34 @@
-//! Who may ask for what: API keys, of which only hashes are kept, and what each role may do.
+//! Who may ask for what: API keys, of which only hashes are kept, JSON Web Tokens, and what each role may do.
 //!
 //! Keys are made by a machine and hold at least 128 bits, so one round of SHA-256 is right: nobody guesses those, slow
 //! hashes (argon2) protect what people think up, and would cost every request its milliseconds. For the same reason a
-//! key that is short never works. Media URLs with a token in them and signed uploads carry their own permission.
+//! key that is short never works. A token is checked once, and then known for as long as it and its key hold. Media URLs
+//! with a token in them and signed uploads carry their own permission.
 
-use std::collections::HashMap;
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+mod jwks;
+mod keys;
+mod source;
+mod token;
+mod verified;
+mod verify;
 
-use arc_swap::ArcSwap;
-use http::HeaderMap;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue};
 use millrace_wire::{Code, Problem};
-use serde::Serialize;
-use sha2::{Digest as _, Sha256};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
 
+use crate::config;
 use crate::metrics::Metrics;
 use crate::reload::INTERVAL;
 use crate::request::Route;
-use crate::settle::Settle;
+use keys::Keys;
+use source::Source;
+use token::{Refused, Tokens};
 
-/// Shortest key that works, in characters.
-pub const KEY_CHARS_MIN: usize = 32;
-/// Most keys of a file.
-pub const KEYS_MAX: usize = 10_000;
+pub use keys::{KEY_CHARS_MIN, KEYS_MAX};
+
 /// Tells a worker who asks. Clients cannot send it.
 pub const PRINCIPAL: &str = "millrace-principal";
 /// Tells a worker for whom. Clients cannot send it.
@@ -35,7 +39,8 @@ pub const ROLE: &str = "millrace-role";
 pub const API_KEY: &str = "x-api-key";
 
 /// What somebody may do; each may do what those before it may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Reads jobs, their events and media.
     Viewer,
@@ -68,39 +73,82 @@ impl Role {
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// The key's name.
+    /// The key's name, or the token's.
     pub name: String,
     /// What it may do.
     pub role: Role,
     /// For whom it acts.
     pub tenant: String,
+    /// Who it is among all: a token's name is not that of a key, and another tenant's is another's.
+    pub id: Arc<str>,
+    /// Name and tenant as workers are told.
+    headers: [HeaderValue; 2],
 }
 
-/// The keys in force, by their hash.
-type Keys = HashMap<[u8; 32], Arc<Principal>>;
+impl Principal {
+    fn of_key(name: &str, role: Role, tenant: &str) -> Self {
+        Self::new(format!("key {name}"), name, role, tenant)
+    }
 
-/// Where the file of keys stands, as `/readyz` shows it.
+    fn of_token(name: &str, role: Role, tenant: &str) -> Self {
+        Self::new(format!("token {tenant} {name}"), name, role, tenant)
+    }
+
+    fn new(id: String, name: &str, role: Role, tenant: &str) -> Self {
+        let header = |text: &str| HeaderValue::from_str(text).expect("both were checked to be visible ASCII");
+        let headers = [header(name), header(tenant)];
+        Self { name: name.to_owned(), role, tenant: tenant.to_owned(), id: id.into(), headers }
+    }
+
+    /// What workers are told.
+    pub fn headers(&self) -> [(&'static str, HeaderValue); 3] {
+        let [name, tenant] = self.headers.clone();
+        [(PRINCIPAL, name), (TENANT, tenant), (ROLE, HeaderValue::from_static(self.role.as_str()))]
+    }
+}
+
+/// Whether a text is 1 to 64 of the characters that a name may have.
+pub fn is_plain(text: &str) -> bool {
+    (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c))
+}
+
+/// Where keys and tokens stand, as `/readyz` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct State {
-    /// How many keys are in force.
+    /// How many API keys are in force.
     pub keys: usize,
-    /// Why what lies in the file now is not in force, if it is not.
+    /// Why what lies in the file of keys now is not in force, if it is not.
     pub error: Option<String>,
+    /// The keys that tokens are checked with, where tokens are taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<source::State>,
 }
 
-/// The keys, followed.
+/// Why files cannot be used, under the key of `[auth]` that names the one at fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct Bad {
+    /// `auth.keys` or `auth.jwt.jwks`.
+    pub key: &'static str,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// Who is let in.
 #[derive(Debug)]
 pub struct Auth {
-    keys: ArcSwap<Keys>,
-    file: std::path::PathBuf,
+    keys: Option<Keys>,
+    tokens: Option<(Arc<Tokens>, Arc<Source>)>,
     metrics: Arc<Metrics>,
-    followed: Mutex<Followed>,
 }
 
+/// Why somebody is not let in.
 #[derive(Debug)]
-struct Followed {
-    error: Option<String>,
-    content: Settle<Result<String, String>>,
+pub struct Stop {
+    /// What he reads.
+    pub problem: Box<Problem>,
+    /// Whether it may be otherwise after [`Auth::look_again`].
+    pub may_change: bool,
 }
 
 /// What a route takes, beside what it carries itself; `None` is open to all.
@@ -110,7 +158,8 @@ pub fn needed(route: &Route, method: &http::Method, path: &str) -> Option<Role> 
         return None;
     }
     match route {
-        Route::Page | Route::Asset { .. } | Route::Livez | Route::Readyz | Route::Upload { .. } => None,
+        Route::Page | Route::Asset { .. } | Route::OpenApi | Route::Docs => None,
+        Route::Livez | Route::Readyz | Route::Upload { .. } => None,
         // `/media/JOB/TOKEN/NAME`; without a token the worker would make one.
         Route::Media if path.starts_with("/media/") && path.split('/').count() > 4 => None,
         Route::Media | Route::Read => Some(Role::Viewer),
@@ -119,188 +168,174 @@ pub fn needed(route: &Route, method: &http::Method, path: &str) -> Option<Role> 
     }
 }
 
-/// Reads the file of keys: `NAME ROLE TENANT SHA256` per line, in hex; `#` begins a comment.
+/// Reads the files that `auth` names, to see whether they are good. No address is asked.
 ///
 /// # Errors
-/// The first thing wrong, with its line. Never the line itself: somebody may have put a key there.
-pub fn load(file: &Path) -> Result<usize, String> {
-    parse(file, &see(file)).map(|keys| keys.len())
+/// The first thing wrong.
+pub fn load(auth: &config::auth::Auth) -> Result<(), Bad> {
+    let bad = |key| move |message| Bad { key, message };
+    if let Some(file) = &auth.keys {
+        keys::load(file).map_err(bad(KEYS))?;
+    }
+    auth.jwt.as_ref().map_or(Ok(()), |jwt| source::load(&jwt.jwks).map_err(bad(JWKS)))
 }
 
-fn see(file: &Path) -> Result<String, String> {
-    std::fs::read_to_string(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))
-}
-
-fn parse(file: &Path, text: &Result<String, String>) -> Result<Keys, String> {
-    let mut keys = Keys::new();
-    for (place, line) in text.as_ref().map_err(Clone::clone)?.lines().enumerate() {
-        let bad = |what: &str| format!("{}:{}: {what}", file.display(), place + 1);
-        let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
-        let [name, role, tenant, hash] = words[..] else {
-            if words.is_empty() {
-                continue;
-            }
-            return Err(bad("it wants four words: NAME ROLE TENANT SHA256"));
-        };
-        let plain = |text: &str| {
-            text.len() <= 64 && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c))
-        };
-        if !plain(name) || !plain(tenant) {
-            return Err(bad("name and tenant have at most 64 of A-Z a-z 0-9 . _ -"));
-        }
-        let role =
-            Role::parse(role).ok_or_else(|| bad("the role is none of viewer, creator, admin, operator"))?;
-        let mut digest = [0; 32];
-        hex::decode_to_slice(hash, &mut digest)
-            .map_err(|_| bad("the hash is no SHA-256 in hex, which has 64 digits"))?;
-        let principal = Principal { name: name.to_owned(), role, tenant: tenant.to_owned() };
-        if keys.insert(digest, Arc::new(principal)).is_some() {
-            return Err(bad("the key is that of an earlier line"));
-        }
-        if keys.len() > KEYS_MAX {
-            return Err(bad(&format!("more than {KEYS_MAX} keys")));
-        }
-    }
-    if keys.is_empty() {
-        return Err(format!("{} holds no key, so nobody could ask for anything", file.display()));
-    }
-    Ok(keys)
-}
+/// The key of the file of keys.
+const KEYS: &str = "auth.keys";
+/// The key of the set of keys.
+const JWKS: &str = "auth.jwt.jwks";
 
 impl Auth {
-    /// Admits who has a key in `file`.
+    /// Lets in who has a key or a token as `auth` says.
     ///
     /// # Errors
-    /// What is wrong with the file.
-    pub fn new(file: &Path, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let seen = see(file);
-        let keys = parse(file, &seen)?;
-        metrics.auth_keys.set(i64::try_from(keys.len()).unwrap_or(i64::MAX));
-        metrics.auth_keys_success.set(1);
-        let followed = Mutex::new(Followed { error: None, content: Settle::new(seen) });
-        Ok(Self { keys: ArcSwap::from_pointee(keys), file: file.to_owned(), metrics, followed })
+    /// What is wrong with a file.
+    pub fn new(auth: &config::auth::Auth, metrics: Arc<Metrics>) -> Result<Self, Bad> {
+        let bad = |key| move |message| Bad { key, message };
+        let keys = auth.keys.as_ref().map(|file| Keys::new(file, metrics.clone()).map_err(bad(KEYS)));
+        let tokens = auth.jwt.as_ref().map(|jwt| {
+            let tokens = Arc::new(Tokens::new(jwt.clone(), &metrics));
+            let source = Source::new(&jwt.jwks, tokens.clone(), metrics.clone()).map_err(bad(JWKS))?;
+            Ok((tokens, Arc::new(source)))
+        });
+        Ok(Self { keys: keys.transpose()?, tokens: tokens.transpose()?, metrics })
     }
 
-    /// Where the file stands.
+    /// Where keys and tokens stand.
     pub fn state(&self) -> State {
-        let followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        State { keys: self.keys.load().len(), error: followed.error.clone() }
+        let (keys, error) = self.keys.as_ref().map(Keys::state).unwrap_or_default();
+        State { keys, error, jwt: self.tokens.as_ref().map(|(_, source)| source.state()) }
     }
 
     /// Who asks, if the route wants to know and he may.
     ///
     /// # Errors
-    /// 401 without a key that is in force, 403 with one that may not.
+    /// 401 without a key or token that is good, 403 with one that may not, 503 while nobody can tell.
     pub fn admit(
         &self,
         route: &Route,
         method: &http::Method,
         path: &str,
         headers: &HeaderMap,
-    ) -> Result<Option<Arc<Principal>>, Box<Problem>> {
-        let Some(needed) = needed(route, method, path) else { return Ok(None) };
-        let refuse = |code, detail: String| {
-            self.metrics.auth_refused.with_label_values(&[Code::as_str(code)]).inc();
-            Err(Box::new(Problem::new(code, detail)))
+    ) -> Result<Option<Arc<Principal>>, Stop> {
+        needed(route, method, path).map(|needed| self.permit(headers, needed)).transpose()
+    }
+
+    /// Who asks, if he may do what `needed` may.
+    ///
+    /// # Errors
+    /// As [`Auth::admit`].
+    pub fn permit(&self, headers: &HeaderMap, needed: Role) -> Result<Arc<Principal>, Stop> {
+        let principal = self.identify(headers)?;
+        if principal.role < needed {
+            let (has, needed) = (principal.role.as_str(), needed.as_str());
+            let detail = format!("{} is a {has}; this wants a {needed}", principal.name);
+            return Err(self.refuse(Code::Forbidden, detail, false));
+        }
+        Ok(principal)
+    }
+
+    /// Who asks, whatever he may.
+    ///
+    /// # Errors
+    /// As [`Auth::admit`].
+    pub fn identify(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Stop> {
+        let Some((credential, bearer)) = presented(headers) else {
+            let wants = match (&self.keys, &self.tokens) {
+                (_, None) => "an API key, as `Authorization: Bearer KEY` or `X-Api-Key: KEY`, once",
+                (None, _) => "a token, as `Authorization: Bearer TOKEN`, once",
+                _ => "an API key or a token, as `Authorization: Bearer ...` or `X-Api-Key: KEY`, once",
+            };
+            return Err(self.refuse(Code::Unauthenticated, format!("this wants {wants}"), false));
         };
-        let Some(key) = presented(headers) else {
-            let detail = "this wants an API key, as `Authorization: Bearer KEY` or `X-Api-Key: KEY`, once";
-            return refuse(Code::Unauthenticated, detail.to_owned());
-        };
-        let long_enough = key.len() >= KEY_CHARS_MIN;
-        // Found by its hash, so that how long it takes tells nothing of the keys.
-        let digest: [u8; 32] = Sha256::digest(key).into();
-        match self.keys.load().get(&digest).filter(|_| long_enough) {
-            None => refuse(Code::Unauthenticated, "the API key is not known here".to_owned()),
-            Some(principal) if principal.role < needed => refuse(
-                Code::Forbidden,
-                format!(
-                    "{} is a {}; this wants a {}",
-                    principal.name,
-                    principal.role.as_str(),
-                    needed.as_str()
-                ),
-            ),
-            Some(principal) => Ok(Some(principal.clone())),
+        match (&self.keys, &self.tokens) {
+            (_, Some((tokens, _))) if bearer && is_token(credential) => {
+                tokens.find(credential).map_err(|refused| match refused {
+                    Refused::Bad(why) => {
+                        self.refuse(Code::Unauthenticated, format!("the token is no good: {why}"), false)
+                    }
+                    Refused::Stranger(why) => self.refuse(Code::Forbidden, why, false),
+                    Refused::UnknownKey => {
+                        let detail = "the token is no good: its key (kid) is not known here";
+                        self.refuse(Code::Unauthenticated, detail.to_owned(), true)
+                    }
+                    Refused::NoKeys => {
+                        let detail = "the keys that tokens are checked with are not here yet; try again";
+                        self.refuse(Code::AuthUnavailable, detail.to_owned(), true)
+                    }
+                })
+            }
+            (Some(keys), _) => keys.find(credential).ok_or_else(|| {
+                self.refuse(Code::Unauthenticated, "the API key is not known here".to_owned(), false)
+            }),
+            (None, _) => {
+                let detail = "this wants a token, and what came is none".to_owned();
+                Err(self.refuse(Code::Unauthenticated, detail, false))
+            }
         }
     }
 
-    fn look(&self) {
-        let seen = see(&self.file);
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        let followed = &mut *followed;
-        // Half a file would lock half of the clients out, hence two looks.
-        let Some(seen) = followed.content.saw(seen) else { return };
-        match parse(&self.file, seen) {
-            Ok(keys) => {
-                info!(keys = keys.len(), "API keys reloaded");
-                self.metrics.auth_keys.set(i64::try_from(keys.len()).unwrap_or(i64::MAX));
-                self.metrics.auth_keys_success.set(1);
-                self.keys.store(Arc::new(keys));
-                followed.error = None;
-            }
-            Err(bad) => {
-                error!(error = %bad, "API keys not reloaded; those in force stay");
-                self.metrics.auth_keys_success.set(0);
-                followed.error = Some(bad);
-            }
+    /// Has the tokens' keys asked for again, and waits. False when that may not be now, or did not help.
+    pub async fn look_again(&self) -> bool {
+        match &self.tokens {
+            Some((_, source)) => source.look_again().await,
+            None => false,
         }
+    }
+
+    fn refuse(&self, code: Code, detail: String, may_change: bool) -> Stop {
+        self.metrics.auth_refused.with_label_values(&[code.as_str()]).inc();
+        let mut problem = Problem::new(code, detail);
+        if code == Code::AuthUnavailable {
+            problem = problem.retry_after(2);
+        }
+        Stop { problem: Box::new(problem), may_change }
     }
 }
 
-/// The key of a request that has exactly one.
-fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+/// Whether a credential looks like a token: three parts, of which the first begins like an object of JSON. An API key
+/// may have dots, but is made by a machine and will not.
+fn is_token(credential: &[u8]) -> bool {
+    credential.starts_with(b"eyJ") && credential.iter().filter(|byte| **byte == b'.').count() == 2
+}
+
+/// The key or token of a request that has exactly one, and whether it is the bearer's.
+fn presented(headers: &HeaderMap) -> Option<(&[u8], bool)> {
     let bearer = headers.get_all(http::header::AUTHORIZATION).iter().map(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked(7)?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
+        scheme.eq_ignore_ascii_case(b"bearer ").then(|| (key.trim_ascii(), true))
     });
-    let own = headers.get_all(API_KEY).iter().map(|value| Some(value.as_bytes()));
+    let own = headers.get_all(API_KEY).iter().map(|value| Some((value.as_bytes(), false)));
     let mut all = bearer.chain(own);
     let first = all.next()??;
     all.next().is_none().then_some(first)
 }
 
-/// Follows the file until `stop`.
+/// Follows the file of keys and the tokens' set of keys until `stop`.
 pub async fn run(auth: Arc<Auth>, stop: CancellationToken) {
-    let mut look = tokio::time::interval(INTERVAL);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = look.tick() => {}
+    let source = auth.tokens.as_ref().map(|(_, source)| source::run(source.clone(), stop.clone()));
+    let keys = async {
+        if auth.keys.is_none() {
+            return;
         }
-        let auth = auth.clone();
-        // What goes wrong is logged, counted and shown where it arises.
-        let _ = tokio::task::spawn_blocking(move || auth.look()).await;
-    }
+        let mut look = tokio::time::interval(INTERVAL);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = look.tick() => {}
+            }
+            let auth = auth.clone();
+            // What goes wrong is logged, counted and shown where it arises.
+            let _ = tokio::task::spawn_blocking(move || auth.keys.as_ref().map(Keys::look)).await;
+        }
+    };
+    tokio::join!(keys, futures::future::OptionFuture::from(source));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn read(text: &str) -> Result<Keys, String> {
-        parse(Path::new("keys"), &Ok(text.to_owned()))
-    }
-
-    #[test]
-    fn a_file_of_keys_is_read_and_an_error_names_its_line_but_not_its_text() {
-        let hash = "a".repeat(64);
-        let keys = read(&format!("# who\n\nci creator acme {hash} # the build\n")).unwrap();
-        let principal = keys.values().next().unwrap();
-        assert_eq!((principal.name.as_str(), principal.role), ("ci", Role::Creator));
-        for (text, wants) in [
-            (format!("ci creator {hash}"), "keys:1: it wants four words"),
-            (format!("\nci root acme {hash}"), "keys:2: the role is none of"),
-            (format!("c/i viewer acme {hash}"), "keys:1: name and tenant"),
-            ("ci viewer acme secret-in-plain-text".to_owned(), "keys:1: the hash is no SHA-256"),
-            (format!("a viewer t {hash}\nb viewer t {hash}"), "keys:2: the key is that of an earlier line"),
-            ("# none".to_owned(), "keys holds no key"),
-        ] {
-            let shown = read(&text).unwrap_err();
-            assert!(shown.contains(wants) && !shown.contains("secret") && !shown.contains("aaaa"), "{shown}");
-        }
-    }
 
     #[test]
     fn every_route_has_its_role() {

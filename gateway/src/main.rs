@@ -8,12 +8,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use millrace_gateway::config::{self, Config, https};
+use millrace_gateway::config::{self, Config, https, upstream_tls};
 use millrace_gateway::error::Error;
-use millrace_gateway::{Options, Ready, status, tls};
+use millrace_gateway::{Options, Ready, descriptors, status};
 use millrace_runtime::config::File;
 use millrace_runtime::shutdown::Shutdown;
 use millrace_runtime::telemetry::{self, LogFormat};
+use millrace_runtime::tls::Files as _;
 
 /// One endpoint in front of transcode workers in several clouds.
 #[derive(Debug, Parser)]
@@ -31,7 +32,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve. Prints one line `ready http://ADDRESS admin http://ADDRESS` once it does; with TLS `https://ADDRESS`
-    /// stands before `admin`, alone or after the first.
+    /// stands before `admin`, alone or after the first. `metrics http://ADDRESS` follows where there is such a listener.
     ///
     /// The routing file is followed: it is read again within a second of a change, on SIGHUP and on POST /reload of
     /// the admin listener. SIGTERM or SIGINT drains; a second one ends at once.
@@ -46,6 +47,8 @@ enum Command {
     /// Write it beside the file (`millrace-gateway schema > routing.schema.json`) and put `#:schema routing.schema.json`
     /// into the file's first line: editors with Taplo or Even Better TOML find it there.
     Schema,
+    /// Print the client API's description (OpenAPI 3.1): what a gateway serves at /openapi.json, and as a page at /docs.
+    Openapi,
     /// Ask a running gateway what a routing file would change.
     Diff(cli::diff::Diff),
     /// Ask a running gateway for its pools, workers and overrides, and print a table.
@@ -104,6 +107,10 @@ fn main() -> ExitCode {
             println!("{:#}", config::schema::schema());
             ExitCode::SUCCESS
         }
+        Command::Openapi => {
+            println!("{:#}", millrace_wire::openapi::document());
+            ExitCode::SUCCESS
+        }
         Command::Diff(diff) => runtime.block_on(diff.run()),
         Command::Explain(explain) => runtime.block_on(explain.run()),
         Command::Drain(drain) => runtime.block_on(drain.run("/drain")),
@@ -119,6 +126,10 @@ fn main() -> ExitCode {
 async fn run(arguments: Run) -> ExitCode {
     if let Err(error) = telemetry::init(arguments.log_format, &arguments.log) {
         return failed(2, &format!("--log {:?}: {error}", arguments.log));
+    }
+    match descriptors::raise() {
+        Ok(files_max) => tracing::debug!(files_max, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
     }
     let options = Options {
         config: arguments.config,
@@ -136,12 +147,14 @@ async fn serve(options: Options) -> Result<(), Error> {
         .map_err(|source| Error::System { what: "install the signal handlers", source })?;
     let registry = prometheus::Registry::new();
     registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-    let ready = |Ready { http, https, admin }| {
+    let ready = |Ready { http, https, admin, metrics }| {
         let mut out = std::io::stdout().lock();
         let urls = [http.map(|http| format!("http://{http}")), https.map(|https| format!("https://{https}"))];
-        let urls: Vec<String> = urls.into_iter().flatten().collect();
+        let mut words: Vec<String> = urls.into_iter().flatten().collect();
+        words.push(format!("admin http://{admin}"));
+        words.extend(metrics.map(|metrics| format!("metrics http://{metrics}")));
         // Nobody may be reading; the gateway serves all the same.
-        let _ = writeln!(out, "ready {} admin http://{admin}", urls.join(" ")).and_then(|()| out.flush());
+        let _ = writeln!(out, "ready {}", words.join(" ")).and_then(|()| out.flush());
     };
     Box::pin(millrace_gateway::serve(options, registry, shutdown, ready)).await
 }
@@ -151,21 +164,39 @@ fn check(file: &std::path::Path) -> ExitCode {
     let checked = File::read(file).and_then(|file| {
         let config = Config::from_file(&file)?;
         if let Some(https) = &config.listen.https {
-            tls::load(https).map_err(|bad| https::error(&file, bad.key, bad.message))?;
+            https.files.load().map_err(|bad| https::error(&file, bad.key, bad.message))?;
+        }
+        if let Some(section) = &config.upstream_tls {
+            section.files.load().map_err(|bad| upstream_tls::error(&file, bad.key, bad.message))?;
         }
         if let Some(auth) = &config.auth {
-            millrace_gateway::auth::load(&auth.keys).map_err(|bad| file.error("auth.keys", bad))?;
+            millrace_gateway::auth::load(auth).map_err(|bad| file.error(bad.key, bad.message))?;
         }
         Ok(config)
     });
     match checked {
         Ok(config) => {
             let (pools, endpoints) = (config.pools.len(), config.endpoint_count());
-            println!("{}: ok, {}, {}", file.display(), count(pools, "pool"), count(endpoints, "endpoint"));
+            let (pools, endpoints) = (count(pools, "pool"), count(endpoints, "endpoint"));
+            println!("{}: ok, {pools}, {endpoints}{}", file.display(), beside(&config));
             ExitCode::SUCCESS
         }
         Err(error) => failed(2, &error),
     }
+}
+
+/// What a file says of endpoints beside listing them: where others come from, and which are spoken to over TLS.
+fn beside(config: &Config) -> String {
+    let mut text = String::new();
+    for pool in &config.pools {
+        if let Some(source) = &pool.discover {
+            text += &format!(", {} from {source}", pool.name);
+        }
+        if let Some(name) = &pool.tls {
+            text += &format!(", TLS to {} (known by {name})", pool.name);
+        }
+    }
+    text
 }
 
 fn failed(code: u8, error: &dyn std::fmt::Display) -> ExitCode {

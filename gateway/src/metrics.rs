@@ -41,18 +41,32 @@ pub struct Metrics {
     pub access_log_dropped: IntCounter,
     /// Requests refused because their key or address asks too often.
     pub rate_limited: IntCounter,
+    /// Uploads refused for their size, by problem code.
+    pub uploads_limited: IntCounterVec,
     /// Requests refused for who asked, by problem code.
     pub auth_refused: IntCounterVec,
     /// API keys in force.
     pub auth_keys: IntGauge,
     /// 1 when the latest file of keys is in force, else 0.
     pub auth_keys_success: IntGauge,
+    /// Keys in force that tokens are checked with.
+    pub auth_jwks_keys: IntGauge,
+    /// 1 when the latest set of such keys is in force, else 0.
+    pub auth_jwks_success: IntGauge,
+    /// What came of asking for that set, by outcome.
+    pub auth_jwks_fetches: IntCounterVec,
+    /// Tokens looked up among those that were checked already, by result: `hit` or `miss`.
+    pub auth_tokens: IntCounterVec,
     /// TLS handshakes that clients did not manage.
     pub tls_handshakes_failed: IntCounter,
     /// When the certificate in force ends, in Unix seconds; 0 without TLS.
     pub certificate_expiry: IntGauge,
     /// 1 when the latest certificate is in force, else 0.
     pub certificate_success: IntGauge,
+    /// When the certificate shown to workers ends, else the first of their CAs, in Unix seconds; 0 without either.
+    pub upstream_certificate_expiry: IntGauge,
+    /// 1 when the latest files of `[upstream_tls]` are in force, else 0.
+    pub upstream_certificate_success: IntGauge,
     /// 1 for an endpoint that answers, else 0.
     pub endpoint_healthy: GaugeVec,
     /// Free share of a pool's capacity, 0–1.
@@ -185,6 +199,13 @@ impl Metrics {
             )?,
             access_log_dropped: counter("access_log_dropped_total", "Lines that nobody took in time")?,
             rate_limited: counter("rate_limited_total", "Requests of who asks too often")?,
+            uploads_limited: registered!(
+                registry,
+                IntCounterVec,
+                "uploads_limited_total",
+                "Uploads refused for their size",
+                &["code"]
+            ),
             auth_refused: registered!(
                 registry,
                 IntCounterVec,
@@ -197,6 +218,22 @@ impl Metrics {
                 "auth_keys_reload_success",
                 "1 when the latest file of keys is in force",
             )?,
+            auth_jwks_keys: gauge("auth_jwks_keys", "Keys in force that tokens are checked with")?,
+            auth_jwks_success: gauge("auth_jwks_success", "1 when the latest set of those keys is in force")?,
+            auth_jwks_fetches: registered!(
+                registry,
+                IntCounterVec,
+                "auth_jwks_fetches_total",
+                "Questions for the set of keys",
+                &["outcome"]
+            ),
+            auth_tokens: registered!(
+                registry,
+                IntCounterVec,
+                "auth_tokens_total",
+                "Tokens looked up among those checked already",
+                &["result"]
+            ),
             tls_handshakes_failed: counter("tls_handshakes_failed_total", "TLS handshakes that failed")?,
             certificate_expiry: gauge(
                 "certificate_expiry_timestamp_seconds",
@@ -205,6 +242,14 @@ impl Metrics {
             certificate_success: gauge(
                 "certificate_reload_success",
                 "1 when the latest certificate is in force",
+            )?,
+            upstream_certificate_expiry: gauge(
+                "upstream_certificate_expiry_timestamp_seconds",
+                "When the certificate shown to workers ends, else the first of their CAs; 0 without TLS to workers",
+            )?,
+            upstream_certificate_success: gauge(
+                "upstream_certificate_reload_success",
+                "1 when the latest certificates of TLS to workers are in force",
             )?,
             endpoint_healthy: registered!(
                 registry,

@@ -8,11 +8,13 @@
 //! listener and axum the other.
 
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::uri::{Authority, Uri};
 use http::{Response, StatusCode};
+use sha2::{Digest as _, Sha256};
 
 use crate::admin::status::Status;
 use crate::config::{self, Audience};
@@ -21,6 +23,10 @@ use crate::config::{self, Audience};
 const FOREVER: &str = "public, max-age=31536000, immutable";
 /// What is asked for again each time, and mostly answered with 304.
 const REVALIDATE: &str = "no-cache";
+
+/// What the API's page may do. Swagger UI sets styles on elements and has pictures in its style sheet.
+const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+    img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
 
 /// Whether hls.js was there when this was built. Without it a browser plays streams only if it can by itself.
 pub const PLAYS_HLS: bool = files::HAS_PLAYER;
@@ -87,6 +93,37 @@ pub fn index(page: &config::Page, parts: Parts, headers: &HeaderMap) -> Option<R
     let policy = HeaderValue::from_str(&policy(&page.origins)).ok()?;
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     Some(response)
+}
+
+/// The page of the API's description; `None` when pages are switched off.
+pub fn docs(page: &config::Page, headers: &HeaderMap) -> Option<Response<Bytes>> {
+    page.enabled.then(|| {
+        let mut response = answer(&files::DOCS, headers, REVALIDATE);
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(DOCS_POLICY));
+        response
+    })
+}
+
+/// The API's description.
+pub fn openapi(headers: &HeaderMap) -> Response<Bytes> {
+    static DOCUMENT: LazyLock<(Bytes, String)> = LazyLock::new(|| {
+        let text = millrace_wire::openapi::document().to_string();
+        let tag = format!("\"{}\"", hex::encode(&Sha256::digest(&text)[..8]));
+        (text.into(), tag)
+    });
+    let (text, tag) = &*DOCUMENT;
+    let same = is_known(headers, tag);
+    let mut response = Response::new(if same { Bytes::new() } else { text.clone() });
+    if same {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(REVALIDATE));
+    headers.insert(header::ETAG, HeaderValue::from_str(tag).expect("a tag is hexadecimal"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    // It is the same for everybody, and other sites' tools may read it.
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
 }
 
 /// A file of the page by its name; `None` when there is no such file, or no page.
@@ -184,6 +221,10 @@ fn is_known(asked: &HeaderMap, tag: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn is_theirs(asset: &Asset) -> bool {
+        ["hls.", "swagger-ui"].iter().any(|library| asset.name.starts_with(library))
+    }
+
     fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
     }
@@ -232,7 +273,7 @@ mod tests {
     fn every_address_in_the_page_is_served_and_has_the_version() {
         let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
         let mut sources = vec![text(index(&shown(), Parts::All, &HeaderMap::new()).unwrap().body())];
-        let own = |asset: &&Asset| asset.name.ends_with(".js") && asset.name != "hls.min.js";
+        let own = |asset: &&Asset| asset.name.ends_with(".js") && !is_theirs(asset);
         sources.extend(files::ASSETS.iter().filter(own).map(|a| text(&Bytes::from_static(a.plain))));
         let mut found = 0;
         for source in &sources {
@@ -258,7 +299,7 @@ mod tests {
             assert!(!html.contains(forbidden), "{forbidden}");
         }
         let own: usize =
-            files::ASSETS.iter().filter(|a| !a.name.starts_with("hls.")).map(|a| a.plain.len()).sum();
+            files::ASSETS.iter().filter(|asset| !is_theirs(asset)).map(|asset| asset.plain.len()).sum();
         assert!(own + html.len() < 72 * 1024, "the page has grown to {} bytes", own + html.len());
     }
 

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use millrace_runtime::config::{Error, File};
+use millrace_runtime::tls::Files as _;
 use serde::Serialize;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::audit::{self, Actor, Audit};
-use crate::config::{Config, Listen, https};
+use crate::config::{Config, Listen, https, upstream_tls};
 use crate::diff::{self, Change, NEEDS_RESTART};
 use crate::fleet::{Diff, Fleet};
 use crate::metrics::Metrics;
-use crate::tls;
+use crate::upstream::Upstream;
 
 /// Between two looks at the file.
 pub const INTERVAL: Duration = Duration::from_millis(500);
@@ -67,6 +68,7 @@ pub struct Reloader {
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
+    upstream: Arc<Upstream>,
     listen: Listen,
     state: Mutex<Followed>,
 }
@@ -93,6 +95,7 @@ impl Reloader {
         fleet: Arc<Fleet>,
         metrics: Arc<Metrics>,
         audit: Arc<Audit>,
+        upstream: Arc<Upstream>,
     ) -> Self {
         let listen = fleet.config().listen.clone();
         let state = State { file: path, generation: 1, error: None };
@@ -103,6 +106,7 @@ impl Reloader {
             fleet,
             metrics,
             audit,
+            upstream,
             listen,
             state: Mutex::new(Followed { state, in_force: text.clone(), settled: Ok(text), changing: None }),
         }
@@ -157,7 +161,14 @@ impl Reloader {
             self.audit.record(audit::Change { by, action: "reload", target, refused, before, after });
         };
         let text = read.as_ref().map(|file| file.text().to_owned()).unwrap_or_default();
-        match read.and_then(|file| self.accept(&file)) {
+        let accepted = read.and_then(|file| {
+            let config = self.accept(&file)?;
+            // Before the pools that need it; who is still asked by the file of before takes it as well.
+            let adopted = self.upstream.adopt(config.upstream_tls.as_ref());
+            adopted.map_err(|bad| upstream_tls::error(&file, bad.key, bad.message))?;
+            Ok(config)
+        });
+        match accepted {
             Ok(config) => {
                 let compared = diff::changes(&state.file, in_force, &text, |file| self.accept(file));
                 let mut lines: Vec<String> = compared.unwrap_or_default().iter().map(Change::line).collect();
@@ -193,6 +204,7 @@ impl Reloader {
             ("listen.http", "http", self.listen.http, config.listen.http),
             ("listen.https.address", "https", https(&self.listen), https(&config.listen)),
             ("listen.admin", "admin", Some(self.listen.admin), Some(config.listen.admin)),
+            ("listen.metrics", "metrics", self.listen.metrics, config.listen.metrics),
         ];
         for (key, name, now, wanted) in fixed {
             if now != wanted {
@@ -204,14 +216,22 @@ impl Reloader {
                 });
             }
         }
+        if config.listen.admin_auth != self.listen.admin_auth {
+            return Err(file.error("listen.admin_auth", format!("changing it {NEEDS_RESTART}")));
+        }
         if config.auth != self.fleet.config().auth {
-            return Err(file.error("auth", "changing it needs a restart"));
+            return Err(file.error("auth", format!("changing it {NEEDS_RESTART}")));
         }
         // Other files than before must be good ones; what changes in those of before is `tls`'s business.
         if let Some(https) = &config.listen.https
             && self.fleet.config().listen.https.as_ref() != Some(https)
         {
-            tls::load(https).map_err(|bad| https::error(file, bad.key, bad.message))?;
+            https.files.load().map(drop).map_err(|bad| https::error(file, bad.key, bad.message))?;
+        }
+        if let Some(section) = &config.upstream_tls
+            && self.fleet.config().upstream_tls.as_ref() != Some(section)
+        {
+            section.files.load().map(drop).map_err(|bad| upstream_tls::error(file, bad.key, bad.message))?;
         }
         Ok(config)
     }

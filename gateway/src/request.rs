@@ -30,6 +30,10 @@ pub enum Route {
     },
     /// The operator's view of the pools: `GET /pools`.
     Pools,
+    /// The API's description: `GET /openapi.json`.
+    OpenApi,
+    /// The page of that: `GET /docs`.
+    Docs,
     /// `GET /livez`.
     Livez,
     /// `GET /readyz`, and `GET /health`, which means the same.
@@ -46,7 +50,8 @@ impl Route {
             Self::Read => "read",
             Self::Media => "media",
             Self::Cancel => "cancel",
-            Self::Page | Self::Asset { .. } | Self::Pools | Self::Livez | Self::Readyz => "local",
+            Self::Page | Self::Asset { .. } | Self::Pools | Self::OpenApi | Self::Docs => "local",
+            Self::Livez | Self::Readyz => "local",
         }
     }
 
@@ -130,6 +135,8 @@ pub fn classify(method: &Method, path: &str) -> Result<Route, Refused> {
         [""] => take("GET, HEAD", &reading(Route::Page)),
         ["assets", name] => take("GET, HEAD", &reading(Route::Asset { name: (*name).to_owned() })),
         ["pools"] => take("GET, HEAD", &reading(Route::Pools)),
+        ["openapi.json"] => take("GET, HEAD", &reading(Route::OpenApi)),
+        ["docs"] => take("GET, HEAD", &reading(Route::Docs)),
         ["livez"] => take("GET, HEAD", &reading(Route::Livez)),
         ["readyz" | "health"] => take("GET, HEAD", &reading(Route::Readyz)),
         _ => Err(Refused::NotFound),
@@ -160,6 +167,8 @@ mod tests {
             (Method::GET, "/", Route::Page),
             (Method::HEAD, "/assets/app.js", Route::Asset { name: "app.js".to_owned() }),
             (Method::GET, "/pools", Route::Pools),
+            (Method::GET, "/openapi.json", Route::OpenApi),
+            (Method::HEAD, "/docs", Route::Docs),
             (Method::GET, "/livez", Route::Livez),
             (Method::GET, "/health", Route::Readyz),
         ] {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use millrace_runtime::config::File;
 use millrace_runtime::shutdown::Shutdown;
+use pingora::listeners::ListenerConfig;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{Fds, ListenFds};
@@ -22,11 +23,11 @@ use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
 use crate::audit::Audit;
 use crate::auth::{self, Auth};
-use crate::config::{Config, https};
+use crate::config::{Config, https, upstream_tls};
 use crate::decisions::Decisions;
 use crate::dispatch::Dispatch;
 use crate::drain::{self, Drain};
-use crate::edge::Edge;
+use crate::edge::{self, Edge};
 use crate::error::Error;
 use crate::fleet::{Fleet, discovery, probe, steer};
 use crate::forward::{Budget, TRIES_MAX};
@@ -35,6 +36,7 @@ use crate::proxy::Proxy;
 use crate::rate::Limiter;
 use crate::reload::{self, Reloader};
 use crate::tls::{self, Tls};
+use crate::upstream::{self, Upstream};
 
 /// Unused connections kept open to all workers together, per thread.
 const UPSTREAM_IDLE_MAX: usize = 256;
@@ -62,6 +64,8 @@ pub struct Ready {
     pub https: Option<SocketAddr>,
     /// For operators.
     pub admin: SocketAddr,
+    /// For Prometheus and probes alone.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Serves until `shutdown`; calls `ready` once, when both listeners take connections.
@@ -86,25 +90,34 @@ pub async fn serve(
     let https_listener =
         https.as_ref().map(|https| bind(https.address, "listen.https.address")).transpose()?;
     let admin_listener = bind(config.listen.admin, "listen.admin")?;
+    let metrics_listener =
+        config.listen.metrics.map(|address| bind(address, "listen.metrics")).transpose()?;
+    let asks = config.listen.admin_auth;
     let system = |what| move |source| Error::System { what, source };
     let bound = Ready {
         http: bound_to(http.as_ref()).map_err(system("read the http listener's address"))?,
         https: bound_to(https_listener.as_ref()).map_err(system("read the https listener's address"))?,
         admin: admin_listener.local_addr().map_err(system("read the admin listener's address"))?,
+        metrics: bound_to(metrics_listener.as_ref())
+            .map_err(system("read the metrics listener's address"))?,
     };
     let admin_listener =
         tokio::net::TcpListener::from_std(admin_listener).map_err(system("adopt the admin listener"))?;
 
     let auth = config.auth.as_ref().map(|auth| {
-        let auth = Auth::new(&auth.keys, metrics.clone());
-        auth.map(Arc::new).map_err(|bad| file.error("auth.keys", bad))
+        let auth = Auth::new(auth, metrics.clone());
+        auth.map(Arc::new).map_err(|bad| file.error(bad.key, bad.message))
     });
     let auth = auth.transpose()?;
+    let upstream = Arc::new(Upstream::new(metrics.clone()));
+    let adopted = upstream.adopt(config.upstream_tls.as_ref());
+    adopted.map_err(|bad| upstream_tls::error(&file, bad.key, bad.message))?;
     let (fleet, drain) = (Fleet::new(config), Arc::new(Drain::default()));
     let audit = Arc::new(Audit::default());
     let path = options.config.clone();
     let text = file.text().to_owned();
-    let reloader = Arc::new(Reloader::new(path, text, fleet.clone(), metrics.clone(), audit.clone()));
+    let (counts, own) = (metrics.clone(), upstream.clone());
+    let reloader = Arc::new(Reloader::new(path, text, fleet.clone(), counts, audit.clone(), own));
     let budget = Arc::new(Budget::default());
     let decisions = Arc::new(Decisions::default());
     let dispatch = Dispatch {
@@ -122,6 +135,8 @@ pub async fn serve(
         access_log: access_log.clone(),
         auth: auth.clone(),
         rate: Limiter::default(),
+        uploads: Limiter::default(),
+        upstream: upstream.clone(),
     };
     let tls = https.map(|https| {
         let tls = Tls::new(&https, fleet.clone(), metrics.clone());
@@ -159,12 +174,19 @@ pub async fn serve(
             ("certificate's follower", Ok(()))
         });
     }
+    let following = upstream::run(upstream.clone(), stop.clone());
+    tasks.spawn(async move {
+        following.await;
+        ("upstream certificates' follower", Ok(()))
+    });
     let app = Admin {
         fleet: fleet.clone(),
         drain: drain.clone(),
         reloader: reloader.clone(),
         auth,
+        asks,
         tls,
+        upstream: upstream.clone(),
         metrics: metrics.clone(),
         registry,
         audit: audit.clone(),
@@ -175,6 +197,12 @@ pub async fn serve(
         steering.await;
         ("clock of the overrides", Ok(()))
     });
+    if let Some(listener) = metrics_listener {
+        let listener =
+            tokio::net::TcpListener::from_std(listener).map_err(system("adopt the metrics listener"))?;
+        let serving = admin::run_metrics(listener, app.clone(), stop.clone());
+        tasks.spawn(async move { ("metrics listener", serving.await.map_err(|error| error.to_string())) });
+    }
     let admin = admin::run(admin_listener, app, stop.clone());
     tasks.spawn(async move { ("admin listener", admin.await.map_err(|error| error.to_string())) });
     let reload = reload::run(reloader, stop.clone());
@@ -185,7 +213,7 @@ pub async fn serve(
         ("discovery", Ok(()))
     });
     let probed = fleet.clone();
-    let probes = probe::run(fleet, probe::client()?, metrics, stop.clone());
+    let probes = probe::run(fleet, probe::Clients::new(upstream)?, metrics, stop.clone());
     tasks.spawn(async move { ("prober", probes.await) });
     // Said when a submit would find a worker, if there is one: who starts a gateway and waits for this line goes on at once.
     let announce = async {
@@ -244,6 +272,6 @@ async fn listen(edge: Edge, listener: TcpListener, address: SocketAddr, closed: 
     fds.add(address.clone(), listener.into_raw_fd());
     let fds: ListenFds = Arc::new(fds.into());
     let mut service = Service::new("gateway".to_owned(), edge);
-    service.add_tcp(&address);
+    service.add_listener(ListenerConfig::tcp(&address).l4_buffer(edge::buffers()));
     service.start_service(Some(fds), closed, 1).await;
 }

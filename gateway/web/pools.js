@@ -217,4 +217,5 @@ export function startPools() {
     if (!document.hidden) look();
   });
   look();
+  return look;
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::id::{JobId, PoolId, WorkerId};
 use crate::spec::{JobSpec, Priority};
 
 /// Where a job stands. `running` is refined by [`Phase`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// Accepted, not yet claimed by a worker.
@@ -64,7 +66,7 @@ impl State {
 }
 
 /// What a running job is at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Fetching the input.
@@ -98,7 +100,7 @@ impl Phase {
 }
 
 /// How far the current attempt is.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
     /// 0–100, by media time.
     pub percent: f64,
@@ -126,6 +128,17 @@ macro_rules! failure_codes {
         pub enum FailureCode {
             $($(#[$doc])* #[serde(rename = $text)] $name,)*
         }
+
+        // By hand: the derive does not see names that a macro hands on.
+        impl PartialSchema for FailureCode {
+            fn schema() -> RefOr<Schema> {
+                let names = Self::ALL.iter().map(|code| code.as_str());
+                let description = "Why an attempt at a job failed, as a stable label.";
+                ObjectBuilder::new().schema_type(Type::String).description(Some(description)).enum_values(Some(names)).into()
+            }
+        }
+
+        impl ToSchema for FailureCode {}
 
         impl FailureCode {
             /// All codes, for metrics and documentation.
@@ -194,7 +207,7 @@ failure_codes! {
 }
 
 /// Why the last attempt failed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobError {
     /// The stable label.
     pub code: FailureCode,
@@ -203,7 +216,7 @@ pub struct JobError {
 }
 
 /// One rendition of a finished job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Rendition {
     /// `720p`; by height, whatever the aspect ratio.
     pub name: String,
@@ -228,7 +241,7 @@ pub struct Rendition {
 }
 
 /// The sound of a finished job.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AudioRendition {
     /// Peak bits per second of any segment, measured.
     pub bandwidth: u64,
@@ -249,7 +262,7 @@ pub struct AudioRendition {
 }
 
 /// What a finished job gave. Paths are on the same endpoint, and what was not asked for is not there.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
 pub struct Outputs {
     /// Path of the HLS multivariant playlist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -285,7 +298,7 @@ impl Outputs {
 }
 
 /// What `GET /jobs/{job_id}/events` says in each message: where a job stood at that moment.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobUpdate {
     /// The job's public name.
     pub job_id: JobId,
@@ -309,7 +322,7 @@ pub struct JobUpdate {
 }
 
 /// A job as a client reads it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Job {
     /// The job's public name.
     pub job_id: JobId,
@@ -330,6 +343,7 @@ pub struct Job {
     /// How many times it was tried, this try included.
     pub attempt: u32,
     /// What was asked.
+    #[schema(value_type = crate::openapi::JobSpec)]
     pub spec: JobSpec,
     /// What came of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -356,7 +370,7 @@ pub struct Job {
 }
 
 /// One page of jobs, the newest first.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct JobPage {
     /// At most `limit` of them.
     pub jobs: Vec<Job>,
@@ -366,7 +380,7 @@ pub struct JobPage {
 }
 
 /// The answer of `POST /upload/request`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct UploadTicket {
     /// `PUT` the bytes here.
     pub upload_url: String,

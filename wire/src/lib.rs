@@ -4,12 +4,14 @@
 //! or HTTP stacks; a type belongs here when two processes must read it the same way, and nowhere else.
 //!
 //! In the order of a request: [`id`] names things, [`spec`] is what a client asks for, [`load`] is what a worker
-//! says about itself, [`job`] is what a client reads back, [`problem`] is every error, [`headers`] are the names.
+//! says about itself, [`job`] is what a client reads back, [`problem`] is every error, [`headers`] are the names, and
+//! [`openapi`] describes it all.
 
 pub mod headers;
 pub mod id;
 pub mod job;
 pub mod load;
+pub mod openapi;
 pub mod problem;
 pub mod spec;
 

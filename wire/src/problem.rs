@@ -1,6 +1,8 @@
 //! Every error a client can read: RFC 9457 `application/problem+json` with a stable `code`.
 
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::JobId;
 
@@ -14,6 +16,17 @@ macro_rules! codes {
         pub enum Code {
             $($(#[$doc])* #[serde(rename = $text)] $name,)*
         }
+
+        // By hand: the derive does not see names that a macro hands on.
+        impl PartialSchema for Code {
+            fn schema() -> RefOr<Schema> {
+                let names = Self::ALL.iter().map(|code| code.as_str());
+                let description = "What went wrong with a request, as a stable label.";
+                ObjectBuilder::new().schema_type(Type::String).description(Some(description)).enum_values(Some(names)).into()
+            }
+        }
+
+        impl ToSchema for Code {}
 
         impl Code {
             /// All codes, for metrics and documentation.
@@ -66,8 +79,12 @@ codes! {
     Unauthenticated = "unauthenticated", 401, "Who asks is not known";
     /// A request whose key may not.
     Forbidden = "forbidden", 403, "Not allowed to this key";
+    /// Nobody can tell who asks: the keys that tokens are checked with have not come yet.
+    AuthUnavailable = "auth_unavailable", 503, "Who asks cannot be checked now";
     /// More requests of one key or address than the gateway allows. `Retry-After` says when to come back.
     RateLimited = "rate_limited", 429, "Too many requests";
+    /// More bytes of uploads of one key or address than the gateway allows. `Retry-After` says when to come back.
+    UploadQuota = "upload_quota", 429, "Too many bytes of uploads";
     /// The same job id with another spec.
     JobConflict = "job_conflict", 409, "This job id belongs to another spec";
     /// Cancel of a job that already ended.
@@ -92,7 +109,7 @@ codes! {
     UploadExpired = "upload_expired", 403, "The upload URL has expired";
     /// A media URL past its time. Reading the job again gives a fresh one.
     MediaExpired = "media_expired", 403, "The media URL has expired";
-    /// An upload beyond the size that its URL allows.
+    /// An upload beyond the size that its URL or the gateway allows.
     UploadTooLarge = "upload_too_large", 413, "The upload is too large";
     /// An upload that ended before its `Content-Length`.
     UploadIncomplete = "upload_incomplete", 400, "The upload ended early";
@@ -119,7 +136,7 @@ codes! {
 }
 
 /// An error as a client reads it. Details for operators go to the log, never here.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
     /// Always `about:blank`: the `code` is the type.
     #[serde(rename = "type")]

@@ -12,6 +12,7 @@ use fields::{Fields, object};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use crate::id::JobId;
 use crate::problem::{Code, Problem};
@@ -42,7 +43,7 @@ pub enum Input {
 }
 
 /// A standard rung of the ladder, named by its height.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 pub enum Resolution {
     /// 640×360 at 16:9.
     #[serde(rename = "360p")]
@@ -88,7 +89,7 @@ impl Resolution {
 }
 
 /// What a job's outputs are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     /// A segmented stream. Its fMP4 segments serve HLS and DASH alike, so both manifests are always written.
@@ -121,7 +122,9 @@ impl Format {
 }
 
 /// Who goes first: strictly in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
     /// Somebody waits for it now.
@@ -157,7 +160,7 @@ impl Priority {
 }
 
 /// x264's speed presets that a client may ask for; slower ones would let one job hold a slot for hours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Preset {
     /// The cheapest.

@@ -9,8 +9,11 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use ipnet::IpNet;
 use millrace_runtime::config::{Error as FileError, File};
+use millrace_runtime::tls::{Bad, Clients, Files as _, Pair, Server};
 use millrace_wire::{PoolId, WorkerId};
 use serde::Deserialize;
+
+use crate::tls;
 
 /// Declares every setting once, as flag, variable and key.
 macro_rules! settings {
@@ -35,6 +38,12 @@ macro_rules! settings {
 settings! {
     /// Address to serve on; port 0 picks a free one. Loopback unless told otherwise [default: 127.0.0.1:9000]
     listen: SocketAddr = "MILLRACE_LISTEN", "ADDR";
+    /// Serve TLS with this certificate: PEM, its own first, then each one's issuer; followed while it runs [default: none]
+    tls_certificate: PathBuf = "MILLRACE_TLS_CERTIFICATE", "FILE";
+    /// The certificate's private key: PEM [default: none]
+    tls_key: PathBuf = "MILLRACE_TLS_KEY", "FILE";
+    /// Serve only who shows a certificate of this CA, as gateways do: PEM [default: nobody is asked]
+    tls_client_ca: PathBuf = "MILLRACE_TLS_CLIENT_CA", "FILE";
     /// Pool that this worker belongs to: the name of its cluster in the routing file [default: local]
     pool: PoolId = "MILLRACE_POOL", "NAME";
     /// This worker's own name, unique in its store [default: the host name, or POOL-PORT]
@@ -145,6 +154,7 @@ impl Origins {
 #[expect(missing_docs, reason = "each field is documented where it is set, in Settings")]
 pub struct Config {
     pub listen: SocketAddr,
+    pub tls: Option<Server>,
     pub pool: PoolId,
     pub name: Option<WorkerId>,
     pub store: String,
@@ -186,6 +196,9 @@ pub enum Error {
         /// What would be right.
         wants: String,
     },
+    /// Files of TLS that cannot be used.
+    #[error("{}", tls::flagged(.0))]
+    Tls(Bad),
 }
 
 fn within(setting: &'static str, got: u32, min: u32, max: u32) -> Result<u32, Error> {
@@ -193,6 +206,31 @@ fn within(setting: &'static str, got: u32, min: u32, max: u32) -> Result<u32, Er
         return Ok(got);
     }
     Err(Error::Limits { setting, got: got.to_string(), wants: format!("from {min} to {max}") })
+}
+
+/// The files of TLS, found good.
+fn tls(
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+) -> Result<Option<Server>, Error> {
+    let missing = |setting, got: &'static str, wants: &str| Error::Limits {
+        setting,
+        got: "not set".to_owned(),
+        wants: format!("set with {got}: {wants}"),
+    };
+    let own = match (certificate, key) {
+        (Some(certificate), Some(key)) => Pair { certificate, key },
+        (Some(_), None) => return Err(missing("--tls-key", "--tls-certificate", "it is the certificate's")),
+        (None, Some(_)) => return Err(missing("--tls-certificate", "--tls-key", "it is what the key is of")),
+        (None, None) if client_ca.is_some() => {
+            return Err(missing("--tls-certificate", "--tls-client-ca", "without TLS nobody could be told"));
+        }
+        (None, None) => return Ok(None),
+    };
+    let files = Server { own, client_ca, clients: Clients::Required, alpn: tls::ALPN };
+    files.load().map_err(Error::Tls)?;
+    Ok(Some(files))
 }
 
 impl Settings {
@@ -232,6 +270,7 @@ impl Settings {
         }
         Ok(Config {
             listen: said.listen.unwrap_or(([127, 0, 0, 1], 9000).into()),
+            tls: tls(said.tls_certificate, said.tls_key, said.tls_client_ca)?,
             pool: said.pool.unwrap_or_else(|| "local".parse().expect("a legal name")),
             name: said.name,
             store: said.store.unwrap_or_else(|| "sqlite:.millrace/jobs.db".to_owned()),
@@ -299,6 +338,24 @@ mod tests {
         assert_eq!(origins(&["*"]).resolve(None).unwrap().media_origins, Origins::Any);
         let config = origins(&["https://a.example", "http://localhost:3000"]).resolve(None).unwrap();
         assert!(matches!(config.media_origins, Origins::Only(origins) if origins.len() == 2));
+    }
+
+    #[test]
+    fn tls_wants_a_pair_and_says_which_file_is_bad() {
+        let said = |certificate: &str, key: &str, client_ca: &str| {
+            let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+            let (tls_certificate, tls_key) = (path(certificate), path(key));
+            let settings =
+                Settings { tls_certificate, tls_key, tls_client_ca: path(client_ca), ..Settings::default() };
+            settings.resolve(None).unwrap_err().to_string()
+        };
+        assert!(said("c", "", "").starts_with("--tls-key is not set: it must be set with --tls-certificate"));
+        assert!(said("", "k", "").starts_with("--tls-certificate is not set"));
+        assert!(
+            said("", "", "ca").starts_with("--tls-certificate is not set"),
+            "a CA alone protects nothing"
+        );
+        assert!(said("/no/c", "/no/k", "").starts_with("--tls-certificate: /no/c cannot be read"));
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod run;
 pub mod source;
 pub mod store;
 pub mod thumbnails;
+pub mod tls;
 mod workbench;
 
 use std::fs::File;
@@ -93,9 +94,12 @@ pub async fn serve(
         slots = room.slots, threads = config.threads, ffmpeg = ffmpeg.version(), sandbox = ffmpeg.sandbox(),
         %address, "worker starts"
     );
-    if !address.ip().is_loopback() {
-        warn!(%address, "serving beyond loopback without authentication: let only the gateway reach this port");
+    let asks = config.tls.as_ref().is_some_and(|files| files.client_ca.is_some());
+    if !address.ip().is_loopback() && !asks {
+        warn!(%address, "serving beyond loopback without authentication: let only the gateway reach this port, or set --tls-client-ca");
     }
+    let tls = config.tls.map(|files| tls::Tls::open(files, Arc::clone(&metrics)).map(Arc::new));
+    let tls = tls.transpose().map_err(|bad| anyhow::anyhow!(tls::flagged(&bad)))?;
 
     let runner = run::Runner {
         store: Arc::clone(&store),
@@ -140,9 +144,13 @@ pub async fn serve(
     // it was asked to: without any of them this is no worker, and whoever started the process shall start it again.
     let done = CancellationToken::new();
     let mut server = tokio::spawn({
-        let done = done.clone();
-        let serving = axum::serve(listener, http::router(Arc::new(app)));
-        async move { serving.with_graceful_shutdown(done.cancelled_owned()).await }
+        let (done, router) = (done.clone(), http::router(Arc::new(app)));
+        async move {
+            match tls {
+                None => axum::serve(listener, router).with_graceful_shutdown(done.cancelled_owned()).await,
+                Some(tls) => tls::serve(listener, tls, router, done).await,
+            }
+        }
     });
     let mut heartbeat = tokio::spawn({
         let (leases, store, identity, metrics) =

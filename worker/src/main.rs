@@ -20,7 +20,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve jobs until SIGTERM or SIGINT; prints `ready http://ADDR` when it serves.
+    /// Serve jobs until SIGTERM or SIGINT; prints `ready http://ADDR` when it serves, with TLS `ready https://ADDR`.
     ///
     /// Every setting can be given as a flag, as an environment variable, or as a key of the TOML file named by
     /// --config (the flag's name without the dashes); a flag beats the environment, and that beats the file.
@@ -70,11 +70,12 @@ fn run(run: Run) -> ExitCode {
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         return refuse(&"a TLS provider is installed already");
     }
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let work = async {
         let shutdown = Shutdown::on_signals()?;
         let ready = |address| {
             // Nobody may be listening, and a disk that is full must not end a worker that serves.
-            if let Err(error) = writeln!(std::io::stdout(), "ready http://{address}") {
+            if let Err(error) = writeln!(std::io::stdout(), "ready {scheme}://{address}") {
                 tracing::warn!(%error, %address, "cannot print the ready line");
             }
         };

@@ -7,9 +7,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use millrace_gateway::fleet::evidence::PROBE_FAILURES_MAX;
 use millrace_gateway::fleet::outlier::{Outlier, Reliability};
 use millrace_gateway::fleet::snapshot::{Health, Pool, Report, Snapshot, Worker};
-use millrace_gateway::fleet::{PROBE_FAILURES_MAX, TIMED_OUT_COUNTS};
+use millrace_gateway::fleet::underway::TIMED_OUT_COUNTS;
 use millrace_gateway::route::{self, Choice, Exclude, Refused, View};
 use millrace_wire::spec::Priority;
 use millrace_wire::{LoadReport, PoolId};

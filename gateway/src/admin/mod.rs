@@ -1,6 +1,9 @@
-//! The operator's listener: metrics, readiness, status, reload, the page with the pools alone. Loopback only, since it
-//! asks nobody for a token, and by a loopback name only: else any site could have its own name lead here (DNS rebinding)
-//! and read on with its visitor's browser.
+//! The operator's listener: metrics, readiness, status, reload, the page with the pools alone. Without keys on loopback
+//! only, and by a loopback name only: else any site could have its own name lead here (DNS rebinding) and read on with its
+//! visitor's browser. With keys it serves operators', on any address, and the key's name is what the audit log has.
+//!
+//! What probes and Prometheus ask for is nobody's secret and changes nothing; they have no keys, so there may be a
+//! listener for that alone.
 //!
 //! Our own small app: Pingora's metrics app answers every path with the metrics.
 
@@ -15,18 +18,19 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, RawQuery, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
+use millrace_wire::problem::CONTENT_TYPE;
 use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{Audit, Entry};
-use crate::auth::Auth;
+use crate::audit::{ACTOR, Audit, Entry};
+use crate::auth::{Auth, Principal, Role};
 use crate::decisions::Decisions;
 use crate::drain::Drain;
 use crate::fleet::Fleet;
@@ -34,6 +38,7 @@ use crate::metrics::Metrics;
 use crate::page::{self, Parts};
 use crate::reload::{Reloader, Trigger};
 use crate::tls::Tls;
+use crate::upstream::Upstream;
 use problem::Problem;
 use status::Status;
 
@@ -48,8 +53,12 @@ pub struct Admin {
     pub reloader: Arc<Reloader>,
     /// The certificate, where the gateway has one.
     pub tls: Option<Arc<Tls>>,
+    /// What TLS to workers takes, where the gateway speaks it.
+    pub upstream: Arc<Upstream>,
     /// The API keys, where the gateway asks for them.
     pub auth: Option<Arc<Auth>>,
+    /// Whether operators are asked for them, too.
+    pub asks: bool,
     /// The gateway's families.
     pub metrics: Arc<Metrics>,
     /// All families of the process.
@@ -78,7 +87,7 @@ pub async fn run(listener: TcpListener, admin: Admin, stop: CancellationToken) -
         .merge(steer::routes())
         .merge(explain::routes())
         .merge(diff::routes())
-        .layer(middleware::from_fn(local_alone))
+        .layer(middleware::from_fn_with_state(admin.clone(), guard))
         .with_state(admin)
         .into_make_service_with_connect_info::<SocketAddr>();
     // Not graceful: an operator's open connection must not keep the process.
@@ -88,12 +97,79 @@ pub async fn run(listener: TcpListener, admin: Admin, stop: CancellationToken) -
     }
 }
 
-async fn local_alone(request: Request, next: Next) -> Response {
+/// The operator who asks.
+async fn operator(admin: &Admin, headers: &HeaderMap) -> Result<Arc<Principal>, Box<millrace_wire::Problem>> {
+    let Some(auth) = &admin.auth else {
+        let detail = "this wants an operator's key, and the gateway knows no keys";
+        return Err(Box::new(millrace_wire::Problem::new(millrace_wire::Code::Forbidden, detail)));
+    };
+    let permitted = match auth.permit(headers, Role::Operator) {
+        Err(stop) if stop.may_change && auth.look_again().await => auth.permit(headers, Role::Operator),
+        permitted => permitted,
+    };
+    permitted.map_err(|stop| stop.problem)
+}
+
+/// Serves `/metrics`, `/livez` and a short `/readyz` until `stop`.
+///
+/// # Errors
+/// When the listener breaks.
+pub async fn run_metrics(
+    listener: TcpListener,
+    admin: Admin,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let app = Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(admin);
+    tokio::select! {
+        served = async { axum::serve(listener, app).await } => served,
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
+/// Lets through who may ask.
+async fn guard(State(admin): State<Admin>, mut request: Request, next: Next) -> Response {
+    if admin.asks {
+        // The page and its files are the same for everybody, and ask for a key themselves.
+        let open =
+            ["/", "/livez"].contains(&request.uri().path()) || request.uri().path().starts_with("/assets/");
+        match operator(&admin, request.headers()).await {
+            _ if open => {}
+            Ok(principal) => {
+                // Who has shown a key is not asked for his name.
+                let name = HeaderValue::from_str(&principal.name);
+                request.headers_mut().insert(ACTOR, name.unwrap_or_else(|_| HeaderValue::from_static("an operator")));
+            }
+            Err(problem) => return refuse(&problem),
+        }
+        return next.run(request).await;
+    }
     if page::is_local(request.uri(), request.headers()) {
         return next.run(request).await;
     }
     let why = "ask for localhost or a loopback address: this listener has no other name\n";
     (StatusCode::MISDIRECTED_REQUEST, why).into_response()
+}
+
+/// The client API's problem as axum's answer.
+fn refuse(problem: &millrace_wire::Problem) -> Response {
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::FORBIDDEN);
+    let mut response = (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], problem.to_json()).into_response();
+    if status == StatusCode::UNAUTHORIZED {
+        let challenge = HeaderValue::from_static("Bearer realm=\"millrace\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+async fn ready(State(admin): State<Admin>) -> Response {
+    match admin.drain.unready(&admin.fleet) {
+        None => "ok\n".into_response(),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
 }
 
 async fn livez() -> &'static str {
@@ -110,6 +186,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         "config": config,
         "auth": admin.auth.as_ref().map(|auth| auth.state()),
         "certificate": admin.tls.as_ref().map(|tls| tls.state()),
+        "upstream_certificate": admin.upstream.state(),
     });
     let status = if unready.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()

@@ -22,6 +22,9 @@ pub(crate) struct Ask {
     /// The gateway's admin listener: IP:PORT or a URL.
     #[arg(long, value_name = "URL", env = "MILLRACE_ADMIN", default_value = "127.0.0.1:8081", value_parser = base)]
     pub(crate) admin: String,
+    /// A file that holds an operator's key, for a gateway that asks for one; or the key itself in MILLRACE_ADMIN_KEY.
+    #[arg(long, value_name = "FILE", env = "MILLRACE_ADMIN_KEY_FILE")]
+    pub(crate) key_file: Option<std::path::PathBuf>,
     /// Print the JSON instead.
     #[arg(long)]
     pub(crate) json: bool,
@@ -65,6 +68,22 @@ fn user() -> String {
 }
 
 impl Ask {
+    /// The operator's key, if one was given. Never by a flag: others on the machine see those.
+    fn key(&self) -> Result<Option<String>, Failed> {
+        let Some(file) = &self.key_file else { return Ok(std::env::var("MILLRACE_ADMIN_KEY").ok()) };
+        let read = std::fs::read_to_string(file).map_err(|error| error.to_string());
+        match read.map(|text| text.trim().to_owned()) {
+            Ok(key) if key.bytes().all(|c| c.is_ascii_graphic()) && !key.is_empty() => Ok(Some(key)),
+            Ok(_) => Err("it holds no key: one word is wanted".to_owned()),
+            Err(error) => Err(error),
+        }
+        .map_err(|why| Failed {
+            code: 2,
+            message: format!("--key-file {}: {why}", file.display()),
+            problem: None,
+        })
+    }
+
     /// Sends a request.
     ///
     /// # Errors
@@ -78,6 +97,9 @@ impl Ask {
         let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build().map_err(failed)?;
         let mut builder = client.request(request.method, format!("{}{}", self.admin, request.path));
         builder = builder.header(ACTOR, user().replace(|c: char| !c.is_ascii_graphic() && c != ' ', "?"));
+        if let Some(key) = self.key()? {
+            builder = builder.bearer_auth(key);
+        }
         if let Some(if_match) = request.if_match {
             builder = builder.header(reqwest::header::IF_MATCH, if_match);
         }
@@ -91,7 +113,10 @@ impl Ask {
         match read {
             Ok(answer) if status.is_success() => Ok(answer),
             Ok(problem) => {
-                let detail = problem["detail"].as_str().unwrap_or(&text).to_owned();
+                let mut detail = problem["detail"].as_str().unwrap_or(&text).to_owned();
+                if status == reqwest::StatusCode::UNAUTHORIZED {
+                    detail += "; give an operator's by --key-file or MILLRACE_ADMIN_KEY";
+                }
                 let code = if matches!(status.as_u16(), 400 | 404 | 409 | 413 | 422) { 2 } else { 1 };
                 Err(Failed { code, message: detail, problem: Some(problem) })
             }

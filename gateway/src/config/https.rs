@@ -1,39 +1,29 @@
 //! `[listen.https]`: where the gateway serves TLS, and with which files.
 //!
-//! Only the shape is checked here. What the files hold is [`crate::tls`]'s business: a certificate is exchanged while
+//! Only the shape is checked here. What the files hold is [`millrace_runtime::tls`]'s business: a certificate is exchanged while
 //! the routing file stays as it is.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use millrace_runtime::config::{Error, File};
+use millrace_runtime::tls::{Clients, Pair, Server};
 use serde::Deserialize;
 use toml::Spanned;
+
+use super::value;
 
 /// The TLS listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Https {
     /// Where it listens. Changing it needs a restart.
     pub address: SocketAddr,
-    /// The chain, PEM, the server's own certificate first.
-    pub certificate: PathBuf,
-    /// The private key of the first certificate, PEM.
-    pub key: PathBuf,
-    /// The certificates that clients' own must come from, PEM.
-    pub client_ca: Option<PathBuf>,
-    /// Whether clients must have one.
-    pub client_certificates: ClientCertificates,
+    /// Its certificate, and whom it believes.
+    pub files: Server,
 }
 
-/// What is asked of clients, where `client_ca` says whom to believe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClientCertificates {
-    /// One may be shown; a wrong one is refused.
-    Optional,
-    /// One must be shown.
-    Required,
-}
+/// What clients may speak, the first one preferred.
+const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
 
 /// The section as it stands in the file.
 #[derive(Debug, Deserialize)]
@@ -43,35 +33,23 @@ pub(super) struct RawHttps {
     certificate: Spanned<PathBuf>,
     key: Spanned<PathBuf>,
     client_ca: Option<Spanned<PathBuf>>,
-    client_certificates: Option<Spanned<ClientCertificates>>,
+    client_certificates: Option<Spanned<Clients>>,
 }
 
 impl RawHttps {
     pub(super) fn validate(self, file: &File) -> Result<Https, Error> {
         let address =
-            super::value::address(file, self.address.get_ref(), self.address.span(), "listen.https.address")?;
-        // Beside the routing file, wherever the process was started.
-        let path = |raw: Spanned<PathBuf>, key: &str| {
-            if raw.get_ref().as_os_str().is_empty() {
-                return Err(file.error_at(raw.span(), key, "it is empty; it wants the path of a PEM file"));
-            }
-            let beside = file.path().parent().map(|folder| folder.join(raw.get_ref()));
-            Ok(beside.unwrap_or_else(|| raw.get_ref().clone()))
-        };
+            value::address(file, self.address.get_ref(), self.address.span(), "listen.https.address")?;
         if let (None, Some(wanted)) = (&self.client_ca, &self.client_certificates) {
             let message =
                 "it wants listen.https.client_ca beside it: without that, no client could be believed";
             return Err(file.error_at(wanted.span(), "listen.https.client_certificates", message));
         }
-        Ok(Https {
-            address,
-            certificate: path(self.certificate, "listen.https.certificate")?,
-            key: path(self.key, "listen.https.key")?,
-            client_ca: self.client_ca.map(|raw| path(raw, "listen.https.client_ca")).transpose()?,
-            client_certificates: self
-                .client_certificates
-                .map_or(ClientCertificates::Required, Spanned::into_inner),
-        })
+        let path = |raw, key: &str| value::path(file, raw, &format!("listen.https.{key}"));
+        let own = Pair { certificate: path(self.certificate, "certificate")?, key: path(self.key, "key")? };
+        let client_ca = self.client_ca.map(|raw| path(raw, "client_ca")).transpose()?;
+        let clients = self.client_certificates.map_or(Clients::Required, Spanned::into_inner);
+        Ok(Https { address, files: Server { own, client_ca, clients, alpn: ALPN } })
     }
 }
 
@@ -115,12 +93,12 @@ mod tests {
         let config = read(https).unwrap();
         let found = config.listen.https.unwrap();
         assert_eq!(config.listen.http, None);
-        assert_eq!(found.certificate, Path::new("/etc/millrace/a.pem"), "beside the routing file");
-        assert_eq!((found.key.as_path(), &found.client_ca), (Path::new("/k/a.key"), &None));
+        assert_eq!(found.files.own.certificate, Path::new("/etc/millrace/a.pem"), "beside the routing file");
+        assert_eq!((found.files.own.key.as_path(), &found.files.client_ca), (Path::new("/k/a.key"), &None));
         assert_eq!(config.page.pools, Audience::Nobody, "not where everybody can ask");
         let both = read(&format!("http = \"127.0.0.1:0\"\n{https}client_ca = \"ca.pem\"")).unwrap();
         let found = both.listen.https.unwrap();
-        assert_eq!(found.client_certificates, ClientCertificates::Required, "a CA alone means it");
+        assert_eq!(found.files.clients, Clients::Required, "a CA alone means it");
         assert!(both.listen.http.is_some() && both.page.pools == Audience::Nobody);
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use millrace_runtime::config::{Error, File};
@@ -15,6 +16,15 @@ pub(super) fn address(file: &File, text: &str, span: Range<usize>, key: &str) ->
         let message = format!("{text:?} is no address; it wants IP:PORT, like 127.0.0.1:9001 or [::1]:9001");
         file.error_at(span, key, message)
     })
+}
+
+/// A file's path: beside the routing file, wherever the process was started.
+pub(super) fn path(file: &File, raw: Spanned<PathBuf>, key: &str) -> Result<PathBuf, Error> {
+    if raw.get_ref().as_os_str().is_empty() {
+        return Err(file.error_at(raw.span(), key, "it is empty; it wants the path of a PEM file"));
+    }
+    let beside = file.path().parent().map(|folder| folder.join(raw.get_ref()));
+    Ok(beside.unwrap_or_else(|| raw.into_inner()))
 }
 
 pub(super) fn number(file: &File, raw: Option<&Spanned<f64>>, key: &str, default: f64) -> Result<f64, Error> {

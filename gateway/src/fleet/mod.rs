@@ -9,10 +9,12 @@
 //! bounds the cost to a twentieth of a core; who is up, ejected or configured counts at once.
 
 pub mod discovery;
+pub mod evidence;
 pub mod outlier;
 pub mod probe;
 pub mod snapshot;
 pub mod steer;
+pub mod underway;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -21,33 +23,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use millrace_wire::{LoadReport, PoolId, load};
+use millrace_wire::PoolId;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use crate::config::{self, Config, Discover};
 use crate::overrides::Overrides;
-use crate::route::{View, read};
+use crate::route::View;
 use discovery::{Found, Outcome, Round, Sources};
 use outlier::{Outlier, Reliability};
-use snapshot::{Health, Pool, Report, Snapshot, Worker};
+use snapshot::{Pool, Snapshot, Worker};
 
-/// Failed probes in a row after which a worker counts as down. A probe that times out is none: a worker whose
-/// encoders starve it is busy, not dead, and the age of its report prices that.
-pub const PROBE_FAILURES_MAX: u32 = 2;
-/// How long a submit that timed out still counts as work of the worker it was sent to.
-pub const TIMED_OUT_COUNTS: Duration = Duration::from_secs(3);
 /// How long after it is first configured a pool may take to come up and still need no ramp.
 pub const START_GRACE: Duration = Duration::from_secs(10);
 /// After a view was made, this many times its cost pass before small changes make another one.
 pub const REST: u32 = 20;
 /// A view as old as this is made anew though nothing changed: ejections end, reports get stale.
 pub const VIEW_AGE_MAX: Duration = Duration::from_millis(250);
-/// What a failed read counts as, so that fast failures don't attract work.
-pub const FAILURE_LATENCY_S: f64 = 5.0;
 
-/// Which endpoints there are to probe, and the pool each belongs to.
-pub type Targets = Arc<BTreeMap<SocketAddr, PoolId>>;
+/// Which endpoints there are to probe.
+pub type Targets = Arc<BTreeMap<SocketAddr, Target>>;
+
+/// An endpoint that is probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The pool that it belongs to.
+    pub pool: PoolId,
+    /// What its certificate names, where it is spoken to over TLS.
+    pub tls: Option<Arc<str>>,
+}
 
 /// The fleet. Cheap to share in an [`Arc`].
 #[derive(Debug)]
@@ -98,15 +102,6 @@ struct Presence {
     back_at: Option<Duration>,
 }
 
-/// How a request to a worker ended, as far as its health is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It answered; also with 429.
-    Answered,
-    /// It did not, or with a server error.
-    Failed,
-}
-
 /// What a reload changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Diff {
@@ -114,40 +109,6 @@ pub struct Diff {
     pub added: Vec<SocketAddr>,
     /// Endpoints that are gone.
     pub removed: Vec<SocketAddr>,
-}
-
-fn down(worker: &mut Worker, pool: &PoolId, reason: String) {
-    if worker.health != (Health::Down { reason: reason.clone() }) {
-        warn!(address = %worker.address, %pool, reason, "worker is down");
-        worker.health = Health::Down { reason };
-    }
-}
-
-/// Takes a report in, unless a later one is there already.
-fn learn(worker: &mut Worker, load: LoadReport, now: Duration) {
-    // Incarnations are counted by a store: another store's begin anew, and say nothing about which is later.
-    let outdated = |known: &Report| {
-        !load.supersedes(&known.load)
-            && known.load.worker == load.worker
-            && known.load.store_id == load.store_id
-    };
-    match &mut worker.report {
-        // The same report again says that the worker still stands by it.
-        Some(known) if known.load == load => known.at = now,
-        Some(known) if outdated(known) => {}
-        report => *report = Some(Report { at: now, load }),
-    }
-}
-
-fn latency(worker: &mut Worker, seconds: f64, now: Duration) {
-    let elapsed = now.saturating_sub(worker.read_at).as_secs_f64();
-    let decay = (-elapsed / read::DECAY_S).exp();
-    worker.read_at = now;
-    worker.read_latency_s = if seconds > worker.read_latency_s {
-        seconds
-    } else {
-        worker.read_latency_s * decay + seconds * (1.0 - decay)
-    };
 }
 
 impl Fleet {
@@ -333,7 +294,8 @@ impl Fleet {
             let mut workers = Vec::with_capacity(members.len());
             for member in members {
                 let address = member.address;
-                targets.insert(address, pool.name.clone());
+                let tls = pool.tls.as_ref().map(|name| name.of(address));
+                targets.insert(address, Target { pool: pool.name.clone(), tls: tls.clone() });
                 let (mut worker, mut endpoint) = match known.remove(&address) {
                     Some((of, worker, endpoint)) if of == pool.name => (worker, endpoint),
                     // The same address in another pool is another worker.
@@ -344,6 +306,7 @@ impl Fleet {
                     }
                 };
                 worker.drain = member.drain;
+                worker.tls = tls;
                 endpoint.place = (place, workers.len());
                 workers.push(worker);
                 state.endpoints.insert(address, endpoint);
@@ -366,132 +329,6 @@ impl Fleet {
         // Under the lock, so that what is probed is never what an earlier change wanted.
         self.targets.send_replace(Arc::new(targets));
         diff
-    }
-
-    /// A probe was answered with a report, after `round_trip`.
-    pub fn probed(&self, address: SocketAddr, load: LoadReport, round_trip: Duration) {
-        let now = self.now();
-        self.endpoint(address, |endpoint, worker, pool| {
-            let first = worker.round_trip.is_zero();
-            worker.round_trip = if first { round_trip } else { (worker.round_trip * 7 + round_trip) / 8 };
-            endpoint.probed = true;
-            endpoint.probe_failures = 0;
-            if load.pool != *pool {
-                let reason = format!("it reports pool {}, but is configured in pool {pool}", load.pool);
-                down(worker, pool, reason);
-                return true;
-            }
-            let rises = worker.health != Health::Up;
-            if rises {
-                info!(%address, %pool, worker = %load.worker, "worker is up");
-                worker.health = Health::Up;
-            }
-            let drained = worker.drains();
-            learn(worker, load, now);
-            rises || drained != worker.drains()
-        });
-    }
-
-    /// A probe failed.
-    pub fn probe_failed(&self, address: SocketAddr, failure: &probe::Failure) {
-        self.endpoint(address, |endpoint, worker, pool| {
-            endpoint.probed = true;
-            if failure.is_timeout() && worker.report.is_some() {
-                return false;
-            }
-            endpoint.probe_failures = endpoint.probe_failures.saturating_add(1);
-            let fails = endpoint.probe_failures >= PROBE_FAILURES_MAX || worker.health == Health::Unknown;
-            if fails {
-                down(worker, pool, failure.to_string());
-            }
-            fails
-        });
-    }
-
-    /// A worker's response carried a report.
-    ///
-    /// # Errors
-    /// The report is not believable; nothing changed.
-    pub fn heard(&self, address: SocketAddr, orca: &str, store_id: &str) -> Result<(), load::Error> {
-        let now = self.now();
-        let mut result = Ok(());
-        self.endpoint(address, |_, worker, pool| {
-            // The text form carries no names: until a probe has told them, there is nothing to believe it for.
-            let Some(known) = &worker.report else { return false };
-            let drained = worker.drains();
-            match LoadReport::from_orca(orca, &known.load.worker, pool, store_id) {
-                Ok(load) => learn(worker, load, now),
-                Err(error) => result = Err(error),
-            }
-            drained != worker.drains()
-        });
-        result
-    }
-
-    /// A submit of that much work goes to a worker; it counts there until the answer.
-    pub fn submitting(self: &Arc<Self>, address: SocketAddr, work_s: f64) -> Submitting {
-        self.endpoint(address, |_, worker, _| {
-            worker.compensation.jobs = worker.compensation.jobs.saturating_add(1);
-            worker.compensation.work_s += work_s;
-            // The one request that tries it is on its way.
-            worker.on_trial
-        });
-        Submitting { fleet: self.clone(), address, work_s, timed_out: false }
-    }
-
-    /// A read goes to a worker.
-    pub fn reading(self: &Arc<Self>, address: SocketAddr) -> Reading {
-        self.endpoint(address, |_, worker, _| {
-            worker.reads = worker.reads.saturating_add(1);
-            false
-        });
-        Reading { fleet: self.clone(), address }
-    }
-
-    /// How a request ended. Answers whether the worker is ejected for it.
-    pub fn judge(&self, address: SocketAddr, verdict: Verdict, read_latency: Option<Duration>) -> bool {
-        let now = self.now();
-        let mut ejected = false;
-        self.change(|state| {
-            let Some(endpoint) = state.endpoints.get(&address) else { return false };
-            let (pool, worker) = endpoint.place;
-            // Counted for failures only: it looks at the whole pool.
-            let spare = verdict == Verdict::Failed && {
-                let peers = &state.snapshot.pools[pool].workers;
-                let gone = peers.iter().filter(|peer| peer.ejected(now)).count();
-                (gone + 1) * 2 <= peers.len()
-            };
-            let Some(endpoint) = state.endpoints.get_mut(&address) else { return false };
-            let Pool { id, workers, reliability, .. } = &mut state.snapshot.pools[pool];
-            let worker = &mut workers[worker];
-            match (verdict, read_latency) {
-                (Verdict::Failed, _) => reliability.failed(now),
-                (Verdict::Answered, None) => reliability.answered(now),
-                // A pool that answers reads may still take no jobs.
-                (Verdict::Answered, Some(_)) => {}
-            }
-            let was_on_trial = endpoint.outlier.on_trial();
-            match verdict {
-                Verdict::Answered => {
-                    endpoint.outlier.answered(now);
-                    if let Some(seconds) = read_latency {
-                        latency(worker, seconds.as_secs_f64(), now);
-                    }
-                }
-                Verdict::Failed => {
-                    latency(worker, FAILURE_LATENCY_S, now);
-                    ejected = endpoint.outlier.failed(now, spare);
-                    if ejected {
-                        warn!(%address, pool = %id, "worker ejected: its answers keep failing");
-                    }
-                }
-            }
-            worker.ejected_until = endpoint.outlier.ejected_until();
-            worker.on_trial = endpoint.outlier.on_trial();
-            worker.failing_until = endpoint.outlier.failing_until();
-            ejected || was_on_trial != worker.on_trial
-        });
-        ejected
     }
 
     /// Whether every source has been asked and every endpoint has been probed once.
@@ -574,55 +411,7 @@ impl Presence {
     }
 }
 
-/// A submit on its way: counts as work of its worker until it is dropped.
-#[derive(Debug)]
-pub struct Submitting {
-    fleet: Arc<Fleet>,
-    address: SocketAddr,
-    work_s: f64,
-    timed_out: bool,
-}
-
-impl Submitting {
-    /// Nobody answered: the worker may or may not have it, so it counts a while longer.
-    pub fn timed_out(mut self) {
-        self.timed_out = true;
-    }
-}
-
-impl Drop for Submitting {
-    fn drop(&mut self) {
-        let now = self.fleet.now();
-        self.fleet.endpoint(self.address, |_, worker, _| {
-            let compensation = &mut worker.compensation;
-            compensation.jobs = compensation.jobs.saturating_sub(1);
-            // Sums of floats drift; with nothing outstanding there is nothing left by definition.
-            compensation.work_s =
-                if compensation.jobs == 0 { 0.0 } else { (compensation.work_s - self.work_s).max(0.0) };
-            compensation.timed_out.retain(|(until, _)| *until > now);
-            if self.timed_out {
-                compensation.timed_out.push((now + TIMED_OUT_COUNTS, self.work_s));
-            }
-            worker.on_trial
-        });
-    }
-}
-
-/// A read on its way: counts at its worker until it is dropped.
-#[derive(Debug)]
-pub struct Reading {
-    fleet: Arc<Fleet>,
-    address: SocketAddr,
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.fleet.endpoint(self.address, |_, worker, _| {
-            worker.reads = worker.reads.saturating_sub(1);
-            false
-        });
-    }
-}
-
+#[cfg(test)]
+pub(crate) mod sample;
 #[cfg(test)]
 mod tests;

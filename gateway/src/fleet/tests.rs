@@ -1,5 +1,10 @@
-use super::*;
 use millrace_runtime::config::File;
+use millrace_wire::LoadReport;
+
+use super::evidence::Verdict;
+use super::snapshot::Health;
+use super::underway::TIMED_OUT_COUNTS;
+use super::*;
 
 fn config(pools: &str) -> Config {
     let text = format!("listen = {{ http = \"127.0.0.1:0\", admin = \"127.0.0.1:0\" }}\n{pools}");
@@ -14,23 +19,8 @@ fn at(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-pub(super) fn report(pool: &str, sequence: u64) -> LoadReport {
-    LoadReport {
-        worker: "w".parse().unwrap(),
-        pool: pool.parse().unwrap(),
-        store_id: "s".to_owned(),
-        slots: 2,
-        running: 0,
-        queued: 0,
-        queue_max: 8,
-        work_seconds: 0.0,
-        speed: 1.0,
-        pool_queued: 0,
-        pool_work_seconds: 0.0,
-        draining: false,
-        incarnation: 1,
-        sequence,
-    }
+fn report(pool: &str, sequence: u64) -> LoadReport {
+    LoadReport { sequence, ..sample::report(pool) }
 }
 
 fn worker(fleet: &Fleet, port: u16) -> Worker {

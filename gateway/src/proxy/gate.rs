@@ -6,8 +6,10 @@ use http::header::TRANSFER_ENCODING;
 use millrace_wire::{Code, Problem};
 use pingora::proxy::Session;
 
+use super::cors::Marks;
 use super::session::client_ip;
 use super::{Ctx, Proxy};
+use crate::auth;
 use crate::decisions;
 use crate::dispatch::Request;
 use crate::limits;
@@ -19,18 +21,37 @@ pub(super) struct Stop {
     pub(super) problem: Box<Problem>,
     /// The methods that the path knows, where it is the method that is wrong.
     pub(super) allow: Option<&'static str>,
+    /// Whether it may pass once [`crate::auth::Auth::look_again`] has.
+    pub(super) may_change: bool,
 }
 
 impl From<Box<Problem>> for Stop {
     fn from(problem: Box<Problem>) -> Self {
-        Self { problem, allow: None }
+        Self { problem, allow: None, may_change: false }
+    }
+}
+
+impl From<auth::Stop> for Stop {
+    fn from(auth::Stop { problem, may_change }: auth::Stop) -> Self {
+        Self { problem, allow: None, may_change }
     }
 }
 
 impl Proxy {
     /// Tells `ctx` where the request wants to go, and who asks.
-    pub(super) fn gate(&self, session: &mut Session, ctx: &mut Ctx) -> Result<(), Stop> {
+    pub(super) async fn gate(&self, session: &mut Session, ctx: &mut Ctx) -> Result<(), Stop> {
+        match (self.pass(session, ctx), &self.auth) {
+            // Its key may be newer than those that are here.
+            (Err(Stop { may_change: true, .. }), Some(auth)) if Box::pin(auth.look_again()).await => {
+                self.pass(session, ctx)
+            }
+            (passed, _) => passed,
+        }
+    }
+
+    fn pass(&self, session: &mut Session, ctx: &mut Ctx) -> Result<(), Stop> {
         let header = session.req_header();
+        ctx.marks = Marks::of(ctx.config.cors.as_ref(), &header.headers);
         limits::check(header.raw_path(), &header.headers, &ctx.config.limits)?;
         let chunked = header.headers.contains_key(TRANSFER_ENCODING);
         if chunked {
@@ -43,8 +64,12 @@ impl Proxy {
         let route = request::classify(&header.method, path).map_err(|refused| Stop {
             problem: Box::new(refused.problem(&header.method, path)),
             allow: refused.allow(),
+            may_change: false,
         })?;
         let request = ctx.request.insert(Request::new(route));
+        if request.route == Route::Media {
+            ctx.marks = Marks::default();
+        }
         request.request_id = decisions::request_id(&header.headers);
         if let Some(auth) = &self.auth {
             ctx.principal = auth.admit(&request.route, &header.method, path, &header.headers)?;
@@ -52,6 +77,7 @@ impl Proxy {
         if !matches!(request.route, Route::Livez | Route::Readyz) {
             self.count(session, ctx)?;
         }
+        self.weigh(session, ctx)?;
         Ok(())
     }
 
@@ -59,7 +85,7 @@ impl Proxy {
     fn count(&self, session: &Session, ctx: &Ctx) -> Result<(), Box<Problem>> {
         let Some(rate) = &ctx.config.rate else { return Ok(()) };
         let who = match &ctx.principal {
-            Some(principal) => Who::Principal(principal.name.clone()),
+            Some(principal) => Who::Principal(principal.id.clone()),
             None => client_ip(session).map_or(Who::Rest, Who::address),
         };
         self.rate.take(who, rate, Instant::now()).map_err(|wait| {

@@ -7,27 +7,13 @@ use rand::rngs::StdRng;
 
 use super::explain::{PoolRejection, Reason, Rejection, Terms, Why};
 use super::*;
+use crate::fleet::sample;
 use crate::fleet::snapshot::{Compensation, Health, Pool, Report, Worker};
 
 const NOW: Duration = Duration::from_secs(1000);
 
 fn load() -> LoadReport {
-    LoadReport {
-        worker: "w".parse().unwrap(),
-        pool: "p".parse().unwrap(),
-        store_id: "s".to_owned(),
-        slots: 2,
-        running: 0,
-        queued: 0,
-        queue_max: 4,
-        work_seconds: 0.0,
-        speed: 1.0,
-        pool_queued: 0,
-        pool_work_seconds: 0.0,
-        draining: false,
-        incarnation: 1,
-        sequence: 1,
-    }
+    sample::report("p")
 }
 
 fn worker(port: u16, load: LoadReport) -> Worker {

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millrace_wire::{Code, LoadReport, Problem};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// What a worker does with everything but probes.
@@ -22,6 +23,8 @@ pub(crate) enum Behaviour {
     Slow(Duration),
     /// The same, with a load report that cannot be.
     Unbelievable,
+    /// 429 to submits, while every report says that it is idle, or nonsense; reads are answered after a while.
+    Lie(Lie, Duration),
     /// 429 with that `Retry-After`.
     Full(u64),
     /// That status, with a body that is no problem.
@@ -42,6 +45,35 @@ pub(crate) enum Behaviour {
     PartialHeader,
     /// No answer.
     Hang,
+}
+
+/// What is wrong with a load report.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Lie {
+    /// Less than no work.
+    Negative,
+    /// A speed that is no number.
+    NotANumber,
+    /// More slots and speed than there are.
+    Huge,
+    /// Idle, under a sequence number of long ago.
+    Stale,
+}
+
+impl Lie {
+    /// The report as JSON and as ORCA.
+    fn tell(self, honest: &LoadReport) -> (String, String) {
+        let mut load = LoadReport { running: 0, queued: 0, work_seconds: 0.0, ..honest.clone() };
+        match self {
+            Self::Negative => load.work_seconds = -1e6,
+            Self::NotANumber => load.speed = f64::NAN,
+            Self::Huge => (load.slots, load.speed) = (u32::MAX, 1e300),
+            Self::Stale => load.sequence = 1,
+        }
+        // JSON has no such number; what is written is no JSON then.
+        let json = serde_json::to_string(&load).unwrap().replace("\"speed\":null", "\"speed\":NaN");
+        (json, load.to_orca())
+    }
 }
 
 /// A request as it came.
@@ -72,8 +104,15 @@ struct Shared {
     garbled: AtomicUsize,
     reused: AtomicUsize,
     open: AtomicUsize,
+    handshakes: AtomicUsize,
+    tls: Mutex<Option<TlsAcceptor>>,
     stop: CancellationToken,
 }
+
+/// A connection, with TLS or without.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
 
 impl Fake {
     pub(crate) async fn start(pool: &str, worker: &str) -> Self {
@@ -81,7 +120,11 @@ impl Fake {
     }
 
     pub(crate) async fn start_at(address: SocketAddr, pool: &str, worker: &str) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(address).unwrap();
+        // As many as the kernel allows: a test may send hundreds of requests at once, and a lost SYN costs a second.
+        let listener = socket.listen(u32::from(u16::MAX)).unwrap();
         let address = listener.local_addr().unwrap();
         let load = LoadReport {
             worker: worker.parse().unwrap(),
@@ -106,6 +149,8 @@ impl Fake {
             garbled: AtomicUsize::new(0),
             reused: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
+            handshakes: AtomicUsize::new(0),
+            tls: Mutex::default(),
             stop: CancellationToken::new(),
         });
         tokio::spawn(accept(listener, shared.clone()));
@@ -114,6 +159,16 @@ impl Fake {
 
     pub(crate) fn behave(&self, behaviour: Behaviour) {
         *self.shared.behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// Speaks TLS on new connections, by that configuration.
+    pub(crate) fn tls(&self, config: Arc<rustls::ServerConfig>) {
+        *self.shared.tls.lock().unwrap() = Some(TlsAcceptor::from(config));
+    }
+
+    /// TLS connections that were made.
+    pub(crate) fn handshakes(&self) -> usize {
+        self.shared.handshakes.load(Ordering::SeqCst)
     }
 
     pub(crate) fn load(&self, change: impl FnOnce(&mut LoadReport)) {
@@ -166,9 +221,21 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = shared.clone();
         tokio::spawn(async move {
             shared.open.fetch_add(1, Ordering::SeqCst);
+            let tls = shared.tls.lock().unwrap().clone();
+            let stream: Box<dyn Socket> = match tls {
+                None => Box::new(stream),
+                Some(tls) => {
+                    let Ok(stream) = tls.accept(stream).await else {
+                        shared.open.fetch_sub(1, Ordering::SeqCst);
+                        return;
+                    };
+                    shared.handshakes.fetch_add(1, Ordering::SeqCst);
+                    Box::new(stream)
+                }
+            };
             tokio::select! {
                 () = shared.stop.cancelled() => {}
-                () = serve(Connection { stream, buffer: Vec::new() }, &shared) => {}
+                () = serve(Connection { stream, buffer: Vec::new(), bodiless: false }, &shared) => {}
             }
             shared.open.fetch_sub(1, Ordering::SeqCst);
         });
@@ -191,8 +258,13 @@ async fn serve(mut connection: Connection, shared: &Shared) {
             load.sequence += 1;
             load.clone()
         };
+        let behaviour = *shared.behaviour.lock().unwrap();
+        let (json, orca) = match behaviour {
+            Behaviour::Lie(lie, _) => lie.tell(&report),
+            _ => (serde_json::to_string(&report).unwrap(), report.to_orca()),
+        };
         if seen.path == "/load" {
-            let body = serde_json::to_string(&report).unwrap();
+            let body = json;
             connection.answer(200, "", &body).await;
             continue;
         }
@@ -200,11 +272,11 @@ async fn serve(mut connection: Connection, shared: &Shared) {
             shared.reused.fetch_add(1, Ordering::SeqCst);
         }
         count += 1;
+        connection.bodiless = seen.method == "HEAD";
         let submit = seen.path == "/process" || seen.path == "/jobs";
         let echo = format!("{} {} {}", seen.method, seen.path, seen.body.len());
         shared.seen.lock().unwrap().push(seen);
-        let mut orca = report.to_orca();
-        let behaviour = *shared.behaviour.lock().unwrap();
+        let mut orca = orca;
         let success = if submit { 202 } else { 200 };
         if behaviour == Behaviour::Unbelievable {
             orca = orca.replace("speed=1", "speed=NaN");
@@ -217,6 +289,10 @@ async fn serve(mut connection: Connection, shared: &Shared) {
             Behaviour::Slow(wait) => {
                 tokio::time::sleep(wait).await;
                 connection.answer(success, &headers, "{\"ok\":true}").await;
+            }
+            Behaviour::Lie(_, wait) => {
+                tokio::time::sleep(wait).await;
+                connection.answer(if submit { 429 } else { 200 }, &headers, "{\"ok\":true}").await;
             }
             Behaviour::Full(after) => {
                 connection.answer(429, &format!("{headers}retry-after: {after}\r\n"), "{}").await;
@@ -250,6 +326,7 @@ async fn serve(mut connection: Connection, shared: &Shared) {
             Behaviour::Reset => return,
             Behaviour::PartialHeader => {
                 connection.stream.write_all(b"HTTP/1.1 202 Acc").await.unwrap();
+                connection.stream.flush().await.unwrap();
                 return;
             }
             Behaviour::Hang => std::future::pending::<()>().await,
@@ -258,8 +335,10 @@ async fn serve(mut connection: Connection, shared: &Shared) {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Socket>,
     buffer: Vec<u8>,
+    /// The last request was HEAD.
+    bodiless: bool,
 }
 
 /// What came is no HTTP/1 request.
@@ -267,7 +346,9 @@ struct Garbled;
 
 impl Connection {
     async fn answer(&mut self, status: u16, headers: &str, body: &str) {
-        let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len());
+        let length = body.len();
+        let body = if self.bodiless { "" } else { body };
+        let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n{headers}\r\n{body}");
         // The gateway may have hung up; that shows on its side.
         let _ = self.stream.write_all(answer.as_bytes()).await;
     }

@@ -7,8 +7,7 @@ use crate::fake::{Behaviour, Fake};
 use crate::harness::{Gateway, eventually, http2, open, pools, problem};
 
 const QUIET: Duration = Duration::from_millis(300);
-/// GOAWAY, and its code for "enhance your calm".
-const GOAWAY: u8 = 7;
+/// GOAWAY's code for "enhance your calm".
 const CALM: [u8; 4] = [0, 0, 0, 11];
 
 async fn started(more: &str) -> (Fake, Gateway) {
@@ -70,12 +69,12 @@ async fn a_client_that_resets_what_it_asks_is_told_to_calm_down() {
     let mut bytes = h2raw::opening();
     for n in 0..2000_u32 {
         bytes.extend(h2raw::get(2 * n + 1, "/jobs/j", &[]));
-        bytes.extend(h2raw::frame(3, 0, 2 * n + 1, &[0, 0, 0, 8]));
+        bytes.extend(h2raw::frame(h2raw::RST_STREAM, 0, 2 * n + 1, &[0, 0, 0, 8]));
     }
     client.try_send(&bytes).await;
     let came = h2raw::frames(&client.quiet(QUIET).await);
     // A reset connection may have eaten the farewell; that it ended counts.
-    let told = came.iter().any(|(kind, _, payload)| *kind == GOAWAY && payload.get(4..8) == Some(&CALM));
+    let told = came.iter().any(|one| one.kind == h2raw::GOAWAY && one.payload.get(4..8) == Some(&CALM));
     assert!(told || !client.try_send(&h2raw::get(9001, "/jobs/j", &[])).await, "{came:?}");
     assert!(worker.seen().len() < 500, "{} of 2000 requests reached the worker", worker.seen().len());
     worker.behave(Behaviour::Accept);
@@ -94,10 +93,10 @@ async fn a_connection_has_so_many_requests_at_once_and_no_more() {
     }
     client.send_bytes(&bytes).await;
     let came = h2raw::frames(&client.quiet(QUIET).await);
-    let settings = came.iter().find(|(kind, ..)| *kind == 4).unwrap();
-    assert!(settings.2.chunks(6).any(|one| one == [0, 3, 0, 0, 0, 128]), "it says so: {settings:?}");
+    let settings = came.iter().find(|one| one.kind == h2raw::SETTINGS).unwrap();
+    assert!(settings.payload.chunks(6).any(|one| one == [0, 3, 0, 0, 0, 128]), "it says so: {settings:?}");
     assert!(
-        settings.2.chunks(6).any(|one| one == [0, 6, 0, 0, 128, 0]),
+        settings.payload.chunks(6).any(|one| one == [0, 6, 0, 0, 128, 0]),
         "and how large a header: {settings:?}"
     );
     assert!(worker.seen().len() <= 128, "{}", worker.seen().len());
@@ -126,10 +125,8 @@ async fn who_does_not_read_is_cut_off_and_frees_the_worker() {
     let idle = worker.open();
     let started = Instant::now();
     // HTTP/1; HTTP/2 within its window; HTTP/2 that allows everything and takes nothing.
-    let mut generous = h2raw::opening();
-    generous.truncate(24);
-    generous.extend(h2raw::frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
-    generous.extend(h2raw::frame(8, 0, 0, &[0x7f, 0, 0, 0]));
+    let mut generous = [h2raw::PREFACE, &h2raw::settings(&[(4, 0x7fff_ffff)])].concat();
+    generous.extend(h2raw::frame(h2raw::WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0]));
     let get = h2raw::get(1, "/media/j/t/v.mp4", &[]);
     let requests = [
         b"GET /media/j/t/v.mp4 HTTP/1.1\r\nhost: h\r\n\r\n".to_vec(),

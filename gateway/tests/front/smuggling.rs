@@ -281,16 +281,8 @@ async fn header_lines_have_one_meaning() {
 #[tokio::test(flavor = "multi_thread")]
 async fn http2_requests_that_would_be_two_in_http1_are_refused() {
     let mut pair = Pair::start().await;
-    let plain = |method: &str, path: &str| {
-        vec![
-            (":method".to_owned(), method.to_owned()),
-            (":scheme".to_owned(), "http".to_owned()),
-            (":path".to_owned(), path.to_owned()),
-            (":authority".to_owned(), "h".to_owned()),
-        ]
-    };
     let with = |name: &str, value: &str| {
-        let mut fields = plain("PUT", "/upload/aws/bad");
+        let mut fields = h2raw::request("PUT", "/upload/aws/bad");
         fields.push((name.to_owned(), value.to_owned()));
         fields
     };
@@ -309,13 +301,13 @@ async fn http2_requests_that_would_be_two_in_http1_are_refused() {
         ("a path twice", with(":path", "/jobs/hidden")),
         (
             "a line end in the path",
-            plain("PUT", "/upload/aws/bad HTTP/1.1\r\nhost: h\r\n\r\nGET /jobs/hidden"),
+            h2raw::request("PUT", "/upload/aws/bad HTTP/1.1\r\nhost: h\r\n\r\nGET /jobs/hidden"),
         ),
-        ("a space in the path", plain("PUT", "/upload/aws/bad HTTP/1.1 x")),
-        ("an absolute path", plain("PUT", "http://evil.example/upload/aws/bad")),
+        ("a space in the path", h2raw::request("PUT", "/upload/aws/bad HTTP/1.1 x")),
+        ("an absolute path", h2raw::request("PUT", "http://evil.example/upload/aws/bad")),
         (
             "a line end in the method",
-            plain("GET /jobs/hidden HTTP/1.1\r\nhost: h\r\n\r\nPUT", "/upload/aws/bad"),
+            h2raw::request("GET /jobs/hidden HTTP/1.1\r\nhost: h\r\n\r\nPUT", "/upload/aws/bad"),
         ),
     ] {
         let mut bytes = h2raw::opening();

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use reqwest::{Certificate, Identity, StatusCode, Version};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::Value;
 
 use crate::fake::Fake;
@@ -15,13 +17,13 @@ use crate::harness::{Gateway, check, eventually, gauge, open, pools};
 /// Somebody whom certificates come from.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
 /// A certificate and its key, PEM.
 pub(crate) struct Pair {
-    certificate: String,
-    key: String,
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
@@ -33,7 +35,8 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    fn signs(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
+    /// For loopback, unless changed.
+    pub(crate) fn signs(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
@@ -50,6 +53,15 @@ impl Authority {
     pub(crate) fn client(&self) -> reqwest::ClientBuilder {
         let root = Certificate::from_pem(self.pem.as_bytes()).unwrap();
         reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).tls_certs_only([root])
+    }
+
+    /// The same for a connection by hand, of that protocol.
+    pub(crate) fn speaking(&self, protocol: &str) -> rustls::ClientConfig {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        config
     }
 
     fn identity(&self) -> Identity {

@@ -76,6 +76,8 @@ pub(crate) struct Gateway {
     pub(crate) http: SocketAddr,
     pub(crate) https: Option<SocketAddr>,
     pub(crate) admin: SocketAddr,
+    /// The listener for metrics alone.
+    pub(crate) metrics: Option<SocketAddr>,
     pub(crate) client: reqwest::Client,
     child: Mutex<Child>,
     output: Arc<Mutex<Vec<String>>>,
@@ -84,11 +86,23 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) async fn start(routing: &str) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_millrace-gateway")), routing).await
+    }
+
+    /// The same with a soft limit of that many open files, as systems start their services.
+    pub(crate) async fn start_with_files_max(files: u64, routing: &str) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -S -n {files} && exec \"$0\" \"$@\"")]);
+        shell.arg(env!("CARGO_BIN_EXE_millrace-gateway"));
+        Self::start_by(shell, routing).await
+    }
+
+    async fn start_by(mut command: Command, routing: &str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("routing.toml"), routing).unwrap();
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_millrace-gateway"))
+        let mut child = command
             .args(["run", "--log-format", "text", "--config"])
             .arg(directory.path().join("routing.toml"))
             .stdout(Stdio::piped())
@@ -106,7 +120,9 @@ impl Gateway {
             }
         });
         let words: Vec<&str> = ready.split_whitespace().collect();
-        let ["ready", urls @ .., "admin", admin] = &words[..] else {
+        let split = words.iter().position(|word| *word == "admin");
+        let Some((["ready", urls @ ..], ["admin", admin, metrics @ ..])) = split.map(|at| words.split_at(at))
+        else {
             let log = std::fs::read_to_string(directory.path().join("log")).unwrap();
             panic!("not ready: {ready:?}\n{log}");
         };
@@ -117,6 +133,7 @@ impl Gateway {
             http: address(urls[0]),
             https,
             admin: address(admin),
+            metrics: metrics.last().map(|url| address(url)),
             client,
             child: Mutex::new(child),
             output,
@@ -197,9 +214,21 @@ impl Gateway {
         self.child.lock().unwrap().try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
     }
 
+    /// What `/proc` holds of it under that name.
+    pub(crate) fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.child.lock().unwrap().id()))
+    }
+
+    /// Its memory that is in use, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(self.proc("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// The gateway's open sockets.
     pub(crate) fn sockets(&self) -> usize {
-        let directory = format!("/proc/{}/fd", self.child.lock().unwrap().id());
+        let directory = self.proc("fd");
         let links = std::fs::read_dir(directory)
             .unwrap()
             .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());

@@ -1,5 +1,7 @@
 //! What an operator does to a running gateway: overrides, explanations, differences, the audit log, the command line.
 
+mod keys;
+
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;

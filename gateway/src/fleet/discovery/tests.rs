@@ -2,9 +2,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::fleet::probe;
+use crate::fleet::{probe, sample};
 use millrace_runtime::config::File;
-use millrace_wire::LoadReport;
 
 fn config(pools: &str) -> Config {
     let text = format!("listen = {{ http = \"127.0.0.1:0\", admin = \"127.0.0.1:0\" }}\n{pools}");
@@ -54,7 +53,7 @@ fn what_is_known_of_an_endpoint_survives_answers_and_what_is_gone_gets_nothing()
     assert!(!fleet.first_round_done());
     say(&fleet, "aws", good(&[1, 2, 3]));
     assert_eq!(ports(&fleet, "aws"), [1, 2, 3], "what both name is there once");
-    fleet.probe_failed(at(2), &probe::Failure::Status(500));
+    fleet.probe_failed(at(2), &probe::Failure::Status(500, String::new()));
     let reading = fleet.reading(at(3));
     say(&fleet, "aws", good(&[2]));
     assert_eq!(ports(&fleet, "aws"), [1, 2], "the file's list stays");
@@ -72,7 +71,7 @@ fn what_is_known_of_an_endpoint_survives_answers_and_what_is_gone_gets_nothing()
 #[test]
 fn another_source_takes_over_when_it_has_answered_and_a_late_word_of_the_old_one_is_nothing() {
     let fleet = Fleet::new(config(&pool("aws", "endpoints = [\"127.0.0.1:1\", \"127.0.0.1:2\"]")));
-    fleet.probe_failed(at(2), &probe::Failure::Status(500));
+    fleet.probe_failed(at(2), &probe::Failure::Status(500, String::new()));
     fleet.apply(config(&pool("aws", &dns("one"))));
     assert_eq!(ports(&fleet, "aws"), [1, 2], "until there is an answer");
     let one = found(&fleet, "aws").source;
@@ -124,29 +123,10 @@ fn a_pool_without_endpoints_refuses_jobs_and_breaks_nothing() {
     let status = crate::admin::status::Status::of(&fleet, 1);
     assert!(status.pools.iter().all(|pool| pool.rejected.is_some() && pool.share.is_finite()));
     say(&fleet, "aws", good(&[1]));
-    fleet.probed(at(1), report("aws"), Duration::from_millis(1));
+    fleet.probed(at(1), sample::report("aws"), Duration::from_millis(1));
     say(&fleet, "aws", Round { endpoints: Some(Vec::new()), outcome: Outcome::Empty, error: None });
     assert_eq!(ports(&fleet, "aws"), Vec::<u16>::new());
     fleet.view();
-}
-
-fn report(pool: &str) -> LoadReport {
-    LoadReport {
-        worker: "w".parse().unwrap(),
-        pool: pool.parse().unwrap(),
-        store_id: "s".to_owned(),
-        slots: 2,
-        running: 0,
-        queued: 0,
-        queue_max: 8,
-        work_seconds: 0.0,
-        speed: 1.0,
-        pool_queued: 0,
-        pool_work_seconds: 0.0,
-        draining: false,
-        incarnation: 1,
-        sequence: 1,
-    }
 }
 
 /// Panics when it is first opened, and then says what it is told.

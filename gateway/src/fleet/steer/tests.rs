@@ -2,6 +2,7 @@ use millrace_runtime::config::File;
 
 use super::*;
 use crate::config::Config;
+use crate::fleet::sample;
 use crate::fleet::snapshot::Health;
 use crate::route::{Exclude, Job};
 
@@ -117,7 +118,7 @@ fn values_that_cannot_be_are_refused_and_say_why() {
 fn a_drain_counts_for_the_next_job() {
     let (fleet, audit) = (Fleet::new(config(TWO)), Audit::default());
     for (port, pool, name) in [(1, "aws", "w1"), (2, "aws", "w2"), (3, "gcp", "aws")] {
-        let report = super::super::tests::report(pool, 1);
+        let report = sample::report(pool);
         let report = millrace_wire::LoadReport { worker: name.parse().unwrap(), ..report };
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         fleet.probed(address, report, Duration::from_millis(1));
@@ -184,9 +185,9 @@ proptest::proptest! {
         for (edit, pool, worker, action) in edits {
             let address = at(pool, worker);
             if listed[pool].0 && listed[pool].3[worker].0 {
-                let up = super::super::tests::report(NAMES[pool], 1);
+                let up = sample::report(NAMES[pool]);
                 fleet.probed(address, up, Duration::from_millis(1));
-                fleet.judge(address, crate::fleet::Verdict::Answered, Some(Duration::from_millis(7)));
+                fleet.judge(address, crate::fleet::evidence::Verdict::Answered, Some(Duration::from_millis(7)));
                 latency.insert(address, fleet.of(address, |worker| worker.read_latency_s).unwrap());
                 if action == 0 {
                     fleet.steer(&order(&address.to_string(), Action::Drain), &audit).unwrap();

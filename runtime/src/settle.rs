@@ -3,19 +3,19 @@
 
 /// What was last seen of it.
 #[derive(Debug)]
-pub(crate) struct Settle<T> {
+pub struct Settle<T> {
     settled: T,
     changing: Option<T>,
 }
 
 impl<T: PartialEq> Settle<T> {
     /// Begins with content that counts already.
-    pub(crate) fn new(settled: T) -> Self {
+    pub fn new(settled: T) -> Self {
         Self { settled, changing: None }
     }
 
     /// Takes a look; gives the content when it is new and has stood for two looks.
-    pub(crate) fn saw(&mut self, seen: T) -> Option<&T> {
+    pub fn saw(&mut self, seen: T) -> Option<&T> {
         if seen == self.settled {
             self.changing = None;
             return None;
