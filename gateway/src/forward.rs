@@ -175,7 +175,8 @@ pub fn request_header(
     if let Some(host) = host {
         header.insert_header("x-forwarded-host", host)?;
     }
-    header.insert_header("x-forwarded-proto", if tls { "https" } else { "http" })?;
+    header
+        .insert_header("x-forwarded-proto", HeaderValue::from_static(if tls { "https" } else { "http" }))?;
     if let Some(client) = client {
         header.insert_header("x-forwarded-for", client.to_string())?;
     }
@@ -190,10 +191,9 @@ pub fn request_header(
 }
 
 /// A worker's load report, taken out of its response header: ORCA text and store id.
-pub fn take_report(header: &mut ResponseHeader) -> Option<(String, String)> {
-    let text = |value: Option<HeaderValue>| value.and_then(|value| value.to_str().ok().map(str::to_owned));
-    let orca = text(header.remove_header(headers::LOAD));
-    let store = text(header.remove_header(headers::STORE));
+pub fn take_report(header: &mut ResponseHeader) -> Option<(HeaderValue, HeaderValue)> {
+    let orca = header.remove_header(headers::LOAD);
+    let store = header.remove_header(headers::STORE);
     orca.zip(store)
 }
 

@@ -18,10 +18,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_wire::{Code, Problem};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use session::{answered, client_ip, is_tls, name};
+use session::{answered, client_ip, forget_case_of_answer, is_tls, name};
 use tracing::debug;
 
 use crate::access_log::AccessLog;
@@ -98,10 +99,11 @@ impl Proxy {
             continued.map_err(|error| admission::Refused::Broken(admission::Broken(error.to_string())))?;
         }
         session.enable_retry_buffering();
-        let header = session.req_header().headers.clone();
-        let body = admission::read(&mut Downstream(session), &header, deadline).await?;
+        let announced = admission::announced(&session.req_header().headers);
+        let body = admission::read(&mut Downstream(session), announced, deadline).await?;
         if request.route == Route::Submit {
-            let admitted = admission::admit(&body, &header).map_err(admission::Refused::Problem)?;
+            let admitted = admission::admit(&body, &session.req_header().headers)
+                .map_err(admission::Refused::Problem)?;
             request.job = Job::new(&admitted.head);
             request.job_id = Some(admitted.job_id);
         }
@@ -122,6 +124,9 @@ impl admission::Body for Downstream<'_> {
 #[async_trait]
 impl ProxyHttp for Proxy {
     type CTX = Ctx;
+
+    /// None: Pingora's own would compress nothing, for its price.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     fn new_ctx(&self) -> Ctx {
         edge::header_arrived();
@@ -241,13 +246,18 @@ impl ProxyHttp for Proxy {
             return Ok(());
         }
         let Some(request) = &mut ctx.request else { return Ok(()) };
-        let Some(target) = request.trying.as_ref().map(|trying| trying.target.clone()) else { return Ok(()) };
+        let Some(address) = request.trying.as_ref().map(|trying| trying.target.address) else {
+            return Ok(());
+        };
+        forget_case_of_answer(header);
         if let Some((orca, store)) = forward::take_report(header)
-            && let Err(error) = self.dispatch.fleet.heard(target.address, &orca, &store)
+            && let Err(error) = self.dispatch.heard(request, address, &orca, &store)
         {
             self.dispatch.metrics.unbelievable_reports.with_label_values(&["response"]).inc();
-            debug!(address = %target.address, %error, "load report not believed");
+            debug!(%address, %error, "load report not believed");
         }
+        // What was tried is known no more once it has failed, and its answer may still go to the client.
+        let mut failed = None;
         let status = header.status.as_u16();
         match Failure::of_answer(header, &request.route).filter(|failure| failure.retryable(&request.route)) {
             None => self.dispatch.answered(request, status),
@@ -255,6 +265,7 @@ impl ProxyHttp for Proxy {
                 if failure == Failure::Refused {
                     request.refused_for(forward::retry_after(header));
                 }
+                failed = request.trying.as_ref().map(|trying| trying.target.clone());
                 if self.again(session, ctx, failure) {
                     let mut error = Error::new_up(TRY_AGAIN);
                     error.set_retry(true);
@@ -284,7 +295,8 @@ impl ProxyHttp for Proxy {
             ctx.in_flight = None;
         }
         carry_id(session, header)?;
-        sign(header, &target)
+        let answered = ctx.request.as_ref().and_then(|request| Some(&request.trying.as_ref()?.target));
+        failed.as_ref().or(answered).map_or(Ok(()), |target| sign(header, target))
     }
 
     fn response_body_filter(

@@ -1,6 +1,7 @@
 //! What the gateway says itself, and what it writes on workers' answers.
 
 use bytes::Bytes;
+use http::HeaderValue;
 use millrace_wire::{Code, Problem, headers, problem};
 use pingora::Result;
 use pingora::http::ResponseHeader;
@@ -129,10 +130,12 @@ pub(super) fn carry_id(session: &Session, header: &mut ResponseHeader) -> Result
 /// Says on a response where it comes from.
 pub(super) fn sign(header: &mut ResponseHeader, target: &Target) -> Result<()> {
     header.insert_header(headers::POOL, target.pool.as_str())?;
-    let worker = target.worker.clone().unwrap_or_else(|| target.address.to_string());
-    header.insert_header(headers::WORKER, worker)?;
+    match &target.worker {
+        Some(worker) => header.insert_header(headers::WORKER, worker.as_str())?,
+        None => header.insert_header(headers::WORKER, target.address.to_string())?,
+    }
     match target.reason {
-        Some(reason) => header.insert_header(headers::DECISION, reason.as_str())?,
+        Some(reason) => header.insert_header(headers::DECISION, HeaderValue::from_static(reason.as_str()))?,
         None => drop(header.remove_header(headers::DECISION)),
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use pingora::Result;
-use pingora::http::RequestHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
 use crate::trace;
@@ -23,8 +23,30 @@ pub(super) fn is_tls(session: &Session) -> bool {
     session.digest().is_some_and(|digest| digest.ssl_digest.is_some())
 }
 
+/// Forgets how the client spelled the names of its fields: they mean the same in lower case, and Pingora would keep a
+/// second map of them up to date with each change and copy it with the header.
+fn forget_case(header: &mut RequestHeader) {
+    let target = header.uri.path_and_query().map(|target| target.as_str().as_bytes());
+    // Of any other form of target the parts know only the path.
+    if header.has_case() && target == Some(header.raw_path()) {
+        let nothing = http::Request::new(()).into_parts().0;
+        let parts: http::request::Parts = std::mem::replace(header, nothing.into()).into();
+        *header = parts.into();
+    }
+}
+
+/// The same for a worker's answer.
+pub(super) fn forget_case_of_answer(header: &mut ResponseHeader) {
+    if header.has_case() {
+        let nothing = http::Response::new(()).into_parts().0;
+        let parts: http::response::Parts = std::mem::replace(header, nothing.into()).into();
+        *header = parts.into();
+    }
+}
+
 /// Puts a request's names into its own header, where all that follows reads them.
 pub(super) fn name(header: &mut RequestHeader) -> Result<()> {
+    forget_case(header);
     let names = trace::adopt(&header.headers);
     header.insert_header(trace::REQUEST_ID, names.request_id)?;
     header.insert_header(trace::TRACEPARENT, names.traceparent)?;
