@@ -65,7 +65,9 @@ impl Proxy {
             may_change: false,
         })?;
         let request = ctx.request.insert(Request::new(route));
-        request.request_id = decisions::request_id(&header.headers);
+        if request.route.reads_body() {
+            request.request_id = decisions::request_id(&header.headers);
+        }
         if let Some(auth) = &self.auth {
             ctx.principal = auth.admit(&request.route, &header.method, path, &header.headers)?;
         }
