@@ -162,7 +162,8 @@ impl LoadReport {
                 .ok_or_else(|| Error::Syntax(format!("{:?} has no '='", pair.trim())))?;
             let value: f64 =
                 value.trim().parse().map_err(|_| Error::Syntax(format!("{name}={value} is no number")))?;
-            let name = name.trim().trim_start_matches("named_metrics.");
+            let name = name.trim();
+            let name = name.strip_prefix("named_metrics.").unwrap_or(name);
             if let Some(place) = NUMBERS.iter().position(|known| *known == name) {
                 found[place] = Some(value);
             }
