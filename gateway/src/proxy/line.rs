@@ -59,8 +59,8 @@ impl Proxy {
                     "submit failed"
                 );
             }
-            // What goes as it should is the access log's to tell, which does not make a request wait.
-            Route::Submit if status >= 400 || tries != 1 => {
+            // What goes as it should is the access log's to tell, if there is one: its lines make no request wait.
+            Route::Submit if status >= 400 || tries != 1 || !ctx.config.access_log.enabled => {
                 info!(request_id, job_id, status, pool, address, tries, cause, ?elapsed, "submit")
             }
             _ => debug!(request_id, route, status, pool, address, tries, cause, ?elapsed, error, "request"),
