@@ -13,7 +13,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use answer::{carry_id, sign, tell, unexplained};
+use answer::{sign, tell, unexplained};
 use async_trait::async_trait;
 use bytes::Bytes;
 use millrace_wire::{Code, Problem};
@@ -22,12 +22,12 @@ use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use session::{answered, client_ip, forget_case_of_answer, is_tls, name};
+use session::{answered, client_ip, is_tls, name};
 use tracing::debug;
 
 use crate::access_log::AccessLog;
 use crate::admission;
-use crate::auth::{self, Auth, Principal};
+use crate::auth::{Auth, Principal};
 use crate::config::Config;
 use crate::dispatch::{Dispatch, Repeatable, Request};
 use crate::drain::InFlight;
@@ -194,20 +194,14 @@ impl ProxyHttp for Proxy {
         header: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        let (client, tls) = (client_ip(session), is_tls(session));
         let Some(request) = &ctx.request else { return Ok(()) };
-        forward::request_header(header, &request.route, client, tls, request.job_id.as_ref())?;
-        if self.auth.is_some() {
-            // The key is for us alone.
-            header.remove_header(&http::header::AUTHORIZATION);
-            header.remove_header(auth::API_KEY);
-        }
-        if let Some(principal) = &ctx.principal {
-            for (name, value) in principal.headers() {
-                header.insert_header(name, value)?;
-            }
-        }
-        Ok(())
+        let sender = forward::Sender {
+            address: client_ip(session),
+            tls: is_tls(session),
+            secret: self.auth.is_some(),
+            principal: ctx.principal.as_deref(),
+        };
+        forward::request_header(header, &request.route, sender, request.job_id.as_ref())
     }
 
     async fn request_body_filter(
@@ -249,7 +243,6 @@ impl ProxyHttp for Proxy {
         let Some(address) = request.trying.as_ref().map(|trying| trying.target.address) else {
             return Ok(());
         };
-        forget_case_of_answer(header);
         if let Some((orca, store)) = forward::take_report(header)
             && let Err(error) = self.dispatch.heard(request, address, &orca, &store)
         {
@@ -294,9 +287,11 @@ impl ProxyHttp for Proxy {
         if forward::is_event_stream(header) {
             ctx.in_flight = None;
         }
-        carry_id(session, header)?;
         let answered = ctx.request.as_ref().and_then(|request| Some(&request.trying.as_ref()?.target));
-        failed.as_ref().or(answered).map_or(Ok(()), |target| sign(header, target))
+        if let Some(target) = failed.as_ref().or(answered) {
+            sign(session, header, target);
+        }
+        Ok(())
     }
 
     fn response_body_filter(
