@@ -146,12 +146,12 @@ class Lab:
         self.until(f"{name} is ready", lambda: ask(f"http://{ip}:{self.worker_port}/readyz")[0] == 200)
 
     def gateway(self, overlay, name):
-        """A gateway and its metrics sidecar. The routing file is mounted as a kubelet does it."""
-        pod, c = self.container(overlay, "gateway")
+        """A gateway. The routing file is mounted as a kubelet does it."""
+        _, c = self.container(overlay, "gateway")
         http, https, admin, metrics = (free_port() for _ in range(4))
         text = self.config(overlay, "routing")["routing.toml"]
         text = text.replace("0.0.0.0:8080", f"127.0.0.1:{http}").replace("0.0.0.0:8443", f"127.0.0.1:{https}")
-        text = text.replace("127.0.0.1:8081", f"127.0.0.1:{admin}")
+        text = text.replace("127.0.0.1:8081", f"127.0.0.1:{admin}").replace("0.0.0.0:9102", f"127.0.0.1:{metrics}")
         text = text.replace('port = "http" }', f'port = "http", api = "127.0.0.1:{self.api}" }}')
         place = self.dir / name
         text = text.replace("/etc/millrace/", f"{place}/")
@@ -172,18 +172,15 @@ class Lab:
         if checked.returncode != 0:
             self.wrong.append(f"{name}: its routing file is refused: {checked.stderr}")
         self.start(name, [program, *args], as_pod=True)
-        proxy = self.config(overlay, "gateway-metrics")["metrics.cfg"]
-        proxy = proxy.replace(":9102", f"127.0.0.1:{metrics}").replace("127.0.0.1:8081", f"127.0.0.1:{admin}")
-        (place / "metrics.cfg").write_text(proxy)
-        sidecar = pod["initContainers"][0]["command"]
-        self.start(f"{name}-metrics", [sidecar[0], *sidecar[1:-1], str(place / "metrics.cfg")], {"PATH": "/usr/sbin:/usr/bin"}, as_pod=True)
         url = f"http://127.0.0.1:{http}"
-        self.until(f"{name} is ready", lambda: ask(f"{url}/readyz")[0] == 200)
-        self.until(f"the sidecar of {name} answers", lambda: ask(f"http://127.0.0.1:{metrics}/metrics")[0] == 200)
-        for path, method, wants in (("/status", "GET", 404), ("/drain", "POST", 405), ("/metrics/../drain", "GET", 404)):
+        ports = {"http": http, "metrics": metrics}
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            asks = c[probe]["httpGet"]
+            self.until(f"the {probe} of {name} holds", lambda: ask(f"http://127.0.0.1:{ports[asks['port']]}{asks['path']}")[0] == 200)
+        for path, method in (("/status", "GET"), ("/drain", "POST"), ("/metrics/../drain", "POST")):
             status, _ = ask(f"http://127.0.0.1:{metrics}{path}", method=method)
-            if status != wants:
-                self.wrong.append(f"{name}: the sidecar answers {method} {path} with {status} and not {wants}")
+            if status not in (404, 405):
+                self.wrong.append(f"{name}: the metrics listener answers {method} {path} with {status}")
         return {"url": url, "https": f"https://127.0.0.1:{https}", "metrics": metrics, "text": text, "place": place}
 
     @staticmethod
