@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ import stand_ins
 
 WORKERS = ["127.0.0.2", "127.0.0.3"]
 FAILING = "127.0.0.4"
+WITH_TLS = "127.0.0.5"
 KEY = "k" * 40
 PATIENCE_S = 120
 # Connections to loopback have no use for a proxy of the environment.
@@ -145,14 +147,101 @@ class Lab:
         self.start(name, [str(self.programs / "millrace-worker"), *c["args"]], env, as_pod=True)
         self.until(f"{name} is ready", lambda: ask(f"http://{ip}:{self.worker_port}/readyz")[0] == 200)
 
-    def gateway(self, overlay, name):
+    def issue(self):
+        """Does what cert-manager and External Secrets do: the secrets of the component internal-tls."""
+        place = self.dir / "issued"
+        place.mkdir()
+        openssl = lambda *arguments: subprocess.run(["openssl", *arguments], cwd=place, check=True, capture_output=True)
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        openssl("req", "-x509", *key, "-days", "30", "-subj", "/CN=internal", "-keyout", "ca.key", "-out", "ca.pem")
+        self.secrets = {"internal-trust": {"ca.pem": (place / "ca.pem").read_text()}}
+        for o in self.eks:
+            if o["kind"] != "Certificate" or o["spec"]["issuerRef"]["kind"] != "Issuer":
+                continue
+            spec = o["spec"]
+            usages = {"digital signature": None, "server auth": "serverAuth", "client auth": "clientAuth"}
+            extensions = ["basicConstraints=CA:FALSE", "keyUsage=digitalSignature", "extendedKeyUsage=" + ",".join(filter(None, (usages[u] for u in spec["usages"])))]
+            if "dnsNames" in spec:
+                extensions.append("subjectAltName=" + ",".join(f"DNS:{n}" for n in spec["dnsNames"]))
+            (place / "extensions").write_text("\n".join(extensions))
+            openssl("req", *key, "-subj", f"/CN={spec.get('commonName', 'none')}", "-keyout", "tls.key", "-out", "tls.csr")
+            openssl("x509", "-req", "-in", "tls.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30", "-extfile", "extensions", "-out", "tls.crt")
+            self.secrets[spec["secretName"]] = {n: (place / n).read_text() for n in ("tls.crt", "tls.key")}
+
+    def project(self, pod, container, place):
+        """Writes the projected secrets that were issued to where a container mounts them, with `place` for /etc/millrace."""
+        volumes = {v["name"]: v.get("projected", {}).get("sources", []) for v in pod["volumes"]}
+        for mount in container["volumeMounts"]:
+            for source in volumes[mount["name"]]:
+                for name, text in self.secrets.get(source.get("secret", {}).get("name"), {}).items():
+                    file = place / mount["mountPath"].removeprefix("/etc/millrace/") / name
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_text(text)
+
+    def worker_with_tls(self):
+        """The overlay eks's worker with its own objects' places, which nothing asks here, and an embedded store."""
+        pod, c = self.container(self.eks, "worker")
+        place, data = self.dir / "worker-tls", self.own(self.dir / "data-tls")
+        self.project(pod, c, place)
+        (place / "objects").mkdir()
+        key = subprocess.run(["openssl", "genpkey", "-algorithm", "RSA"], capture_output=True, check=True, text=True).stdout
+        account = {"type": "service_account", "client_email": "w@example", "private_key_id": "1", "private_key": key, "gcs_base_url": "http://127.0.0.1:9"}
+        (place / "objects/gcs.json").write_text(json.dumps(account))
+        env = dict(self.config(self.eks, "worker-settings"))
+        env |= {v["name"]: v.get("value", "worker-tls") for v in c["env"]}
+        env = {k: v.replace("/etc/millrace/", f"{place}/") for k, v in env.items() if not k.startswith("MILLRACE_STORE")}
+        port = free_port(WITH_TLS)
+        env |= {"MILLRACE_STORE": f"sqlite:{data}/jobs.db", "MILLRACE_SCRATCH": str(data / "scratch"), "TMPDIR": str(data), "MILLRACE_LISTEN": f"{WITH_TLS}:{port}"}
+        # Nothing leaves this machine.
+        env |= {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+        self.start("worker-tls", [str(self.programs / "millrace-worker"), *c["args"]], env, as_pod=True)
+        probes = {name: c[name]["tcpSocket"]["port"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+        assert set(probes.values()) == {"http"}, probes
+
+        def listens():
+            with socket.socket() as s:
+                return s.connect_ex((WITH_TLS, port)) == 0
+
+        self.until("the probes of the worker with TLS hold", listens)
+        return port
+
+    def ask_with(self, secret, port):
+        """The status of a worker's /metrics with TLS to who shows a certificate, or what the two sides say to each other."""
+        monitor = next(o for o in self.eks if o["kind"] == "PodMonitor")["spec"]["podMetricsEndpoints"][0]["tlsConfig"]
+        context = ssl.create_default_context(cadata=self.secrets[monitor["ca"]["secret"]["name"]][monitor["ca"]["secret"]["key"]])
+        if secret:
+            for name, text in self.secrets[secret].items():
+                (self.dir / name).write_text(text)
+            context.load_cert_chain(self.dir / "tls.crt", self.dir / "tls.key")
+        try:
+            with socket.create_connection((WITH_TLS, port), timeout=10) as plain:
+                with context.wrap_socket(plain, server_hostname=monitor["serverName"]) as s:
+                    s.sendall(b"GET /metrics HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n")
+                    return int(s.recv(64).split(b" ")[1])
+        except (OSError, IndexError) as error:
+            return str(error)
+
+    def internal_tls(self, port):
+        """Workers of the cloud serve gateways and Prometheus, and nobody else."""
+        healthy = lambda: re.search(r"^millrace_gateway_endpoint_healthy\{[^}]*127\.0\.0\.5[^}]*\} 1", ask(f"http://127.0.0.1:{self.gateways[1]['metrics']}/metrics")[1].decode(), re.M)
+        self.until("the gateway of eks finds the worker with TLS healthy", healthy)
+        monitor = next(o for o in self.eks if o["kind"] == "PodMonitor")["spec"]["podMetricsEndpoints"][0]["tlsConfig"]
+        found = {who: self.ask_with(who, port) for who in (monitor["cert"]["secret"]["name"], None, "worker-tls")}
+        if found.pop(monitor["cert"]["secret"]["name"]) != 200:
+            self.wrong.append("Prometheus's certificate does not open a worker's metrics")
+        for who, answer in found.items():
+            if isinstance(answer, int):
+                self.wrong.append(f"a worker answers {answer} to who shows {who or 'nothing'}")
+        self.say(f"TLS to a worker of eks: gateway and Prometheus are served; with no certificate, {found[None]}; with a worker's own, {found['worker-tls']}")
+
+    def gateway(self, overlay, name, api):
         """A gateway. The routing file is mounted as a kubelet does it."""
-        _, c = self.container(overlay, "gateway")
+        pod, c = self.container(overlay, "gateway")
         http, https, admin, metrics = (free_port() for _ in range(4))
         text = self.config(overlay, "routing")["routing.toml"]
         text = text.replace("0.0.0.0:8080", f"127.0.0.1:{http}").replace("0.0.0.0:8443", f"127.0.0.1:{https}")
         text = text.replace("127.0.0.1:8081", f"127.0.0.1:{admin}").replace("0.0.0.0:9102", f"127.0.0.1:{metrics}")
-        text = text.replace('port = "http" }', f'port = "http", api = "127.0.0.1:{self.api}" }}')
+        text = text.replace('port = "http" }', f'port = "http", api = "127.0.0.1:{api}" }}')
         place = self.dir / name
         text = text.replace("/etc/millrace/", f"{place}/")
         if "tls" in [m["name"] for m in c["volumeMounts"]]:
@@ -165,6 +254,7 @@ class Lab:
             (place / "tls/tls.key").chmod(0o644)
             digest = subprocess.run(["sha256sum"], input=KEY.encode(), capture_output=True, check=True).stdout.split()[0].decode()
             (place / "keys/keys.txt").write_text(f"check creator acme {digest}\n")
+        self.project(pod, c, place)
         self.mount(place / "routing", text, "one")
         args = [a.replace("/etc/millrace/", f"{place}/") for a in c["args"]]
         program = str(self.programs / "millrace-gateway")
@@ -240,9 +330,13 @@ class Lab:
             self.worker(ip)
         report = json.loads(ask(f"http://{WORKERS[0]}:{self.worker_port}/load")[1])
         self.failing_down = stand_ins.failing_worker(FAILING, self.worker_port, report)
-        self.gateways = [self.gateway(self.local, "gateway-local"), self.gateway(self.eks, "gateway-eks")]
+        self.issue()
+        port = self.worker_with_tls()
+        api_of_eks, _ = stand_ins.api_server([WITH_TLS], port)
+        self.gateways = [self.gateway(self.local, "gateway-local", self.api), self.gateway(self.eks, "gateway-eks", api_of_eks)]
+        self.internal_tls(port)
         self.prometheus()
-        self.say("two workers, a gateway of the overlay local and one of eks (TLS, keys) run, non-root and without capabilities")
+        self.say("three workers, a gateway of the overlay local and one of eks (TLS, keys) run, non-root and without capabilities")
 
     def say(self, what):
         print(f"live: {what}", flush=True)
