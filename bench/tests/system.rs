@@ -25,8 +25,12 @@ mod gateway_cost;
 mod jobs;
 #[path = "system/manifests.rs"]
 mod manifests;
+#[path = "system/mutual_tls.rs"]
+mod mutual_tls;
 #[path = "system/playlist.rs"]
 mod playlist;
+#[path = "system/postgres.rs"]
+mod postgres;
 #[path = "system/saturation.rs"]
 mod saturation;
 #[path = "system/stream.rs"]

@@ -198,6 +198,8 @@ failure_codes! {
     ScratchUnavailable = "scratch_unavailable", false;
     /// The object store does not take or give bytes.
     ObjectsUnavailable = "objects_unavailable", false;
+    /// The object store refuses the worker: its credentials are wrong or past their time, or its clock is off.
+    ObjectsDenied = "objects_denied", false;
     /// The lease ran out: the worker died or was cut off.
     LeaseLost = "lease_lost", false;
     /// The worker was asked to stop before the job was done.

@@ -13,6 +13,8 @@ use millrace_runtime::tls::{Bad, Clients, Files as _, Pair, Server};
 use millrace_wire::{PoolId, WorkerId};
 use serde::Deserialize;
 
+use crate::objects::Places;
+use crate::store::postgres;
 use crate::tls;
 
 /// Declares every setting once, as flag, variable and key.
@@ -48,10 +50,22 @@ settings! {
     pool: PoolId = "MILLRACE_POOL", "NAME";
     /// This worker's own name, unique in its store [default: the host name, or POOL-PORT]
     name: WorkerId = "MILLRACE_NAME", "NAME";
-    /// Job store, shared by every worker of a deployment: sqlite:PATH on a local disk [default: sqlite:.millrace/jobs.db]
+    /// Job store, shared by every worker of a deployment: sqlite:PATH on a local disk, or postgres://USER@HOST/DATABASE; of
+    /// several with commas between them the one that takes writes is used [default: sqlite:.millrace/jobs.db]
     store: String = "MILLRACE_STORE", "URL";
-    /// Directory of inputs and outputs, shared by every worker of a deployment [default: .millrace/objects]
-    objects: PathBuf = "MILLRACE_OBJECTS", "DIR";
+    /// File with the password for a postgres:// store, read again when the server is looked for [default: as the URL says]
+    store_password_file: PathBuf = "MILLRACE_STORE_PASSWORD_FILE", "FILE";
+    /// Connections to a postgres:// store, 1–200 [default: 8]
+    store_connections: u32 = "MILLRACE_STORE_CONNECTIONS", "N";
+    /// How long a postgres:// store may take to answer, 100ms to 1m [default: 5s]
+    #[serde(deserialize_with = "duration")]
+    store_timeout: Duration = "MILLRACE_STORE_TIMEOUT", "TIME", value_parser = humantime::parse_duration;
+    /// How long a connection to a postgres:// store may take, 100ms to the whole timeout [default: 2s]
+    #[serde(deserialize_with = "duration")]
+    store_connect_timeout: Duration = "MILLRACE_STORE_CONNECT_TIMEOUT", "TIME", value_parser = humantime::parse_duration;
+    /// Inputs and outputs: a directory, file://, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; POOL=… is one pool's own, and
+    /// several stand with commas between. The same for every worker of a deployment [default: .millrace/objects]
+    objects: String = "MILLRACE_OBJECTS", "PLACE";
     /// Directory to work in; what is left there from an earlier life is removed [default: .millrace/scratch]
     scratch: PathBuf = "MILLRACE_SCRATCH", "DIR";
     /// Jobs to run at once, 1–64; slots × threads should be the cores [default: 1]
@@ -158,7 +172,8 @@ pub struct Config {
     pub pool: PoolId,
     pub name: Option<WorkerId>,
     pub store: String,
-    pub objects: PathBuf,
+    pub postgres: postgres::Settings,
+    pub objects: Places,
     pub scratch: PathBuf,
     pub slots: u32,
     pub threads: u32,
@@ -206,6 +221,15 @@ fn within(setting: &'static str, got: u32, min: u32, max: u32) -> Result<u32, Er
         return Ok(got);
     }
     Err(Error::Limits { setting, got: got.to_string(), wants: format!("from {min} to {max}") })
+}
+
+fn places(said: &str) -> Result<Places, Error> {
+    let refuse = |wrong| Error::Limits {
+        setting: "--objects",
+        got: wrong,
+        wants: "a directory, or file://, s3:// or gs:// with what README lists after ?".to_owned(),
+    };
+    Places::parse(said).map_err(refuse)
 }
 
 /// The files of TLS, found good.
@@ -268,13 +292,28 @@ impl Settings {
                 wants: "from 1s to 7d".to_owned(),
             });
         }
+        let timeout = said.store_timeout.unwrap_or(Duration::from_secs(5));
+        let connect_timeout = said.store_connect_timeout.unwrap_or(Duration::from_secs(2).min(timeout));
+        let least = Duration::from_millis(100);
+        for (setting, got, most) in [
+            ("--store-timeout", timeout, Duration::from_secs(60)),
+            ("--store-connect-timeout", connect_timeout, timeout),
+        ] {
+            if !(least..=most).contains(&got) {
+                let wants = format!("from {} to {}", shown(least), shown(most));
+                return Err(Error::Limits { setting, got: shown(got), wants });
+            }
+        }
+        let connections_max = within("--store-connections", said.store_connections.unwrap_or(8), 1, 200)?;
+        let password_file = said.store_password_file;
         Ok(Config {
+            postgres: postgres::Settings { connections_max, timeout, connect_timeout, password_file },
             listen: said.listen.unwrap_or(([127, 0, 0, 1], 9000).into()),
             tls: tls(said.tls_certificate, said.tls_key, said.tls_client_ca)?,
             pool: said.pool.unwrap_or_else(|| "local".parse().expect("a legal name")),
             name: said.name,
             store: said.store.unwrap_or_else(|| "sqlite:.millrace/jobs.db".to_owned()),
-            objects: said.objects.unwrap_or_else(|| ".millrace/objects".into()),
+            objects: places(said.objects.as_deref().unwrap_or(".millrace/objects"))?,
             scratch: said.scratch.unwrap_or_else(|| ".millrace/scratch".into()),
             slots,
             threads: within("--threads", said.threads.unwrap_or((cores / slots).max(1)), 1, 64)?,
@@ -370,6 +409,15 @@ mod tests {
                 "--heartbeat is 20s",
             ),
             (Settings { media_expiry: Some(Duration::ZERO), ..Settings::default() }, "--media-expiry is 0s"),
+            (
+                Settings { store_timeout: Some(Duration::ZERO), ..Settings::default() },
+                "--store-timeout is 0s",
+            ),
+            (
+                Settings { store_connect_timeout: Some(Duration::from_secs(6)), ..Settings::default() },
+                "--store-connect-timeout is 6s: it must be from 100ms to 5s",
+            ),
+            (Settings { store_connections: Some(0), ..Settings::default() }, "--store-connections is 0"),
             (origins(&["*", "https://a.example"]), "--media-origins is \"*\""),
             (origins(&["https://a.example/"]), "--media-origins is \"https://a.example/\""),
             (origins(&["a.example"]), "--media-origins is \"a.example\""),

@@ -61,8 +61,8 @@ pub async fn serve(
         None => default_name(&config.pool, address.port()),
     };
     let (scratch, _scratch_lock) = claim_scratch(&config.scratch, &name)?;
-    let store: Arc<dyn Store> = Arc::new(store::Sqlite::open(&config.store, config.attempts_max).await?);
-    let objects = objects::Objects::open(&config.objects)?;
+    let store: Arc<dyn Store> = store::open(&config.store, config.postgres, config.attempts_max).await?;
+    let objects = objects::Objects::connect(&config.objects)?;
     let ffmpeg = ffmpeg::Ffmpeg::start(ffmpeg::Settings {
         ffmpeg: config.ffmpeg,
         ffprobe: config.ffprobe,
@@ -76,6 +76,10 @@ pub async fn serve(
         total_timeout: config.source_timeout,
         ..source::fetch::FetchSettings::default()
     })?;
+    let stored = source::stored::Limits {
+        bytes_max: config.source_bytes_max.max(config.upload_bytes_max),
+        total_timeout: config.source_timeout,
+    };
     let identity = store.register(&name, &config.pool).await?;
     let room = Room { slots: config.slots, queue_max: config.queue_max };
     let metrics = Arc::new(metrics::Metrics::new()?);
@@ -107,6 +111,7 @@ pub async fn serve(
         leases: Arc::clone(&leases),
         ffmpeg,
         fetcher,
+        stored,
         cost: Arc::clone(&cost),
         metrics: Arc::clone(&metrics),
         scratch,

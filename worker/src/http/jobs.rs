@@ -14,11 +14,12 @@ use millrace_wire::{Code, JobId, JobSpec, Problem, headers};
 use serde::Deserialize;
 use tracing::info;
 
+use super::tenant::{Principal, Tenant};
 use super::{App, Refusal, Shared, media};
 use crate::keys;
 use crate::lease::Stop;
 use crate::objects;
-use crate::store::{Accepted, Cancelled, Filter, JobRow, NewJob, TENANT_DEFAULT};
+use crate::store::{Accepted, Cancelled, Filter, JobRow, NewJob};
 
 /// Longest time for a spec to arrive.
 const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
@@ -26,7 +27,7 @@ const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
 const PAGE: (u32, u32) = (50, 500);
 
 /// A stored job as clients read it.
-pub(super) fn view(app: &App, row: JobRow) -> Job {
+pub(super) fn view(app: &App, tenant: &str, row: JobRow) -> Job {
     let time =
         |ms: i64| jiff::Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |t| t.to_string());
     let mut links = BTreeMap::from([
@@ -35,7 +36,7 @@ pub(super) fn view(app: &App, row: JobRow) -> Job {
     ]);
     let (mut outputs, mut warnings) = (None, Vec::new());
     if let Some(manifest) = row.manifest {
-        let base = media::base(app, &row.job_id, &row.uid);
+        let base = media::base(app, tenant, &row.job_id, &row.uid);
         let mut seen = manifest.outputs;
         seen.paths_mut().for_each(|path| *path = format!("{base}/{path}"));
         links.insert("download".to_owned(), format!("/download/{}", row.job_id));
@@ -84,7 +85,13 @@ fn resolve_id(in_body: Option<JobId>, headers: &HeaderMap) -> Result<JobId, Refu
     }
 }
 
-pub(super) async fn submit(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Response, Refusal> {
+pub(super) async fn submit(
+    State(app): Shared,
+    Tenant(tenant): Tenant,
+    Principal(principal): Principal,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
     let read = tokio::time::timeout(SPEC_TIMEOUT, axum::body::to_bytes(body, SPEC_BYTES_MAX)).await;
     let body = read
         .map_err(|_| Problem::new(Code::BodyTimeout, "the job spec did not arrive within 10 seconds"))?
@@ -93,12 +100,18 @@ pub(super) async fn submit(State(app): Shared, headers: HeaderMap, body: Body) -
         })?;
     let (spec, in_body) = JobSpec::parse(&body)?;
     let job_id = resolve_id(in_body, &headers)?;
-    let answer = accept(&app, spec, &job_id).await;
+    let answer = accept(&app, tenant, principal.as_deref(), spec, &job_id).await;
     // Whatever went wrong, the client can post again with this id and it is the same job.
     answer.map_err(|Refusal(problem)| Refusal(problem.job(&job_id)))
 }
 
-async fn accept(app: &App, spec: JobSpec, job_id: &JobId) -> Result<Response, Refusal> {
+async fn accept(
+    app: &App,
+    tenant: String,
+    principal: Option<&str>,
+    spec: JobSpec,
+    job_id: &JobId,
+) -> Result<Response, Refusal> {
     let outcome = |label: &str| app.metrics.submits.with_label_values(&[label]).inc();
     if app.load.is_draining() {
         outcome("draining");
@@ -106,14 +119,14 @@ async fn accept(app: &App, spec: JobSpec, job_id: &JobId) -> Result<Response, Re
     }
     let input_bytes = match &spec.input {
         Input::Url(_) => None,
-        Input::Path(path) => Some(uploaded_bytes(app, path).await?),
+        Input::Path(path) => Some(uploaded_bytes(app, &tenant, path).await?),
     };
     let work_seconds = app.cost.estimate(&spec, input_bytes);
-    let new = NewJob { tenant: TENANT_DEFAULT.to_owned(), job_id: job_id.clone(), spec, work_seconds };
+    let new = NewJob { tenant, job_id: job_id.clone(), spec, work_seconds };
     let (status, row) = match app.store.accept(&new, &app.identity, app.room).await? {
         Accepted::Created(row) => {
             outcome("created");
-            info!(%job_id, work_seconds, "accepted");
+            info!(%job_id, tenant = new.tenant, principal, work_seconds, "accepted");
             app.load.accepted(work_seconds);
             app.nudge.notify_one();
             (StatusCode::ACCEPTED, row)
@@ -137,29 +150,36 @@ async fn accept(app: &App, spec: JobSpec, job_id: &JobId) -> Result<Response, Re
         }
     };
     let location = format!("/jobs/{job_id}");
-    Ok((status, [(header::LOCATION, location)], Json(view(app, row))).into_response())
+    Ok((status, [(header::LOCATION, location)], Json(view(app, &new.tenant, row))).into_response())
 }
 
-async fn uploaded_bytes(app: &App, path: &str) -> Result<u64, Refusal> {
+async fn uploaded_bytes(app: &App, tenant: &str, path: &str) -> Result<u64, Refusal> {
     let bad = |detail: &str| Refusal(Problem::new(Code::BadInputPath, detail).field("input_path"));
     let (bucket, key) = keys::split_input_path(path)
         .ok_or_else(|| bad("input_path must be POOL/uploads/… as an upload's answer names it"))?;
+    let nothing = || bad("nothing was uploaded there; PUT the bytes to the upload URL first");
+    if keys::uploader(key) != tenant {
+        // Another tenant's, of which nothing is told.
+        return Err(nothing());
+    }
     match app.objects.head(&bucket, key).await {
         Ok(meta) => Ok(meta.bytes),
-        Err(objects::Error::NotFound) => {
-            Err(bad("nothing was uploaded there; PUT the bytes to the upload URL first"))
-        }
+        Err(objects::Error::NotFound) => Err(nothing()),
         Err(error) => Err(error.into()),
     }
 }
 
-pub(super) async fn read(State(app): Shared, Path(id): Path<String>) -> Result<Json<Job>, Refusal> {
-    Ok(Json(view(&app, find(&app, &id).await?)))
+pub(super) async fn read(
+    State(app): Shared,
+    Tenant(tenant): Tenant,
+    Path(id): Path<String>,
+) -> Result<Json<Job>, Refusal> {
+    Ok(Json(view(&app, &tenant, find(&app, &tenant, &id).await?)))
 }
 
-pub(super) async fn find(app: &App, id: &str) -> Result<JobRow, Refusal> {
+pub(super) async fn find(app: &App, tenant: &str, id: &str) -> Result<JobRow, Refusal> {
     let id = job_id(id)?;
-    let found = app.store.job(TENANT_DEFAULT, &id).await?;
+    let found = app.store.job(tenant, &id).await?;
     found.ok_or_else(|| Problem::new(Code::JobNotFound, format!("there is no job {id}")).into())
 }
 
@@ -173,6 +193,7 @@ pub(super) struct ListQuery {
 
 pub(super) async fn list(
     State(app): Shared,
+    Tenant(tenant): Tenant,
     query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<JobPage>, Refusal> {
     let bad = |field: &str, detail: String| Refusal(Problem::new(Code::BadQuery, detail).field(field));
@@ -194,23 +215,27 @@ pub(super) async fn list(
         return Err(bad("cursor", "cursor must be next_cursor of an earlier page".to_owned()));
     }
     let filter = Filter { state: state.transpose()?, limit: limit + 1, before: query.cursor };
-    let mut rows = app.store.jobs(TENANT_DEFAULT, &filter).await?;
+    let mut rows = app.store.jobs(&tenant, &filter).await?;
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let next_cursor = rows.last().filter(|_| more).map(|row| row.uid.clone());
-    Ok(Json(JobPage { jobs: rows.into_iter().map(|row| view(&app, row)).collect(), next_cursor }))
+    Ok(Json(JobPage { jobs: rows.into_iter().map(|row| view(&app, &tenant, row)).collect(), next_cursor }))
 }
 
-pub(super) async fn cancel(State(app): Shared, Path(id): Path<String>) -> Result<Response, Refusal> {
+pub(super) async fn cancel(
+    State(app): Shared,
+    Tenant(tenant): Tenant,
+    Path(id): Path<String>,
+) -> Result<Response, Refusal> {
     let id = job_id(&id)?;
-    match app.store.cancel(TENANT_DEFAULT, &id).await? {
+    match app.store.cancel(&tenant, &id).await? {
         Cancelled::Done(row) => {
             app.load.stale();
-            Ok((StatusCode::OK, Json(view(&app, row))).into_response())
+            Ok((StatusCode::OK, Json(view(&app, &tenant, row))).into_response())
         }
         Cancelled::Requested(row) => {
             app.leases.stop_one(&row.uid, Stop::Cancelled);
-            Ok((StatusCode::ACCEPTED, Json(view(&app, row))).into_response())
+            Ok((StatusCode::ACCEPTED, Json(view(&app, &tenant, row))).into_response())
         }
         Cancelled::TooLate(row) => {
             let detail = format!("job {id} has already ended: it {}", row.state.as_str());

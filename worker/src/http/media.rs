@@ -16,10 +16,11 @@ use millrace_wire::job::Outputs;
 use millrace_wire::{Code, JobId, Problem};
 use serde::Deserialize;
 
+use super::tenant::Tenant;
 use super::token::{self, Invalid};
 use super::{App, Refusal, Shared, jobs};
 use crate::objects::{self, Span};
-use crate::store::{JobRow, Manifest, TENANT_DEFAULT};
+use crate::store::{JobRow, Manifest};
 
 /// Longest that a cache keeps a file, whatever its URL still allows: what an operator takes down is gone in a day.
 const FILE_AGE_MAX_S: i64 = 86_400;
@@ -39,8 +40,8 @@ fn now() -> i64 {
 }
 
 /// The path below which a job's files can be read by whoever is told of it.
-pub(super) fn base(app: &App, job_id: &JobId, job_uid: &str) -> String {
-    let token = token::issue(app.store.signing_key(), job_uid, now(), app.media_expiry);
+pub(super) fn base(app: &App, tenant: &str, job_id: &JobId, job_uid: &str) -> String {
+    let token = token::issue(app.store.signing_key(), tenant, job_uid, now(), app.media_expiry);
     format!("/media/{job_id}/{token}")
 }
 
@@ -64,20 +65,6 @@ fn extension(name: &str) -> &str {
 fn is_plain(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     !name.starts_with('.') && name.chars().all(plain)
-}
-
-fn content_type(name: &str) -> &'static str {
-    match extension(name) {
-        "m3u8" => "application/vnd.apple.mpegurl",
-        "mpd" => "application/dash+xml",
-        // Sound included: the name tells nothing of what is in it, and players go by the playlist.
-        "m4s" => "video/iso.segment",
-        "mp4" => "video/mp4",
-        "m4a" => "audio/mp4",
-        "jpg" => "image/jpeg",
-        "vtt" => "text/vtt; charset=utf-8",
-        _ => "application/octet-stream",
-    }
 }
 
 /// A single range as RFC 9110 has it, and of GET only (14.2). Several ranges or another unit: the whole object, as the
@@ -106,11 +93,12 @@ fn span(method: &Method, headers: &HeaderMap, etag: &str) -> Span {
 /// Leads who may read the job to a URL that a player can use.
 pub(super) async fn direct(
     State(app): Shared,
+    Tenant(tenant): Tenant,
     Path((id, name)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
-    let row = jobs::find(&app, &id).await?;
-    let base = base(&app, &row.job_id, &row.uid);
+    let row = jobs::find(&app, &tenant, &id).await?;
+    let base = base(&app, &tenant, &row.job_id, &row.uid);
     published(row)?;
     if !is_plain(&name) {
         return Err(no_such_file());
@@ -138,7 +126,9 @@ async fn permitted(app: &App, id: &str, token: &str) -> Result<(JobRow, i64), Re
         Refusal::from(Problem::new(Code::BadSignature, detail))
     };
     let id: JobId = id.parse().map_err(|_| forged())?;
-    let row = app.store.job(TENANT_DEFAULT, &id).await?;
+    // A player sends no header that could say whose job it is: the token does.
+    let tenant = token::tenant(token).ok_or_else(forged)?;
+    let row = app.store.job(tenant, &id).await?;
     let uid = row.as_ref().map_or("", |row| row.uid.as_str());
     let left = match token::seconds_left(app.store.signing_key(), uid, token, now()) {
         Ok(left) => left,
@@ -188,7 +178,7 @@ pub(super) async fn serve(
         Err(error) => return Err(missing(error)),
     };
     let fixed = [
-        (CONTENT_TYPE, content_type(&name).to_owned()),
+        (CONTENT_TYPE, objects::content_type(&name).to_owned()),
         (CONTENT_LENGTH, (content.range.end - content.range.start).to_string()),
         (ACCEPT_RANGES, "bytes".to_owned()),
         (ETAG, content.meta.etag),
@@ -225,11 +215,12 @@ pub(super) struct DownloadQuery {
 /// rendition (`audio` is the sound), as a file where there is one.
 pub(super) async fn download(
     State(app): Shared,
+    Tenant(tenant): Tenant,
     Path(id): Path<String>,
     Query(query): Query<DownloadQuery>,
 ) -> Result<Response, Refusal> {
-    let row = jobs::find(&app, &id).await?;
-    let base = base(&app, &row.job_id, &row.uid);
+    let row = jobs::find(&app, &tenant, &id).await?;
+    let base = base(&app, &tenant, &row.job_id, &row.uid);
     let outputs = published(row)?.outputs;
     let name = match query.rendition {
         None => best(&outputs),

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use sha2::Sha256;
 use tracing::info;
 
+use super::tenant::Tenant;
 use super::{App, Refusal, Shared};
 use crate::{keys, objects};
 
@@ -58,6 +59,7 @@ fn base_url(app: &App, headers: &HeaderMap) -> String {
 
 pub(super) async fn request(
     State(app): Shared,
+    Tenant(tenant): Tenant,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<UploadTicket>), Refusal> {
@@ -79,7 +81,7 @@ pub(super) async fn request(
         let detail = "content_type must be video/… or application/octet-stream";
         return Err(Problem::new(Code::BadField, detail).field("content_type").into());
     }
-    let (pool, key, max) = (&app.identity.pool, keys::upload(&asked.filename), app.upload_bytes_max);
+    let (pool, key, max) = (&app.identity.pool, keys::upload(&tenant, &asked.filename), app.upload_bytes_max);
     let expires_at = jiff::Timestamp::now() + app.upload_expiry;
     let expires = expires_at.as_second();
     let sig = hex::encode(mac(app.store.signing_key(), pool, &key, expires, max).finalize().into_bytes());

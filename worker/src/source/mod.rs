@@ -1,4 +1,4 @@
-//! The input: how it comes here ([`fetch`]), what its first bytes say ([`sniff`]), and what it really holds
+//! The input: how it comes here ([`fetch`], [`stored`]), what its first bytes say ([`sniff`]), and what it really holds
 //! ([`probe`]).
 //!
 //! Never the other way round: ffmpeg is given a local file that was fetched, checked and sniffed, and never a URL.
@@ -8,3 +8,4 @@ pub mod fetch;
 pub mod probe;
 pub mod scan;
 pub mod sniff;
+pub mod stored;
