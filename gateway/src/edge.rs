@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -207,11 +207,18 @@ impl Timed {
 
 #[async_trait]
 impl HttpServerApp for Timed {
-    async fn process_new_http(
-        self: &Arc<Self>,
+    /// What `async fn` would be, written out: its future would keep room for the whole session until the connection ends,
+    /// which by then has long been moved into Pingora's own.
+    fn process_new_http<'a, 'b, 'async_trait>(
+        self: &'a Arc<Self>,
         mut session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
+        shutdown: &'b ShutdownWatch,
+    ) -> Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'async_trait>>
+    where
+        'a: 'async_trait,
+        'b: 'async_trait,
+        Self: 'async_trait,
+    {
         if let Some(begun) = &self.begun {
             begun.notify_one();
         }
@@ -221,15 +228,17 @@ impl HttpServerApp for Timed {
         let deadline = unused + self.fleet.config().timeouts.header;
         let arrived = Arc::new(AtomicBool::new(false));
         let request = HEADER.scope(arrived.clone(), self.proxy.process_new_http(session, shutdown));
-        // The request first: it says when the header is there, and then the time is not looked at any more.
-        tokio::select! {
-            biased;
-            reused = request => reused,
-            () = until(&arrived, deadline) => {
-                debug!(?deadline, "the header did not arrive in time: connection closed");
-                None
+        Box::pin(async move {
+            // The request first: it says when the header is there, and then the time is not looked at any more.
+            tokio::select! {
+                biased;
+                reused = request => reused,
+                () = until(&arrived, deadline) => {
+                    debug!(?deadline, "the header did not arrive in time: connection closed");
+                    None
+                }
             }
-        }
+        })
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {

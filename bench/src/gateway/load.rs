@@ -28,25 +28,25 @@ pub struct Kind {
 
 impl Kind {
     /// A client's question for its job.
-    pub fn read(key: &str) -> Self {
-        let head = head("GET /jobs/0199c0de-0000-7000-8000-000000000001", key);
+    pub fn read(token: &str) -> Self {
+        let head = head("GET /jobs/0199c0de-0000-7000-8000-000000000001", token);
         Self { name: "read", bytes: format!("{head}\r\n").into_bytes(), status: 200 }
     }
 
     /// A client's job, as one with a few wishes sends it: about 400 bytes.
-    pub fn submit(key: &str) -> Self {
+    pub fn submit(token: &str) -> Self {
         let body = r#"{"input_url":"https://media.example/in/2026/01/01/holiday-by-the-sea-final-cut-2.mp4","resolutions":["1080p","720p","480p","360p"],"output_format":["hls","mp4"],"priority":"normal","segment_seconds":4,"thumbnails":true,"duration_hint_s":183,"size_hint_bytes":114623512,"retention_days":30,"webhook_url":"https://app.example/hooks/millrace","labels":{"project":"holiday","customer":"4711"}}"#;
-        let head = head("POST /jobs", key);
+        let head = head("POST /jobs", token);
         let length = body.len();
         let text = format!("{head}content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}");
         Self { name: "submit", bytes: text.into_bytes(), status: 202 }
     }
 }
 
-fn head(start: &str, key: &str) -> String {
+fn head(start: &str, token: &str) -> String {
     format!(
         "{start} HTTP/1.1\r\nhost: video.example\r\nuser-agent: millrace-bench/1\r\naccept: application/json\r\n\
-         accept-encoding: identity\r\nauthorization: Bearer {key}\r\n"
+         accept-encoding: identity\r\nauthorization: Bearer {token}\r\n"
     )
 }
 

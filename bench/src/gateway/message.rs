@@ -36,7 +36,7 @@ mod tests {
     #[test]
     fn a_head_says_where_it_ends_and_what_follows() {
         let answer = b"HTTP/1.1 202 Accepted\r\nA: b\r\nContent-Length:  12\r\n\r\nhello world!rest";
-        assert_eq!(head(answer), Some(Head { end: 51, body: 12, status: 202 }));
+        assert_eq!(head(answer), Some(Head { end: 52, body: 12, status: 202 }));
         assert_eq!(head(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), Some(Head { end: 27, body: 0, status: 0 }));
         assert_eq!(head(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n"), None);
     }

@@ -2,13 +2,14 @@
 //!
 //! CPU time is what is compared, as in [`crate::worker`], and the ratio is taken round by round: whatever makes the
 //! machine slow for a while meets all sides of a round. The minimal proxy has our versions, profile and allocator, so
-//! what is left is what our gateway does: keys, routing, reports, names, metrics, records and logs. Requests come by real
+//! what is left is what our gateway does: tokens, routing, reports, names, metrics, records and logs. Requests come by real
 //! sockets on loopback, in a closed loop over connections that stay, from cores of their own.
 //!
 //! [`pin`] divides the cores, [`upstream`] plays the workers, [`sides`] starts the proxies, [`load`] is their clients,
-//! [`figures`] judges. [`minimal`] is what we are measured against, [`message`] what both ends know of HTTP.
+//! [`identity`] is who they are, [`figures`] judges. [`minimal`] is what we are measured against, [`message`] what both ends know of HTTP.
 
 pub mod figures;
+pub mod identity;
 pub mod load;
 pub mod message;
 pub mod minimal;
@@ -22,9 +23,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use sha2::{Digest as _, Sha256};
 
 use self::figures::{Comparison, READ_MAX, SUBMIT_MAX, Series, Turn};
+use self::identity::Identity;
 use self::load::Kind;
 use self::pin::Division;
 use self::sides::{LOG_SAMPLE, PEERS, Setting, Side};
@@ -84,10 +85,9 @@ pub async fn run(options: &Options) -> Result<()> {
         core: options.division.proxy,
         endpoints: &endpoints,
     };
-    // Longer than any key needs to be, and nobody's.
-    let key = hex::encode(Sha256::digest(std::process::id().to_be_bytes()));
+    let identity = Identity::new()?;
     let mut sides = vec![setting.minimal().await?];
-    sides.push(setting.gateway(&program, &hex::encode(Sha256::digest(&key))).await?);
+    sides.push(setting.gateway(&program, &identity).await?);
     let mut absent = Vec::new();
     for peer in PEERS.iter().filter(|_| !options.alone) {
         match setting.peer(peer, &options.peers).await? {
@@ -95,7 +95,7 @@ pub async fn run(options: &Options) -> Result<()> {
             None => absent.push(peer.name),
         }
     }
-    let kinds = [(Kind::read(&key), READ_MAX), (Kind::submit(&key), SUBMIT_MAX)];
+    let kinds = [(Kind::read(&identity.token), READ_MAX), (Kind::submit(&identity.token), SUBMIT_MAX)];
     let comparisons = measure(options, &sides, &kinds).await?;
 
     let mut text = about(options, &sides, &absent);
@@ -193,7 +193,7 @@ fn about(options: &Options, sides: &[Side], absent: &[&str]) -> String {
         None => "One core, which the proxy shares with the load and the workers.\n".to_owned(),
     };
     text += &format!(
-        "millrace-gateway checks a key, chooses among 4 workers of 2 pools, reads their load reports, and has metrics, \
+        "millrace-gateway checks a JWT (by its cache of verified ones), chooses among 4 workers of 2 pools, reads their load reports, and has metrics, \
          request ids, traces, records of decisions, and an access log of {} %; the others have one upstream.\n",
         100.0 * LOG_SAMPLE
     );

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::identity::{AUDIENCE, ISSUER, Identity};
 use crate::process::{POLL, Process, Spawner, Spec};
 use crate::procfs::{self, Spent};
 
@@ -157,16 +158,17 @@ impl Setting<'_> {
         self.start("minimal Pingora", version, &self.bench.clone(), args.into(), address).await
     }
 
-    /// Our gateway with all that it does, for clients whose key has this SHA-256.
+    /// Our gateway with all that it does, for clients with tokens of this provider.
     ///
     /// # Errors
     /// It does not come up.
-    pub async fn gateway(&self, program: &Path, key_sha256: &str) -> Result<Side> {
+    pub async fn gateway(&self, program: &Path, identity: &Identity) -> Result<Side> {
         let (http, admin) = (free_port()?, free_port()?);
-        let keys = self.directory.join("keys.txt");
-        fs::write(&keys, format!("bench creator tenant {key_sha256}\n")).context("write the keys")?;
+        let jwks = self.directory.join("jwks.json");
+        fs::write(&jwks, &identity.jwks).context("write the provider's key")?;
         let mut routing = format!(
-            "[listen]\nhttp = \"{http}\"\nadmin = \"{admin}\"\n\n[auth]\nkeys = \"keys.txt\"\n\n\
+            "[listen]\nhttp = \"{http}\"\nadmin = \"{admin}\"\n\n[auth.jwt]\njwks = \"jwks.json\"\n\
+             issuer = {ISSUER:?}\naudience = [{AUDIENCE:?}]\n\n\
              [access_log]\nenabled = true\nsample = {LOG_SAMPLE}\n"
         );
         let mut pools: Vec<&str> = self.endpoints.iter().map(|(pool, _)| pool.as_str()).collect();
