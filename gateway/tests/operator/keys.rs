@@ -4,7 +4,7 @@ use reqwest::StatusCode;
 use sha2::{Digest as _, Sha256};
 
 use crate::fake::Fake;
-use crate::harness::{Gateway, check, pools, problem};
+use crate::harness::{Gateway, check, gauge, pools, problem};
 
 fn routing(worker: &Fake, listen: &str, more: &str) -> String {
     let file = pools(&[("aws", 1.0, &[worker])]);
@@ -30,10 +30,17 @@ async fn operators_show_a_key_that_the_audit_log_names_and_metrics_need_none() {
         let answer = client.get(admin(path)).bearer_auth(key("admin")).send().await.unwrap();
         assert_eq!(problem(answer).await["code"], "forbidden", "{path}");
     }
+    let refused_so_far = async || {
+        let metrics = format!("http://127.0.0.1:{}/metrics", gateway.metrics.unwrap().port());
+        let shown = client.get(metrics).send().await.unwrap().text().await.unwrap();
+        gauge(&shown, "millrace_gateway_auth_refused_total{code=\"unauthenticated\"}")
+    };
     let refused = client.post(admin("/drain")).json(&serde_json::json!({ "target": "aws" })).send().await;
     assert_eq!(refused.unwrap().status(), StatusCode::UNAUTHORIZED);
     for path in ["/", "/livez"] {
+        let before = refused_so_far().await;
         assert_eq!(client.get(admin(path)).send().await.unwrap().status(), StatusCode::OK, "{path}");
+        assert!(refused_so_far().await == before, "{path}: who is let in was not refused");
     }
 
     // By any name: who has a key is no page that somebody's browser happened to open.
