@@ -7,13 +7,13 @@
 //!
 //! Our own small app: Pingora's metrics app answers every path with the metrics.
 
+mod bounded;
 pub mod diff;
 pub mod explain;
 pub mod problem;
 pub mod status;
 pub mod steer;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -39,6 +39,7 @@ use crate::page::{self, Parts};
 use crate::reload::{Reloader, Trigger};
 use crate::tls::Tls;
 use crate::upstream::Upstream;
+use bounded::{Bounded, Peer};
 use problem::Problem;
 use status::Status;
 
@@ -89,10 +90,10 @@ pub async fn run(listener: TcpListener, admin: Admin, stop: CancellationToken) -
         .merge(diff::routes())
         .layer(middleware::from_fn_with_state(admin.clone(), guard))
         .with_state(admin)
-        .into_make_service_with_connect_info::<SocketAddr>();
+        .into_make_service_with_connect_info::<Peer>();
     // Not graceful: an operator's open connection must not keep the process.
     tokio::select! {
-        served = async { axum::serve(listener, app).await } => served,
+        served = async { axum::serve(Bounded::new(listener), app).await } => served,
         () = stop.cancelled() => Ok(()),
     }
 }
@@ -125,7 +126,7 @@ pub async fn run_metrics(
         .route("/metrics", get(metrics))
         .with_state(admin);
     tokio::select! {
-        served = async { axum::serve(listener, app).await } => served,
+        served = async { axum::serve(Bounded::new(listener), app).await } => served,
         () = stop.cancelled() => Ok(()),
     }
 }
@@ -240,7 +241,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 
 async fn reload(
     State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let by = Some(steer::actor(&headers, peer));
