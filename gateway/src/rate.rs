@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use millrace_wire::{Code, Problem};
+
 use crate::config::rate::Rate;
 
 /// Most buckets; about 10 MB.
@@ -128,6 +130,12 @@ impl Limiter {
         *full_at = next;
         Ok(())
     }
+}
+
+/// What is read by who asks more often than `rate` says, and may again after `wait`.
+pub fn too_often(rate: &Rate, wait: Duration) -> Box<Problem> {
+    let detail = format!("at most {} requests per second, {} at once", rate.per_second, rate.burst);
+    Box::new(Problem::new(Code::RateLimited, detail).retry_after(wait.as_secs_f64().ceil() as u64))
 }
 
 /// In what time a token comes back.

@@ -17,7 +17,7 @@ use crate::config::rate::Rate;
 use crate::decisions;
 use crate::dispatch::Request;
 use crate::limits;
-use crate::rate::Who;
+use crate::rate::{self, Who};
 use crate::request::{self, Route};
 
 /// A request that goes no further.
@@ -117,8 +117,7 @@ impl Proxy {
 
     fn too_often(&self, rate: &Rate, wait: Duration) -> Box<Problem> {
         self.dispatch.metrics.rate_limited.inc();
-        let detail = format!("at most {} requests per second, {} at once", rate.per_second, rate.burst);
-        Box::new(Problem::new(Code::RateLimited, detail).retry_after(wait.as_secs_f64().ceil() as u64))
+        rate::too_often(rate, wait)
     }
 }
 

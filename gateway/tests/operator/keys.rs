@@ -72,6 +72,26 @@ async fn operators_show_a_key_that_the_audit_log_names_and_metrics_need_none() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_guesses_at_the_admin_listener_has_to_wait_and_who_has_a_key_has_not() {
+    let (worker, folder) = (Fake::start("aws", "w1").await, tempfile::tempdir().unwrap());
+    let (keys, key) = (folder.path().join("keys"), "k".repeat(32));
+    std::fs::write(&keys, format!("op operator t {}\n", hex::encode(Sha256::digest(&key)))).unwrap();
+    let more = format!("[auth]\nkeys = {keys:?}\n[rate]\nper_second = 0.01\nburst = 3\n");
+    let listen = "admin = \"127.0.0.1:0\"\nadmin_auth = true\nmetrics = \"127.0.0.1:0\"\n";
+    let gateway = Gateway::start(&routing(&worker, listen, &more)).await;
+    let ask = |key: &str| gateway.client.get(gateway.admin_url("/status")).bearer_auth(key).send();
+    for _ in 0..3 {
+        assert_eq!(ask("guess").await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+    let refused = ask("guess").await.unwrap();
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(problem(refused).await["code"], "rate_limited");
+    for _ in 0..5 {
+        assert_eq!(ask(&key).await.unwrap().status(), StatusCode::OK);
+    }
+}
+
 #[tokio::test]
 async fn an_admin_listener_for_everybody_is_refused_by_the_key_that_opens_it() {
     let (worker, folder) = (Fake::start("aws", "w1").await, tempfile::tempdir().unwrap());
