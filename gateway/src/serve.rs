@@ -185,6 +185,7 @@ pub async fn serve(
         reloader: reloader.clone(),
         auth,
         asks,
+        strangers: Arc::default(),
         tls,
         upstream: upstream.clone(),
         metrics: metrics.clone(),
