@@ -8,6 +8,7 @@ loopback, in a directory of its own that is gone afterwards. Exits with 1 and a 
 
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -33,15 +34,24 @@ WORKERS = ["127.0.0.2", "127.0.0.3"]
 FAILING = "127.0.0.4"
 WITH_TLS = "127.0.0.5"
 KEY = "k" * 40
+PASSWORD = "p" * 40
 PATIENCE_S = 120
 # Connections to loopback have no use for a proxy of the environment.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+# What was given out: a port that nobody has taken yet may come twice.
+GIVEN = set()
+
+
 def free_port(host="127.0.0.1"):
-    with socket.socket() as s:
-        s.bind((host, 0))
-        return s.getsockname()[1]
+    while True:
+        with socket.socket() as s:
+            s.bind((host, 0))
+            port = s.getsockname()[1]
+        if port not in GIVEN:
+            GIVEN.add(port)
+            return port
 
 
 def ask(url, body=None, method=None, headers=(), timeout=20):
@@ -154,32 +164,73 @@ class Lab:
         openssl = lambda *arguments: subprocess.run(["openssl", *arguments], cwd=place, check=True, capture_output=True)
         key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
         openssl("req", "-x509", *key, "-days", "30", "-subj", "/CN=internal", "-keyout", "ca.key", "-out", "ca.pem")
-        self.secrets = {"internal-trust": {"ca.pem": (place / "ca.pem").read_text()}}
+        authority = {"ca.pem": (place / "ca.pem").read_text()}
+
+        def leaf(name, extensions):
+            (place / "extensions").write_text("\n".join(["basicConstraints=CA:FALSE", "keyUsage=digitalSignature", *extensions]))
+            openssl("req", *key, "-subj", f"/CN={name}", "-keyout", "tls.key", "-out", "tls.csr")
+            openssl("x509", "-req", "-in", "tls.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30", "-extfile", "extensions", "-out", "tls.crt")
+            return {n: (place / n).read_text() for n in ("tls.crt", "tls.key")}
+
+        # The store's own authority may be any; here it is the same.
+        self.secrets = {"internal-trust": authority, "store-authority": authority, "worker-store": {"password": PASSWORD}}
+        self.store_tls = leaf("store", ["extendedKeyUsage=serverAuth", "subjectAltName=IP:127.0.0.1"])
         for o in self.eks:
             if o["kind"] != "Certificate" or o["spec"]["issuerRef"]["kind"] != "Issuer":
                 continue
             spec = o["spec"]
             usages = {"digital signature": None, "server auth": "serverAuth", "client auth": "clientAuth"}
-            extensions = ["basicConstraints=CA:FALSE", "keyUsage=digitalSignature", "extendedKeyUsage=" + ",".join(filter(None, (usages[u] for u in spec["usages"])))]
+            extensions = ["extendedKeyUsage=" + ",".join(filter(None, (usages[u] for u in spec["usages"])))]
             if "dnsNames" in spec:
                 extensions.append("subjectAltName=" + ",".join(f"DNS:{n}" for n in spec["dnsNames"]))
             (place / "extensions").write_text("\n".join(extensions))
-            openssl("req", *key, "-subj", f"/CN={spec.get('commonName', 'none')}", "-keyout", "tls.key", "-out", "tls.csr")
-            openssl("x509", "-req", "-in", "tls.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30", "-extfile", "extensions", "-out", "tls.crt")
-            self.secrets[spec["secretName"]] = {n: (place / n).read_text() for n in ("tls.crt", "tls.key")}
+            self.secrets[spec["secretName"]] = leaf(spec.get("commonName", "none"), extensions)
 
     def project(self, pod, container, place):
-        """Writes the projected secrets that were issued to where a container mounts them, with `place` for /etc/millrace."""
+        """Writes the projected secrets and configurations that there are to where a container mounts them, with `place` for /etc/millrace."""
         volumes = {v["name"]: v.get("projected", {}).get("sources", []) for v in pod["volumes"]}
         for mount in container["volumeMounts"]:
             for source in volumes[mount["name"]]:
-                for name, text in self.secrets.get(source.get("secret", {}).get("name"), {}).items():
+                for name, text in self.secrets.get((source.get("secret") or source.get("configMap") or {}).get("name"), {}).items():
                     file = place / mount["mountPath"].removeprefix("/etc/millrace/") / name
                     file.parent.mkdir(parents=True, exist_ok=True)
                     file.write_text(text)
 
-    def worker_with_tls(self):
-        """The overlay eks's worker with its own objects' places, which nothing asks here, and an embedded store."""
+    def postgres(self):
+        """A Postgres that wants TLS and a password, as the clouds' do; answers its port."""
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
+        found = found or [Path(p) for p in [shutil.which("initdb")] if p]
+        assert found, "there is no initdb: scripts/setup test installs PostgreSQL's programs"
+        place = self.dir / "postgres"
+        place.mkdir(mode=0o700)
+        for name, text in {**self.store_tls, "password": PASSWORD}.items():
+            (place / name).write_text(text)
+            (place / name).chmod(0o600)
+        # It refuses to run as root, and wants a user that the system knows.
+        user = pwd.getpwnam("nobody")
+        become = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+        become = ["setpriv", *become] if self.root else []
+        if self.root:
+            for path in (place, *place.iterdir()):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        made = [*become, str(found[-1]), "-D", str(place / "data"), "--auth=scram-sha-256", "--username=millrace", f"--pwfile={place}/password", "--no-sync", "--no-locale", "--encoding=UTF8"]
+        subprocess.run(made, check=True, capture_output=True, cwd=place)
+        with open(place / "data/pg_hba.conf", "w") as rights:
+            rights.write("hostssl all all 127.0.0.1/32 scram-sha-256\n")
+        port = free_port()
+        settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "ssl": "on", "ssl_cert_file": place / "tls.crt", "ssl_key_file": place / "tls.key", "fsync": "off"}
+        said = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        self.start("postgres", [*become, str(found[-1].parent / "postgres"), "-D", str(place / "data"), *said])
+
+        def listens():
+            with socket.socket() as s:
+                return s.connect_ex(("127.0.0.1", port)) == 0
+
+        self.until("Postgres listens", listens)
+        return port
+
+    def worker_with_tls(self, store):
+        """The overlay eks's worker with the store on that port, and its own objects' places, which nothing asks here."""
         pod, c = self.container(self.eks, "worker")
         place, data = self.dir / "worker-tls", self.own(self.dir / "data-tls")
         self.project(pod, c, place)
@@ -189,9 +240,11 @@ class Lab:
         (place / "objects/gcs.json").write_text(json.dumps(account))
         env = dict(self.config(self.eks, "worker-settings"))
         env |= {v["name"]: v.get("value", "worker-tls") for v in c["env"]}
-        env = {k: v.replace("/etc/millrace/", f"{place}/") for k, v in env.items() if not k.startswith("MILLRACE_STORE")}
+        # As docs/deploy.md puts it into the secret manager.
+        env["MILLRACE_STORE"] = f"postgres://millrace@127.0.0.1:{store}/postgres?sslmode=verify-full&sslrootcert=/etc/millrace/store/ca.pem"
+        env = {k: v.replace("/etc/millrace/", f"{place}/") for k, v in env.items()}
         port = free_port(WITH_TLS)
-        env |= {"MILLRACE_STORE": f"sqlite:{data}/jobs.db", "MILLRACE_SCRATCH": str(data / "scratch"), "TMPDIR": str(data), "MILLRACE_LISTEN": f"{WITH_TLS}:{port}"}
+        env |= {"MILLRACE_SCRATCH": str(data / "scratch"), "TMPDIR": str(data), "MILLRACE_LISTEN": f"{WITH_TLS}:{port}"}
         # Nothing leaves this machine.
         env |= {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
         self.start("worker-tls", [str(self.programs / "millrace-worker"), *c["args"]], env, as_pod=True)
@@ -232,7 +285,7 @@ class Lab:
         for who, answer in found.items():
             if isinstance(answer, int):
                 self.wrong.append(f"a worker answers {answer} to who shows {who or 'nothing'}")
-        self.say(f"TLS to a worker of eks: gateway and Prometheus are served; with no certificate, {found[None]}; with a worker's own, {found['worker-tls']}")
+        self.say(f"TLS to a worker of eks, which keeps its jobs in a Postgres with TLS and a password: gateway and Prometheus are served; with no certificate, {found[None]}; with a worker's own, {found['worker-tls']}")
 
     def gateway(self, overlay, name, api):
         """A gateway. The routing file is mounted as a kubelet does it."""
@@ -331,7 +384,7 @@ class Lab:
         report = json.loads(ask(f"http://{WORKERS[0]}:{self.worker_port}/load")[1])
         self.failing_down = stand_ins.failing_worker(FAILING, self.worker_port, report)
         self.issue()
-        port = self.worker_with_tls()
+        port = self.worker_with_tls(self.postgres())
         api_of_eks, _ = stand_ins.api_server([WITH_TLS], port)
         self.gateways = [self.gateway(self.local, "gateway-local", self.api), self.gateway(self.eks, "gateway-eks", api_of_eks)]
         self.internal_tls(port)
