@@ -50,9 +50,10 @@ pub(crate) fn check(arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// Where the system's CA certificates are looked for, there are none.
+/// Where the system's CA certificates are looked for, there are none. (Of a file that is named and missing, Pingora makes a
+/// panic.)
 pub(crate) fn without_roots(command: &mut Command) -> &mut Command {
-    command.env("SSL_CERT_FILE", "/nonexistent/roots.pem").env("SSL_CERT_DIR", "/nonexistent")
+    command.env("SSL_CERT_FILE", "/dev/null").env_remove("SSL_CERT_DIR")
 }
 
 /// A client of HTTP/2 without TLS.
