@@ -31,7 +31,11 @@ FROM ${RUNTIME_IMAGE}
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates ffmpeg \
+    # A third of that is for drawing by GPUs, which ffmpeg loads only when it is asked to, and it never is.
+    && rm -rf /usr/lib/*-linux-gnu/dri /usr/lib/*-linux-gnu/mfx /usr/lib/*-linux-gnu/libLLVM* /usr/lib/*-linux-gnu/libz3.so* \
+    && apt-get clean \
     && rm -rf /var/lib/apt/lists/* \
+    && ffmpeg -v error -f lavfi -i testsrc2=d=0.1 -c:v libx264 -f null - \
     && install -d -o 65532 -g 65532 /scratch /data
 ENV MILLRACE_SCRATCH=/scratch
 COPY --from=build /src/target/release/millrace-worker /usr/local/bin/millrace-worker

@@ -242,7 +242,7 @@ class Lab:
         for ip in WORKERS:
             self.worker(ip)
         report = json.loads(ask(f"http://{WORKERS[0]}:{self.worker_port}/load")[1])
-        stand_ins.failing_worker(FAILING, self.worker_port, report)
+        self.failing_down = stand_ins.failing_worker(FAILING, self.worker_port, report)
         self.gateways = [self.gateway(self.local, "gateway-local"), self.gateway(self.eks, "gateway-eks")]
         self.prometheus()
         self.say("two workers, a gateway of the overlay local and one of eks (TLS, keys) run, non-root and without capabilities")
@@ -262,6 +262,17 @@ class Lab:
         statuses = [self.submit(f"slow-{n}", "/trickle") for n in range(60)]
         assert 429 in statuses, f"60 slow jobs and no refusal: {statuses}"
         self.until("an ejection", lambda: self.query("sum(millrace_gateway_ejections_total) > 0"))
+        self.failing_down.set()
+
+        def seen(query):
+            """All that is left is full."""
+            statuses.append(self.submit(f"slow-{len(statuses)}", "/trickle"))
+            return self.query(query)
+
+        refusals = 'millrace_gateway_routing_refusals_total{reason=~"saturated|exhausted"}'
+        self.until("a refusal for want of room", lambda: seen(f"{refusals} > 0"))
+        # Of a counter that is born with a value, Prometheus knows no increase.
+        self.until("Prometheus sees refusals grow", lambda: seen(f"increase({refusals}[2m]) > 0"))
         backlog = lambda: self.query('max(millrace_worker_pool_work_seconds{pool="local"}) > 120')
         self.until("Prometheus sees the backlog", backlog)
         scaled = {e.where.split(", ")[-1]: float(self.query(e.text)[0]["value"][1]) for e in expressions.scaled_objects(self.rendered[1:2])}
@@ -317,10 +328,11 @@ class Lab:
             self.wrong.append(f"the job that was moved has {ended['state']}")
         self.say(f"SIGTERM to a worker that encodes: gone after {took:.1f} s of {pod['terminationGracePeriodSeconds']}; {other['worker']} ended its job")
         self.uploads_survive()
-        # What clients get when nobody is left; the failing worker fails on.
+        # What clients get when nobody is left.
         self.end(ended["worker"], 15)
         self.until("a submit fails", lambda: self.submit("nobody") >= 500)
-        self.until("Prometheus sees the failure", lambda: self.query('millrace_gateway_requests_total{status="5xx",route="submit"} > 0'))
+        growing = lambda: self.submit("nobody") and self.query("millrace:request_errors:ratio_rate3d > 0 and millrace:request_errors:ratio_rate5m > 0")
+        self.until("the share of failed requests is recorded", growing)
         self.until("failed probes are seen", lambda: self.query("sum(millrace_gateway_probe_failures_total) > 0"))
 
     def uploads_survive(self):

@@ -149,8 +149,9 @@ def references(overlay):
         if not overlay.has("ServiceAccount", pod["serviceAccountName"]):
             overlay.say(d, f"there is no ServiceAccount/{pod['serviceAccountName']}")
         for volume in pod["volumes"]:
-            if "configMap" in volume and volume["configMap"]["name"] not in configs:
-                overlay.say(d, f"there is no ConfigMap/{volume['configMap']['name']}")
+            config = volume.get("configMap")
+            if config and not config.get("optional") and config["name"] not in configs:
+                overlay.say(d, f"there is no ConfigMap/{config['name']}")
             if "secret" in volume and volume["secret"]["secretName"] not in secrets:
                 overlay.say(d, f"nothing makes Secret/{volume['secret']['secretName']}")
             if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]:

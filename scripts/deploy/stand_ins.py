@@ -78,12 +78,12 @@ def site(clip):
 
 
 def failing_worker(host, port, report):
-    """Says that it is free and fails every submit."""
-    sequence = [0]
+    """Says that it is free and fails every submit. Answers what takes it down."""
+    sequence, down = [0], threading.Event()
 
     class Failing(Handler):
         def do_GET(self):
-            if self.path != "/load":
+            if down.is_set() or self.path != "/load":
                 return self.answer(500, b"{}")
             sequence[0] += 1
             said = report | {"worker": "failing", "running": 0, "queued": 0, "work_seconds": 0.0, "sequence": sequence[0]}
@@ -93,4 +93,5 @@ def failing_worker(host, port, report):
             self.rfile.read(int(self.headers.get("content-length", 0)))
             self.answer(500, b"{}")
 
-    return serve(Failing, host, port)
+    serve(Failing, host, port)
+    return down
