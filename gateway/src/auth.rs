@@ -278,6 +278,16 @@ impl Auth {
         }
     }
 
+    /// Whether telling who asks takes checking a signature: he shows a token, and not one that was found good before.
+    pub fn has_to_check(&self, headers: &HeaderMap) -> bool {
+        match (&self.tokens, presented(headers)) {
+            (Some((tokens, _)), Some((credential, true))) => {
+                is_token(credential) && !tokens.knows(credential)
+            }
+            _ => false,
+        }
+    }
+
     /// Has the tokens' keys asked for again, and waits. False when that may not be now, or did not help.
     pub async fn look_again(&self) -> bool {
         match &self.tokens {

@@ -21,6 +21,7 @@ use crate::forward::{Budget, Failure, TRIES_MAX, Ticket};
 use crate::metrics::Metrics;
 use crate::request::Route;
 use crate::route::explain::{Reason, Why};
+use crate::route::worker::Room;
 use crate::route::{self, Draining, Exclude, Job, Refused};
 
 /// A report as fresh as this is enough beside what answers to reads say.
@@ -332,6 +333,15 @@ impl Dispatch {
         }
     }
 
+    /// Whether a worker that refused a job says that it has room for it: the refusal's own report is heard already.
+    fn contradicts(&self, request: &Request, address: SocketAddr) -> bool {
+        let room = |worker: &Worker| {
+            let report = worker.report.as_ref();
+            report.is_some_and(|report| Room::of(report, 0).takes(request.job.priority))
+        };
+        request.route == Route::Submit && self.fleet.of(address, room).unwrap_or(false)
+    }
+
     fn settle(&self, request: &mut Request, failure: Failure) {
         // A later refusal must not hide that the job may have been accepted somewhere.
         request.last = match request.last {
@@ -344,6 +354,10 @@ impl Dispatch {
         match failure {
             // Closed while unused: the worker itself was not tried.
             Failure::BrokeReused => request.exclude.tried.retain(|known| *known != address),
+            Failure::Refused if self.contradicts(request, address) => {
+                request.exclude.disbelieved.push(address);
+                self.judge(&tried.target, Verdict::Contradicted, None);
+            }
             Failure::Refused | Failure::Busy => self.judge(&tried.target, Verdict::Answered, None),
             _ => self.judge(&tried.target, Verdict::Failed, None),
         }

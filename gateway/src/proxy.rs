@@ -312,12 +312,11 @@ impl ProxyHttp for Proxy {
         if forward::is_event_stream(header) {
             ctx.in_flight = None;
         }
-        ctx.marks.put(header)?;
         let answered = ctx.request.as_ref().and_then(|request| Some(&request.trying.as_ref()?.target));
         if let Some(target) = failed.as_ref().or(answered) {
             sign(session, header, target);
         }
-        Ok(())
+        ctx.marks.put(header)
     }
 
     fn response_body_filter(

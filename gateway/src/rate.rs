@@ -9,6 +9,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use millrace_wire::{Code, Problem};
+
 use crate::config::rate::Rate;
 
 /// Most buckets; about 10 MB.
@@ -21,6 +23,8 @@ pub enum Who {
     Principal(Arc<str>),
     /// An address; of IPv6 the first 64 bits, which are one site.
     Address(IpAddr),
+    /// The same of an address, for what it asks with keys and tokens that are no good.
+    Stranger(IpAddr),
     /// Everybody for whom there is no room.
     Rest,
 }
@@ -28,13 +32,22 @@ pub enum Who {
 impl Who {
     /// The address, as it is counted.
     pub fn address(address: IpAddr) -> Self {
-        Self::Address(match address {
-            IpAddr::V6(six) => match six.to_ipv4_mapped() {
-                Some(four) => four.into(),
-                None => std::net::Ipv6Addr::from_bits(six.to_bits() & (u128::MAX << 64)).into(),
-            },
-            four @ IpAddr::V4(_) => four,
-        })
+        Self::Address(site(address))
+    }
+
+    /// Whoever is at the address and has no good key or token, as he is counted.
+    pub fn stranger(address: IpAddr) -> Self {
+        Self::Stranger(site(address))
+    }
+}
+
+fn site(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(six) => match six.to_ipv4_mapped() {
+            Some(four) => four.into(),
+            None => std::net::Ipv6Addr::from_bits(six.to_bits() & (u128::MAX << 64)).into(),
+        },
+        four @ IpAddr::V4(_) => four,
     }
 }
 
@@ -66,8 +79,22 @@ impl Limiter {
     /// # Errors
     /// How long until there is one.
     pub fn take(&self, who: Who, rate: &Rate, now: Instant) -> Result<(), Duration> {
-        let each = Duration::from_secs_f64(1.0 / rate.per_second);
-        self.spend(who, each, each.mul_f64(f64::from(rate.burst)), now)
+        let each = each(rate);
+        self.spend(who, each, depth(rate, each), now)
+    }
+
+    /// Whether there is a token `now`, which stays.
+    ///
+    /// # Errors
+    /// How long until there is one.
+    pub fn look(&self, who: &Who, rate: &Rate, now: Instant) -> Result<(), Duration> {
+        let buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let buckets = &buckets.full_at;
+        let own = buckets.get(who);
+        let shared = || buckets.get(&Who::Rest).filter(|_| buckets.len() >= BUCKETS_MAX);
+        let Some(full_at) = own.or_else(shared) else { return Ok(()) };
+        let each = each(rate);
+        over((*full_at).max(now) + each, depth(rate, each), now)
     }
 
     /// Takes bytes of those that somebody has per hour; an hour's worth may be taken at once.
@@ -99,14 +126,33 @@ impl Limiter {
         let who = if buckets.len() < BUCKETS_MAX || buckets.contains_key(&who) { who } else { Who::Rest };
         let full_at = buckets.entry(who).or_insert(now);
         let next = (*full_at).max(now) + cost;
-        // What the bucket lacks after this must fit into it.
-        match next.saturating_duration_since(now).checked_sub(depth) {
-            Some(over) if !over.is_zero() => Err(over),
-            _ => {
-                *full_at = next;
-                Ok(())
-            }
-        }
+        over(next, depth, now)?;
+        *full_at = next;
+        Ok(())
+    }
+}
+
+/// What is read by who asks more often than `rate` says, and may again after `wait`.
+pub fn too_often(rate: &Rate, wait: Duration) -> Box<Problem> {
+    let detail = format!("at most {} requests per second, {} at once", rate.per_second, rate.burst);
+    Box::new(Problem::new(Code::RateLimited, detail).retry_after(wait.as_secs_f64().ceil() as u64))
+}
+
+/// In what time a token comes back.
+fn each(rate: &Rate) -> Duration {
+    Duration::from_secs_f64(1.0 / rate.per_second)
+}
+
+/// In what time a bucket fills.
+fn depth(rate: &Rate, each: Duration) -> Duration {
+    each.mul_f64(f64::from(rate.burst))
+}
+
+/// What a bucket that is full at `next` lacks must fit into it; else by how much it does not.
+fn over(next: Instant, depth: Duration, now: Instant) -> Result<(), Duration> {
+    match next.saturating_duration_since(now).checked_sub(depth) {
+        Some(over) if !over.is_zero() => Err(over),
+        _ => Ok(()),
     }
 }
 
@@ -162,6 +208,19 @@ mod tests {
         assert!(limiter.take(four(7), &RATE, start).is_ok(), "who was there before is not harmed");
         assert!(limiter.take(four(u32::MAX), &RATE, start + Duration::from_secs(2)).is_ok());
         assert!(size() < 10, "full buckets are forgotten: {}", size());
+    }
+
+    #[test]
+    fn a_look_takes_nothing_and_says_what_taking_would() {
+        let (limiter, start) = (Limiter::default(), Instant::now());
+        for ms in [0, 0, 0, 0, 0, 0, 40, 100, 100, 350] {
+            let now = start + Duration::from_millis(ms);
+            let looks: Vec<_> = (0..9).map(|_| limiter.look(&four(1), &RATE, now)).collect();
+            let taken = limiter.take(four(1), &RATE, now);
+            assert!(looks.iter().all(|look| *look == taken), "{looks:?} and then {taken:?}");
+        }
+        assert!(limiter.look(&Who::stranger(IpAddr::V4(1.into())), &RATE, start).is_ok(), "he is another");
+        assert!(limiter.0.lock().unwrap().full_at.len() == 1);
     }
 
     #[test]

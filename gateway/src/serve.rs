@@ -185,6 +185,7 @@ pub async fn serve(
         reloader: reloader.clone(),
         auth,
         asks,
+        strangers: Arc::default(),
         tls,
         upstream: upstream.clone(),
         metrics: metrics.clone(),
@@ -249,10 +250,8 @@ pub async fn serve(
 }
 
 fn bind(address: SocketAddr, key: &'static str) -> Result<TcpListener, Error> {
-    let listen = |source| Error::Listen { address, key, source };
-    let listener = TcpListener::bind(address).map_err(listen)?;
-    listener.set_nonblocking(true).map_err(listen)?;
-    Ok(listener)
+    let bound = millrace_runtime::listen::bind(address).and_then(tokio::net::TcpListener::into_std);
+    bound.map_err(|source| Error::Listen { address, key, source })
 }
 
 fn bound_to(listener: Option<&TcpListener>) -> std::io::Result<Option<SocketAddr>> {

@@ -3,6 +3,8 @@
 
 /** Where it is kept. */
 const KEPT = "millrace-key";
+/** The same where a browser forbids storage: then it lives as long as the page. @type {string | null} */
+let held = null;
 /** What a header can carry. */
 const VISIBLE = /^[\x21-\x7e]+$/;
 
@@ -15,10 +17,9 @@ export const onKey = (listener) => told.add(listener);
 /** The key in use. @returns {string | null} */
 export function key() {
   try {
-    return sessionStorage.getItem(KEPT);
+    return sessionStorage.getItem(KEPT) ?? held;
   } catch {
-    // A browser may forbid storage; then nothing is kept.
-    return null;
+    return held;
   }
 }
 
@@ -26,8 +27,13 @@ export function key() {
 export function useKey(given) {
   const text = given?.trim() ?? "";
   if (given != null && !VISIBLE.test(text)) return false;
-  if (given == null) sessionStorage.removeItem(KEPT);
-  else sessionStorage.setItem(KEPT, text);
+  held = given == null ? null : text;
+  try {
+    if (given == null) sessionStorage.removeItem(KEPT);
+    else sessionStorage.setItem(KEPT, text);
+  } catch {
+    // It is held here.
+  }
   for (const listener of told) listener(null);
   return true;
 }

@@ -8,11 +8,13 @@ loopback, in a directory of its own that is gone afterwards. Exits with 1 and a 
 
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -30,16 +32,26 @@ import stand_ins
 
 WORKERS = ["127.0.0.2", "127.0.0.3"]
 FAILING = "127.0.0.4"
+WITH_TLS = "127.0.0.5"
 KEY = "k" * 40
+PASSWORD = "p" * 40
 PATIENCE_S = 120
 # Connections to loopback have no use for a proxy of the environment.
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+# What was given out: a port that nobody has taken yet may come twice.
+GIVEN = set()
+
+
 def free_port(host="127.0.0.1"):
-    with socket.socket() as s:
-        s.bind((host, 0))
-        return s.getsockname()[1]
+    while True:
+        with socket.socket() as s:
+            s.bind((host, 0))
+            port = s.getsockname()[1]
+        if port not in GIVEN:
+            GIVEN.add(port)
+            return port
 
 
 def ask(url, body=None, method=None, headers=(), timeout=20):
@@ -145,14 +157,144 @@ class Lab:
         self.start(name, [str(self.programs / "millrace-worker"), *c["args"]], env, as_pod=True)
         self.until(f"{name} is ready", lambda: ask(f"http://{ip}:{self.worker_port}/readyz")[0] == 200)
 
-    def gateway(self, overlay, name):
-        """A gateway and its metrics sidecar. The routing file is mounted as a kubelet does it."""
+    def issue(self):
+        """Does what cert-manager and External Secrets do: the secrets of the component internal-tls."""
+        place = self.dir / "issued"
+        place.mkdir()
+        openssl = lambda *arguments: subprocess.run(["openssl", *arguments], cwd=place, check=True, capture_output=True)
+        key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        openssl("req", "-x509", *key, "-days", "30", "-subj", "/CN=internal", "-keyout", "ca.key", "-out", "ca.pem")
+        authority = {"ca.pem": (place / "ca.pem").read_text()}
+
+        def leaf(name, extensions):
+            (place / "extensions").write_text("\n".join(["basicConstraints=CA:FALSE", "keyUsage=digitalSignature", *extensions]))
+            openssl("req", *key, "-subj", f"/CN={name}", "-keyout", "tls.key", "-out", "tls.csr")
+            openssl("x509", "-req", "-in", "tls.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "30", "-extfile", "extensions", "-out", "tls.crt")
+            return {n: (place / n).read_text() for n in ("tls.crt", "tls.key")}
+
+        # The store's own authority may be any; here it is the same.
+        self.secrets = {"internal-trust": authority, "store-authority": authority, "worker-store": {"password": PASSWORD}}
+        self.store_tls = leaf("store", ["extendedKeyUsage=serverAuth", "subjectAltName=IP:127.0.0.1"])
+        for o in self.eks:
+            if o["kind"] != "Certificate" or o["spec"]["issuerRef"]["kind"] != "Issuer":
+                continue
+            spec = o["spec"]
+            usages = {"digital signature": None, "server auth": "serverAuth", "client auth": "clientAuth"}
+            extensions = ["extendedKeyUsage=" + ",".join(filter(None, (usages[u] for u in spec["usages"])))]
+            if "dnsNames" in spec:
+                extensions.append("subjectAltName=" + ",".join(f"DNS:{n}" for n in spec["dnsNames"]))
+            (place / "extensions").write_text("\n".join(extensions))
+            self.secrets[spec["secretName"]] = leaf(spec.get("commonName", "none"), extensions)
+
+    def project(self, pod, container, place):
+        """Writes the projected secrets and configurations that there are to where a container mounts them, with `place` for /etc/millrace."""
+        volumes = {v["name"]: v.get("projected", {}).get("sources", []) for v in pod["volumes"]}
+        for mount in container["volumeMounts"]:
+            for source in volumes[mount["name"]]:
+                for name, text in self.secrets.get((source.get("secret") or source.get("configMap") or {}).get("name"), {}).items():
+                    file = place / mount["mountPath"].removeprefix("/etc/millrace/") / name
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_text(text)
+
+    def postgres(self):
+        """A Postgres that wants TLS and a password, as the clouds' do; answers its port."""
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]))
+        found = found or [Path(p) for p in [shutil.which("initdb")] if p]
+        assert found, "there is no initdb: scripts/setup test installs PostgreSQL's programs"
+        place = self.dir / "postgres"
+        place.mkdir(mode=0o700)
+        for name, text in {**self.store_tls, "password": PASSWORD}.items():
+            (place / name).write_text(text)
+            (place / name).chmod(0o600)
+        # It refuses to run as root, and wants a user that the system knows.
+        user = pwd.getpwnam("nobody")
+        become = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+        become = ["setpriv", *become] if self.root else []
+        if self.root:
+            for path in (place, *place.iterdir()):
+                os.chown(path, user.pw_uid, user.pw_gid)
+        made = [*become, str(found[-1]), "-D", str(place / "data"), "--auth=scram-sha-256", "--username=millrace", f"--pwfile={place}/password", "--no-sync", "--no-locale", "--encoding=UTF8"]
+        subprocess.run(made, check=True, capture_output=True, cwd=place)
+        with open(place / "data/pg_hba.conf", "w") as rights:
+            rights.write("hostssl all all 127.0.0.1/32 scram-sha-256\n")
+        port = free_port()
+        settings = {"listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "ssl": "on", "ssl_cert_file": place / "tls.crt", "ssl_key_file": place / "tls.key", "fsync": "off"}
+        said = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        self.start("postgres", [*become, str(found[-1].parent / "postgres"), "-D", str(place / "data"), *said])
+
+        def listens():
+            with socket.socket() as s:
+                return s.connect_ex(("127.0.0.1", port)) == 0
+
+        self.until("Postgres listens", listens)
+        return port
+
+    def worker_with_tls(self, store):
+        """The overlay eks's worker with the store on that port, and its own objects' places, which nothing asks here."""
+        pod, c = self.container(self.eks, "worker")
+        place, data = self.dir / "worker-tls", self.own(self.dir / "data-tls")
+        self.project(pod, c, place)
+        (place / "objects").mkdir()
+        key = subprocess.run(["openssl", "genpkey", "-algorithm", "RSA"], capture_output=True, check=True, text=True).stdout
+        account = {"type": "service_account", "client_email": "w@example", "private_key_id": "1", "private_key": key, "gcs_base_url": "http://127.0.0.1:9"}
+        (place / "objects/gcs.json").write_text(json.dumps(account))
+        env = dict(self.config(self.eks, "worker-settings"))
+        env |= {v["name"]: v.get("value", "worker-tls") for v in c["env"]}
+        # As docs/deploy.md puts it into the secret manager.
+        env["MILLRACE_STORE"] = f"postgres://millrace@127.0.0.1:{store}/postgres?sslmode=verify-full&sslrootcert=/etc/millrace/store/ca.pem"
+        env = {k: v.replace("/etc/millrace/", f"{place}/") for k, v in env.items()}
+        port = free_port(WITH_TLS)
+        env |= {"MILLRACE_SCRATCH": str(data / "scratch"), "TMPDIR": str(data), "MILLRACE_LISTEN": f"{WITH_TLS}:{port}"}
+        # Nothing leaves this machine.
+        env |= {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+        self.start("worker-tls", [str(self.programs / "millrace-worker"), *c["args"]], env, as_pod=True)
+        probes = {name: c[name]["tcpSocket"]["port"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
+        assert set(probes.values()) == {"http"}, probes
+
+        def listens():
+            with socket.socket() as s:
+                return s.connect_ex((WITH_TLS, port)) == 0
+
+        self.until("the probes of the worker with TLS hold", listens)
+        return port
+
+    def ask_with(self, secret, port):
+        """The status of a worker's /metrics with TLS to who shows a certificate, or what the two sides say to each other."""
+        monitor = next(o for o in self.eks if o["kind"] == "PodMonitor")["spec"]["podMetricsEndpoints"][0]["tlsConfig"]
+        context = ssl.create_default_context(cadata=self.secrets[monitor["ca"]["secret"]["name"]][monitor["ca"]["secret"]["key"]])
+        if secret:
+            for name, text in self.secrets[secret].items():
+                (self.dir / name).write_text(text)
+            context.load_cert_chain(self.dir / "tls.crt", self.dir / "tls.key")
+        try:
+            with socket.create_connection((WITH_TLS, port), timeout=10) as plain:
+                with context.wrap_socket(plain, server_hostname=monitor["serverName"]) as s:
+                    s.sendall(b"GET /metrics HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n")
+                    return int(s.recv(64).split(b" ")[1])
+        except (OSError, IndexError) as error:
+            return str(error)
+
+    def internal_tls(self, port):
+        """Workers of the cloud serve gateways and Prometheus, and nobody else."""
+        healthy = lambda: re.search(r"^millrace_gateway_endpoint_healthy\{[^}]*127\.0\.0\.5[^}]*\} 1", ask(f"http://127.0.0.1:{self.gateways[1]['metrics']}/metrics")[1].decode(), re.M)
+        self.until("the gateway of eks finds the worker with TLS healthy", healthy)
+        monitor = next(o for o in self.eks if o["kind"] == "PodMonitor")["spec"]["podMetricsEndpoints"][0]["tlsConfig"]
+        found = {who: self.ask_with(who, port) for who in (monitor["cert"]["secret"]["name"], None, "worker-tls")}
+        if found.pop(monitor["cert"]["secret"]["name"]) != 200:
+            self.wrong.append("Prometheus's certificate does not open a worker's metrics")
+        for who, answer in found.items():
+            if isinstance(answer, int):
+                self.wrong.append(f"a worker answers {answer} to who shows {who or 'nothing'}")
+        self.say(f"TLS to a worker of eks, which keeps its jobs in a Postgres with TLS and a password: gateway and Prometheus are served; with no certificate, {found[None]}; with a worker's own, {found['worker-tls']}")
+
+    def gateway(self, overlay, name, api):
+        """A gateway. The routing file is mounted as a kubelet does it."""
         pod, c = self.container(overlay, "gateway")
         http, https, admin, metrics = (free_port() for _ in range(4))
         text = self.config(overlay, "routing")["routing.toml"]
         text = text.replace("0.0.0.0:8080", f"127.0.0.1:{http}").replace("0.0.0.0:8443", f"127.0.0.1:{https}")
-        text = text.replace("127.0.0.1:8081", f"127.0.0.1:{admin}")
-        text = text.replace('port = "http" }', f'port = "http", api = "127.0.0.1:{self.api}" }}')
+        text = text.replace("127.0.0.1:8081", f"127.0.0.1:{admin}").replace("0.0.0.0:9102", f"127.0.0.1:{metrics}")
+        text = text.replace('port = "http" }', f'port = "http", api = "127.0.0.1:{api}" }}')
         place = self.dir / name
         text = text.replace("/etc/millrace/", f"{place}/")
         if "tls" in [m["name"] for m in c["volumeMounts"]]:
@@ -165,6 +307,7 @@ class Lab:
             (place / "tls/tls.key").chmod(0o644)
             digest = subprocess.run(["sha256sum"], input=KEY.encode(), capture_output=True, check=True).stdout.split()[0].decode()
             (place / "keys/keys.txt").write_text(f"check creator acme {digest}\n")
+        self.project(pod, c, place)
         self.mount(place / "routing", text, "one")
         args = [a.replace("/etc/millrace/", f"{place}/") for a in c["args"]]
         program = str(self.programs / "millrace-gateway")
@@ -172,18 +315,15 @@ class Lab:
         if checked.returncode != 0:
             self.wrong.append(f"{name}: its routing file is refused: {checked.stderr}")
         self.start(name, [program, *args], as_pod=True)
-        proxy = self.config(overlay, "gateway-metrics")["metrics.cfg"]
-        proxy = proxy.replace(":9102", f"127.0.0.1:{metrics}").replace("127.0.0.1:8081", f"127.0.0.1:{admin}")
-        (place / "metrics.cfg").write_text(proxy)
-        sidecar = pod["initContainers"][0]["command"]
-        self.start(f"{name}-metrics", [sidecar[0], *sidecar[1:-1], str(place / "metrics.cfg")], {"PATH": "/usr/sbin:/usr/bin"}, as_pod=True)
         url = f"http://127.0.0.1:{http}"
-        self.until(f"{name} is ready", lambda: ask(f"{url}/readyz")[0] == 200)
-        self.until(f"the sidecar of {name} answers", lambda: ask(f"http://127.0.0.1:{metrics}/metrics")[0] == 200)
-        for path, method, wants in (("/status", "GET", 404), ("/drain", "POST", 405), ("/metrics/../drain", "GET", 404)):
+        ports = {"http": http, "metrics": metrics}
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            asks = c[probe]["httpGet"]
+            self.until(f"the {probe} of {name} holds", lambda: ask(f"http://127.0.0.1:{ports[asks['port']]}{asks['path']}")[0] == 200)
+        for path, method in (("/status", "GET"), ("/drain", "POST"), ("/metrics/../drain", "POST")):
             status, _ = ask(f"http://127.0.0.1:{metrics}{path}", method=method)
-            if status != wants:
-                self.wrong.append(f"{name}: the sidecar answers {method} {path} with {status} and not {wants}")
+            if status not in (404, 405):
+                self.wrong.append(f"{name}: the metrics listener answers {method} {path} with {status}")
         return {"url": url, "https": f"https://127.0.0.1:{https}", "metrics": metrics, "text": text, "place": place}
 
     @staticmethod
@@ -243,9 +383,13 @@ class Lab:
             self.worker(ip)
         report = json.loads(ask(f"http://{WORKERS[0]}:{self.worker_port}/load")[1])
         self.failing_down = stand_ins.failing_worker(FAILING, self.worker_port, report)
-        self.gateways = [self.gateway(self.local, "gateway-local"), self.gateway(self.eks, "gateway-eks")]
+        self.issue()
+        port = self.worker_with_tls(self.postgres())
+        api_of_eks, _ = stand_ins.api_server([WITH_TLS], port)
+        self.gateways = [self.gateway(self.local, "gateway-local", self.api), self.gateway(self.eks, "gateway-eks", api_of_eks)]
+        self.internal_tls(port)
         self.prometheus()
-        self.say("two workers, a gateway of the overlay local and one of eks (TLS, keys) run, non-root and without capabilities")
+        self.say("three workers, a gateway of the overlay local and one of eks (TLS, keys) run, non-root and without capabilities")
 
     def say(self, what):
         print(f"live: {what}", flush=True)

@@ -9,6 +9,7 @@ with 1 and a line for each thing that is wrong.
 import re
 import subprocess
 import sys
+import tomllib
 import warnings
 
 import kubernetes_validate
@@ -152,8 +153,15 @@ def references(overlay):
             config = volume.get("configMap")
             if config and not config.get("optional") and config["name"] not in configs:
                 overlay.say(d, f"there is no ConfigMap/{config['name']}")
-            if "secret" in volume and volume["secret"]["secretName"] not in secrets:
-                overlay.say(d, f"nothing makes Secret/{volume['secret']['secretName']}")
+            wanted = [volume["secret"]["secretName"]] if "secret" in volume else []
+            for source in volume.get("projected", {}).get("sources", []):
+                wanted += [source["secret"]["name"]] if "secret" in source else []
+                config = source.get("configMap")
+                if config and not config.get("optional") and config["name"] not in configs:
+                    overlay.say(d, f"there is no ConfigMap/{config['name']}")
+            for name in wanted:
+                if name not in secrets:
+                    overlay.say(d, f"nothing makes Secret/{name}")
             if "emptyDir" in volume and "sizeLimit" not in volume["emptyDir"]:
                 overlay.say(d, f"the volume {volume['name']} may fill the node's disk")
         for c in containers(d):
@@ -171,6 +179,42 @@ def references(overlay):
                     overlay.say(d, f"nothing makes Secret/{ref['name']}")
             if not re.search(r":[^:/]+$", c["image"]) or c["image"].endswith(":latest"):
                 overlay.say(d, f"the image {c['image']} is of no version")
+
+
+def internal_tls(overlay):
+    """Who shows a certificate to whom, and what is asked for without one."""
+    secrets = {o["spec"]["target"]["name"] for o in overlay.of("ExternalSecret")}
+    secrets |= {o["spec"]["secretName"] for o in overlay.of("Certificate")}
+    for o in overlay.of("Issuer"):
+        if o["spec"]["ca"]["secretName"] not in secrets:
+            overlay.say(o, f"nothing makes Secret/{o['spec']['ca']['secretName']}")
+    for o in overlay.of("Certificate"):
+        issuer = o["spec"]["issuerRef"]
+        if issuer["kind"] == "Issuer" and not overlay.has("Issuer", issuer["name"]):
+            overlay.say(o, f"there is no Issuer/{issuer['name']}")
+    worker = next(d for d in overlay.of("Deployment") if d["metadata"]["name"] == "worker")
+    c = worker["spec"]["template"]["spec"]["containers"][0]
+    asks = "MILLRACE_TLS_CLIENT_CA" in [v["name"] for v in c["env"]]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        if asks and "httpGet" in c[probe]:
+            overlay.say(worker, f"its {probe} shows no certificate, and workers ask for one")
+    routing = tomllib.loads(next(o["data"]["routing.toml"] for o in overlay.of("ConfigMap") if o["metadata"]["name"] == "routing"))
+    names = {n for o in overlay.of("Certificate") for n in o["spec"].get("dnsNames", [])}
+    for pool in routing["pools"]:
+        if pool.get("tls", False) != asks:
+            overlay.say("routing.toml", f"pool {pool['name']} has tls = {pool.get('tls', False)}, and workers' client CA is {asks}")
+    if asks and routing["upstream_tls"]["server_name"] not in names:
+        overlay.say("routing.toml", f"no certificate has the name {routing['upstream_tls']['server_name']}")
+    for o in overlay.of("PodMonitor"):
+        for endpoint in o["spec"]["podMetricsEndpoints"]:
+            tls = endpoint.get("tlsConfig")
+            if asks != (endpoint.get("scheme") == "https" and tls is not None):
+                overlay.say(o, "asks workers in another way than they serve")
+            if tls and tls["serverName"] not in names:
+                overlay.say(o, f"no certificate has the name {tls['serverName']}")
+            for secret in (tls["ca"]["secret"], tls["cert"]["secret"], tls["keySecret"]) if tls else ():
+                if secret["name"] not in secrets:
+                    overlay.say(o, f"nothing makes Secret/{secret['name']}")
 
 
 def restricted(overlay):
@@ -239,6 +283,7 @@ def main():
         count = schemas(overlay)
         selectors(overlay)
         references(overlay)
+        internal_tls(overlay)
         restricted(overlay)
         settings(overlay, gateway, worker)
         wrong += overlay.wrong

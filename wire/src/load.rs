@@ -78,12 +78,15 @@ const NUMBERS: [&str; 11] = [
     "sequence",
 ];
 
-/// Most of anything countable that a report may claim; above it the report is refused as a whole.
+/// Most jobs, running or waiting, that a report may claim; above it the report is refused as a whole. A worker's own
+/// queue holds at most 100,000.
 pub const COUNT_MAX: u32 = 1_000_000;
+/// Most slots that a report may claim: sixteen times what a worker can be told to have.
+pub const SLOTS_MAX: u32 = 1024;
 /// Most reference-seconds of work that a report may claim (about 30 years).
 pub const WORK_SECONDS_MAX: f64 = 1e9;
-/// Most reference-seconds per slot and second that a report may claim.
-pub const SPEED_MAX: f64 = 1e4;
+/// Most reference-seconds per slot and second that a report may claim: twice what a worker believes of itself.
+pub const SPEED_MAX: f64 = 100.0;
 
 impl LoadReport {
     /// Whether `self` was said later than `other` by the same worker.
@@ -99,14 +102,14 @@ impl LoadReport {
     /// Refuses numbers that would poison arithmetic downstream. Call it on everything that came over a socket.
     pub fn validate(self) -> Result<Self, Error> {
         let counts = [
-            ("slots", self.slots),
-            ("running", self.running),
-            ("queued", self.queued),
-            ("queue_max", self.queue_max),
-            ("pool_queued", self.pool_queued),
+            ("slots", self.slots, SLOTS_MAX),
+            ("running", self.running, COUNT_MAX),
+            ("queued", self.queued, COUNT_MAX),
+            ("queue_max", self.queue_max, COUNT_MAX),
+            ("pool_queued", self.pool_queued, COUNT_MAX),
         ];
-        for (field, got) in counts {
-            if got > COUNT_MAX {
+        for (field, got, max) in counts {
+            if got > max {
                 return Err(Error::Unbelievable { field, got: got.to_string() });
             }
         }
@@ -251,6 +254,9 @@ mod tests {
             ("speed=0.8", "speed=inf"),
             ("slots=2", "slots=0"),
             ("slots=2", "slots=1e30"),
+            ("slots=2", "slots=1025"),
+            ("speed=0.8", "speed=100.1"),
+            ("queue_max=8", "queue_max=1000001"),
             ("running=1", "running=-1"),
         ] {
             let text = report().to_orca().replacen(from, to, 1);
@@ -258,6 +264,13 @@ mod tests {
         }
         assert!(matches!(parse("BIN abc"), Err(Error::Syntax(_))));
         assert!(matches!(parse("TEXT slots=1"), Err(Error::Missing(_))));
+    }
+
+    #[test]
+    fn what_the_largest_worker_can_say_is_believed() {
+        // The bounds of a worker's settings, and of what it learns of its speed.
+        let largest = LoadReport { slots: 64, running: 64, queue_max: 100_000, speed: 50.0, ..report() };
+        assert_eq!(parse(&largest.to_orca()), Ok(largest));
     }
 
     #[test]

@@ -35,10 +35,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use config::Config;
+use millrace_runtime::listen;
 use millrace_runtime::shutdown::Shutdown;
 use millrace_wire::WorkerId;
 use store::{Room, Store};
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -52,9 +52,8 @@ pub async fn serve(
     shutdown: Shutdown,
     ready: impl FnOnce(std::net::SocketAddr),
 ) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listener =
+        listen::bind(config.listen).with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("cannot read the bound address")?;
     let name = match config.name {
         Some(name) => name,

@@ -91,7 +91,7 @@ pub fn run() -> Result<()> {
             }
         }
         let first = first.context("there is no pool")?;
-        write!(said, "ready http://{first}\n").context("write a line")?;
+        writeln!(said, "ready http://{first}").context("write a line")?;
         let mut out = std::io::stdout().lock();
         out.write_all(said.as_bytes()).and_then(|()| out.flush()).context("say that it is ready")?;
         std::future::pending().await

@@ -6,8 +6,10 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
+use millrace_gateway::fleet::evidence::Verdict;
 use millrace_gateway::forward::TRIES_MAX;
 use millrace_gateway::route::Exclude;
+use millrace_wire::load;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -61,6 +63,8 @@ pub enum Fault {
     Huge,
     /// Reports say the greatest speed that is believed.
     Boast,
+    /// Reports say the most slots and the greatest speed that are believed, all idle, and every submit is refused.
+    Capture,
     /// Reports are numbered backwards.
     StaleSequence,
 }
@@ -79,7 +83,11 @@ impl Fault {
             Self::Negative => replace("named_metrics.work_seconds", "-5"),
             Self::NotANumber => replace("named_metrics.speed", "NaN"),
             Self::Huge => replace("named_metrics.speed", "1e300"),
-            Self::Boast => replace("named_metrics.speed", &millrace_wire::load::SPEED_MAX.to_string()),
+            Self::Boast => replace("named_metrics.speed", &load::SPEED_MAX.to_string()),
+            Self::Capture => {
+                let fast = replace("named_metrics.speed", &load::SPEED_MAX.to_string());
+                fast.replace("named_metrics.slots=1,", &format!("named_metrics.slots={},", load::SLOTS_MAX))
+            }
             Self::StaleSequence => {
                 replace("named_metrics.sequence", &format!("{}", 1e9 as u64 - now_s as u64))
             }
@@ -344,7 +352,10 @@ impl Day<'_> {
         try_.tried.push(worker);
         Gateway::exclude(&mut try_.exclude, worker);
         let fault = self.setting.pools[self.cluster.workers[worker].pool].fault;
-        if self.cluster.life(worker).died_s.is_some() || fault == Fault::Instant500 {
+        if self.cluster.life(worker).died_s.is_some() || matches!(fault, Fault::Instant500 | Fault::Capture) {
+            if fault == Fault::Capture {
+                Gateway::disbelieve(&mut try_.exclude, worker);
+            }
             self.gateways[posted.gateway].sent(worker, estimate_s);
             self.answer(job, worker, false, try_, now_s);
         } else if matches!(fault, Fault::BlackHole | Fault::Slow200) {
@@ -354,7 +365,7 @@ impl Day<'_> {
             self.note(now_s + after_s, Event::Answer { job, worker, well, try_: Box::new(try_) });
         } else {
             self.accepted(job, worker, now_s);
-            self.gateways[posted.gateway].judge(worker, true, now_s);
+            self.gateways[posted.gateway].judge(worker, Verdict::Answered, now_s);
         }
     }
 
@@ -365,7 +376,15 @@ impl Day<'_> {
         let fault = self.setting.pools[self.cluster.workers[worker].pool].fault;
         let gateway = &mut self.gateways[posted.gateway];
         gateway.settled(worker, estimate_s, fault == Fault::BlackHole, now_s);
-        gateway.judge(worker, well, now_s);
+        gateway.judge(
+            worker,
+            match () {
+                () if well => Verdict::Answered,
+                () if fault == Fault::Capture => Verdict::Contradicted,
+                () => Verdict::Failed,
+            },
+            now_s,
+        );
         if well {
             self.accepted(job, worker, now_s);
             return;

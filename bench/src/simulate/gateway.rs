@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use millrace_gateway::fleet::evidence::PROBE_FAILURES_MAX;
+use millrace_gateway::fleet::evidence::{PROBE_FAILURES_MAX, Verdict};
 use millrace_gateway::fleet::outlier::{Outlier, Reliability};
 use millrace_gateway::fleet::snapshot::{Health, Pool, Report, Snapshot, Worker};
 use millrace_gateway::fleet::underway::TIMED_OUT_COUNTS;
@@ -197,22 +197,25 @@ impl Gateway {
     }
 
     /// How a submit ended, as the fleet judges it.
-    pub fn judge(&mut self, worker: usize, answered: bool, now_s: f64) {
+    pub fn judge(&mut self, worker: usize, verdict: Verdict, now_s: f64) {
         let now = at(now_s);
         let peers = &self.snapshot.pools[self.seen[worker].place.0].workers;
         let spare = (peers.iter().filter(|peer| peer.ejected(now)).count() + 1) * 2 <= peers.len();
         let reliability = &mut self.snapshot.pools[self.seen[worker].place.0].reliability;
-        if answered {
-            reliability.answered(now)
-        } else {
-            reliability.failed(now)
+        match verdict {
+            Verdict::Answered => reliability.answered(now),
+            Verdict::Slow | Verdict::Contradicted | Verdict::Failed => reliability.failed(now),
         }
         let (known, seen) = self.known(worker);
-        if answered {
-            seen.answered_s = now_s;
-            seen.outlier.answered(now);
-        } else {
-            seen.outlier.failed(now, spare);
+        match verdict {
+            Verdict::Answered => {
+                seen.answered_s = now_s;
+                seen.outlier.answered(now);
+            }
+            Verdict::Slow | Verdict::Contradicted => seen.outlier.slow(now),
+            Verdict::Failed => {
+                seen.outlier.failed(now, spare);
+            }
         }
         known.ejected_until = seen.outlier.ejected_until();
         known.on_trial = seen.outlier.on_trial();
@@ -222,6 +225,11 @@ impl Gateway {
     /// Names a worker that must not be tried again.
     pub fn exclude(exclude: &mut Exclude, worker: usize) {
         exclude.tried.push(address(worker));
+    }
+
+    /// Names a worker that refused a job against its own word.
+    pub fn disbelieve(exclude: &mut Exclude, worker: usize) {
+        exclude.disbelieved.push(address(worker));
     }
 }
 

@@ -58,6 +58,7 @@ fn a_pool_that_never_answers_fails_or_lies_does_not_slow_the_healthy_one() {
         Fault::NotANumber,
         Fault::Huge,
         Fault::StaleSequence,
+        Fault::Capture,
     ] {
         let (with, alone) = beside(fault);
         assert_eq!(with.finish_s.len(), alone.finish_s.len(), "{fault:?} loses no job");

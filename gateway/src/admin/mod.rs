@@ -7,6 +7,7 @@
 //!
 //! Our own small app: Pingora's metrics app answers every path with the metrics.
 
+mod bounded;
 pub mod diff;
 pub mod explain;
 pub mod problem;
@@ -15,6 +16,7 @@ pub mod steer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, RawQuery, Request, State};
@@ -36,9 +38,11 @@ use crate::drain::Drain;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::page::{self, Parts};
+use crate::rate::{self, Limiter, Who};
 use crate::reload::{Reloader, Trigger};
 use crate::tls::Tls;
 use crate::upstream::Upstream;
+use bounded::{Bounded, Peer};
 use problem::Problem;
 use status::Status;
 
@@ -59,6 +63,8 @@ pub struct Admin {
     pub auth: Option<Arc<Auth>>,
     /// Whether operators are asked for them, too.
     pub asks: bool,
+    /// Counts who has no good key or token.
+    pub strangers: Arc<Limiter>,
     /// The gateway's families.
     pub metrics: Arc<Metrics>,
     /// All families of the process.
@@ -89,25 +95,46 @@ pub async fn run(listener: TcpListener, admin: Admin, stop: CancellationToken) -
         .merge(diff::routes())
         .layer(middleware::from_fn_with_state(admin.clone(), guard))
         .with_state(admin)
-        .into_make_service_with_connect_info::<SocketAddr>();
+        .into_make_service_with_connect_info::<Peer>();
     // Not graceful: an operator's open connection must not keep the process.
     tokio::select! {
-        served = async { axum::serve(listener, app).await } => served,
+        served = async { axum::serve(Bounded::new(listener), app).await } => served,
         () = stop.cancelled() => Ok(()),
     }
 }
 
-/// The operator who asks.
-async fn operator(admin: &Admin, headers: &HeaderMap) -> Result<Arc<Principal>, Box<millrace_wire::Problem>> {
+/// The operator who asks. As for clients, an address that was refused too often has no new token checked.
+async fn operator(
+    admin: &Admin,
+    from: SocketAddr,
+    headers: &HeaderMap,
+) -> Result<Arc<Principal>, Box<millrace_wire::Problem>> {
     let Some(auth) = &admin.auth else {
         let detail = "this wants an operator's key, and the gateway knows no keys";
         return Err(Box::new(millrace_wire::Problem::new(millrace_wire::Code::Forbidden, detail)));
     };
+    let (rate, who) = (admin.fleet.config().rate, Who::stranger(from.ip()));
+    let too_often = |rate, wait| {
+        admin.metrics.rate_limited.inc();
+        rate::too_often(rate, wait)
+    };
+    if let Some(rate) = &rate
+        && let Err(wait) = admin.strangers.look(&who, rate, Instant::now())
+        && auth.has_to_check(headers)
+    {
+        return Err(too_often(rate, wait));
+    }
     let permitted = match auth.permit(headers, Role::Operator) {
         Err(stop) if stop.may_change && auth.look_again().await => auth.permit(headers, Role::Operator),
         permitted => permitted,
     };
-    permitted.map_err(|stop| stop.problem)
+    permitted.map_err(|stop| match &rate {
+        Some(rate) if stop.problem.code != millrace_wire::Code::AuthUnavailable => {
+            let taken = admin.strangers.take(who, rate, Instant::now());
+            taken.map_or_else(|wait| too_often(rate, wait), |()| stop.problem)
+        }
+        _ => stop.problem,
+    })
 }
 
 /// Serves `/metrics`, `/livez` and a short `/readyz` until `stop`.
@@ -125,19 +152,26 @@ pub async fn run_metrics(
         .route("/metrics", get(metrics))
         .with_state(admin);
     tokio::select! {
-        served = async { axum::serve(listener, app).await } => served,
+        served = async { axum::serve(Bounded::new(listener), app).await } => served,
         () = stop.cancelled() => Ok(()),
     }
 }
 
 /// Lets through who may ask.
-async fn guard(State(admin): State<Admin>, mut request: Request, next: Next) -> Response {
+async fn guard(
+    State(admin): State<Admin>,
+    ConnectInfo(Peer(from)): ConnectInfo<Peer>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     if admin.asks {
         // The page and its files are the same for everybody, and ask for a key themselves.
         let open =
             ["/", "/livez"].contains(&request.uri().path()) || request.uri().path().starts_with("/assets/");
-        match operator(&admin, request.headers()).await {
-            _ if open => {}
+        if open {
+            return next.run(request).await;
+        }
+        match operator(&admin, from, request.headers()).await {
             Ok(principal) => {
                 // Who has shown a key is not asked for his name.
                 let name = HeaderValue::from_str(&principal.name);
@@ -163,6 +197,9 @@ fn refuse(problem: &millrace_wire::Problem) -> Response {
     if status == StatusCode::UNAUTHORIZED {
         let challenge = HeaderValue::from_static("Bearer realm=\"millrace\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    if let Some(after) = problem.retry_after_s {
+        response.headers_mut().insert(header::RETRY_AFTER, after.into());
     }
     response
 }
@@ -238,7 +275,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 
 async fn reload(
     State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let by = Some(steer::actor(&headers, peer));

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Admin;
+use super::bounded::Peer;
 use super::problem::{self, Problem};
 use crate::audit::{ACTOR, Actor};
 use crate::fleet::steer::{Action, Order, Refused, Steered};
@@ -62,7 +63,7 @@ async fn list(State(admin): State<Admin>) -> Response {
 /// A change whose path and weight say what is done.
 fn changing(action: fn(Option<f64>) -> Result<Action, Refused>) -> MethodRouter<Admin> {
     let handle = move |State(admin): State<Admin>,
-                       ConnectInfo(peer): ConnectInfo<SocketAddr>,
+                       ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
                        headers: HeaderMap,
                        body: Bytes| async move { change(&admin, action, peer, &headers, &body) };
     post(handle)
@@ -108,7 +109,7 @@ fn change(
 
 async fn remove(
     State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     Path(target): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

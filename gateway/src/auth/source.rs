@@ -149,10 +149,17 @@ impl Source {
                     .timeout(FETCH_TIMEOUT)
                     .pool_max_idle_per_host(0)
                     .user_agent(concat!("millrace-gateway/", env!("CARGO_PKG_VERSION")));
-                if let Some(ca) = ca {
-                    client = client.tls_certs_only(certificates(ca)?);
+                match ca {
+                    Some(ca) => client = client.tls_certs_only(certificates(ca)?),
+                    // The system's certificates are for nothing there, and there may be none.
+                    None if url.scheme() == "http" => client = client.tls_certs_only([]),
+                    None => {}
                 }
-                let client = client.build().map_err(|error| format!("no client for it: {error}"))?;
+                let client = client.build().map_err(|error| {
+                    let trust =
+                        if ca.is_none() { "; auth.jwt.ca names a file of CA certificates" } else { "" };
+                    format!("no client for {}: {}{trust}", shown(url), last_cause(&error))
+                })?;
                 let (min_refresh, max_refresh) = (*min_refresh, *max_refresh);
                 Place::Url { url: url.clone(), client, min_refresh, max_refresh }
             }
@@ -297,15 +304,18 @@ fn shown(url: &Url) -> String {
     url.to_string()
 }
 
+/// The last of the chain says most: the ones before say that something failed.
+fn last_cause(error: &dyn std::error::Error) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    chain.last().map(ToString::to_string).unwrap_or_default()
+}
+
 /// The text at an address, and how long it says that it holds.
 async fn fetch(url: &Url, client: &reqwest::Client) -> Result<(Vec<u8>, Option<Duration>), Failed> {
     let broken = |error: reqwest::Error| {
         let outcome = if error.is_timeout() { "timeout" } else { "unreachable" };
         let error = error.without_url();
-        // The last of the chain says most: the ones before say that something failed.
-        let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-        let why = chain.last().map(ToString::to_string).unwrap_or_default();
-        Failed { outcome, message: format!("{} does not answer: {why}", shown(url)) }
+        Failed { outcome, message: format!("{} does not answer: {}", shown(url), last_cause(&error)) }
     };
     let mut answer = client.get(url.clone()).send().await.map_err(broken)?;
     if answer.status() != http::StatusCode::OK {

@@ -94,6 +94,12 @@ impl Tokens {
         Ok(principal)
     }
 
+    /// Whether the token was found good before, and still is.
+    pub(super) fn knows(&self, token: &[u8]) -> bool {
+        let set = self.set.load();
+        set.as_ref().is_some_and(|set| self.verified.get(token, unix_now_s(), set.generation).is_some())
+    }
+
     /// Who a token says is asking, and until when, in Unix seconds.
     fn check(&self, token: &[u8], keys: &KeySet) -> Result<(Arc<Principal>, u64), Refused> {
         let bad = |why: &str| Refused::Bad(why.to_owned());

@@ -1,4 +1,5 @@
-//! `[rate]`: how often one key, or one address without a key, may ask. Without it as often as it likes.
+//! `[rate]`: how often one key, or one address without a key, may ask, and how often one address may be refused for a
+//! key or token that is no good. Without it as often as they like.
 
 use millrace_runtime::config::{Error, File};
 use serde::Deserialize;

@@ -24,8 +24,10 @@ pub const SLOW: Duration = Duration::from_secs(1);
 /// How a request to a worker ended, as far as its health is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It answered; also with 429.
+    /// It answered; also with 429, where its report says no better.
     Answered,
+    /// It refused a job with 429, and by its own report has room for it.
+    Contradicted,
     /// It took a job well, but [`SLOW`]ly.
     Slow,
     /// It did not, or with a server error.
@@ -162,7 +164,7 @@ impl Fleet {
             let worker = &mut workers[worker];
             match (verdict, read_latency) {
                 // What is slow of late is slow as a whole more often than not: one worker's store is all workers' store.
-                (Verdict::Failed | Verdict::Slow, _) => reliability.failed(now),
+                (Verdict::Failed | Verdict::Slow | Verdict::Contradicted, _) => reliability.failed(now),
                 (Verdict::Answered, None) => reliability.answered(now),
                 // A pool that answers reads may still take no jobs.
                 (Verdict::Answered, Some(_)) => {}
@@ -175,7 +177,8 @@ impl Fleet {
                         latency(worker, seconds.as_secs_f64(), now);
                     }
                 }
-                Verdict::Slow => endpoint.outlier.slow(now),
+                // No ejection: a report may be a moment older than the refusal that it comes with.
+                Verdict::Slow | Verdict::Contradicted => endpoint.outlier.slow(now),
                 Verdict::Failed => {
                     latency(worker, FAILURE_LATENCY_S, now);
                     ejected = endpoint.outlier.failed(now, spare);

@@ -87,7 +87,9 @@ impl Clients {
     /// # Errors
     /// When a client cannot be built; needs a process-wide rustls provider.
     pub fn new(upstream: Arc<Upstream>) -> Result<Self, reqwest::Error> {
-        Ok(Self { plain: Self::builder().build()?, upstream })
+        // It never speaks TLS. The system's certificates would take time and memory, and in an image without any keep the
+        // gateway from starting.
+        Ok(Self { plain: Self::builder().tls_certs_only([]).build()?, upstream })
     }
 
     fn builder() -> reqwest::ClientBuilder {

@@ -173,3 +173,15 @@ fn nobody_sees_a_view_from_before_an_urgent_change() {
         });
     }
 }
+
+#[test]
+fn a_worker_that_refuses_against_its_own_word_is_left_alone_and_not_ejected() {
+    let fleet = fleet();
+    fleet.probed(at(1), report("aws", 1), Duration::from_millis(1));
+    assert!((0..9).all(|_| !fleet.judge(at(1), Verdict::Contradicted, None)));
+    let known = worker(&fleet, 1);
+    assert!(known.failing_until.is_some() && known.ejected_until.is_none());
+    assert!(fleet.snapshot().find(at(1)).unwrap().0.reliability.at(fleet.now()) < 0.2);
+    fleet.judge(at(1), Verdict::Answered, None);
+    assert_eq!(worker(&fleet, 1).failing_until, None);
+}

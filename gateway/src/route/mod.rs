@@ -84,6 +84,8 @@ pub struct Exclude {
     pub tried: Vec<SocketAddr>,
     /// A try's outcome is unknown: only workers of this store, where the id makes the submit the same job.
     pub store: Option<String>,
+    /// Workers that refused it against their own word: nothing that their pools claim counts for this request.
+    pub disbelieved: Vec<SocketAddr>,
 }
 
 impl Exclude {

@@ -1,6 +1,9 @@
+mod claims;
+
 use std::collections::HashMap;
 
 use millrace_wire::LoadReport;
+use millrace_wire::load::{SLOTS_MAX, SPEED_MAX};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -176,7 +179,11 @@ fn submits_on_their_way_count_as_work() {
 fn after_an_unknown_outcome_only_the_same_store_will_do() {
     let other = LoadReport { store_id: "other".to_owned(), ..load() };
     let two = snapshot(vec![pool("aws", vec![worker(1, load()), worker(2, other)])]);
-    let exclude = Exclude { tried: vec![two.pools[0].workers[0].address], store: Some("s".to_owned()) };
+    let exclude = Exclude {
+        tried: vec![two.pools[0].workers[0].address],
+        store: Some("s".to_owned()),
+        ..Exclude::default()
+    };
     let refusal = submit(&two, &Job::default(), &exclude, NOW, &mut rng()).unwrap_err();
     assert_eq!(refusal.why, Why::Exhausted);
     assert_eq!(refusal.pools[0].workers[1].rejected, Some(Rejection::OtherStore));
@@ -289,7 +296,7 @@ fn reads_go_to_healthy_workers_and_fail_open() {
         chosen.map(|chosen| chosen.address)
     };
     assert_eq!(go(&one, &Exclude::default()), Some(up));
-    let tried = Exclude { tried: vec![up], store: None };
+    let tried = Exclude { tried: vec![up], ..Exclude::default() };
     assert_eq!(go(&one, &tried), Some(down), "better a last try than none");
     one.pools[0].workers[1].drain = true;
     assert_eq!(go(&one, &Exclude::default()), Some(up), "a draining worker reads on");
@@ -327,8 +334,8 @@ fn a_decision_serialises_with_every_term_and_reason() {
 fn any_load() -> impl Strategy<Value = LoadReport> {
     let count = prop_oneof![Just(0_u32), 0..20_u32, Just(1_000_000)];
     let amount = prop_oneof![Just(0.0), 0.0..1000.0, Just(1e9)];
-    let speed = prop_oneof![Just(1e-6), 0.1..4.0, Just(1e4)];
-    let counts = (1..=1_000_000_u32, count.clone(), count.clone(), count.clone(), count);
+    let speed = prop_oneof![Just(1e-6), 0.1..4.0, Just(SPEED_MAX)];
+    let counts = (1..=SLOTS_MAX, count.clone(), count.clone(), count.clone(), count);
     (counts, (amount.clone(), amount, speed), any::<bool>()).prop_map(
         |(
             (slots, running, queued, queue_max, pool_queued),
@@ -443,7 +450,7 @@ proptest! {
             let held = u64::from(report.load.running) + u64::from(report.load.queued) + u64::from(worker.compensation.at(NOW).0);
             let room = f64::from(report.load.slots) + f64::from(report.load.queue_max) * job.priority.queue_share();
             prop_assert!(held < u64::from(report.load.slots) || (held as f64) < room, "{report:?}");
-            let again = Exclude { tried: vec![decision.address], store: Some("nobody's".to_owned()) };
+            let again = Exclude { tried: vec![decision.address], store: Some("nobody's".to_owned()), ..Exclude::default() };
             prop_assert!(submit(&snapshot, &job, &again, NOW, &mut StdRng::seed_from_u64(seed)).is_err());
         }
     }
@@ -451,7 +458,7 @@ proptest! {
     #[test]
     fn the_record_tells_what_the_choice_did(snapshot in any_snapshot(), job in any_job(), seed: u64, tried in 0..9_u16) {
         let tried = (1..tried).map(|port| worker(port, load()).address).collect();
-        let exclude = Exclude { tried, store: None };
+        let exclude = Exclude { tried, ..Exclude::default() };
         let record = consider(&snapshot, &job, &exclude, NOW);
         let choice = View::new(&snapshot, NOW).submit(&job, &exclude, &mut StdRng::seed_from_u64(seed));
         match choice {

@@ -223,11 +223,14 @@ impl View {
         let store = exclude.store.as_deref().map(store_hash);
         let narrowed = |pool: &Pool| {
             let mut pool = pool.clone();
+            let lied = pool.workers.iter().any(|place| exclude.disbelieved.contains(&place.address));
             for place in pool.workers.iter_mut().filter(|place| place.standing.is_ok()) {
                 if exclude.tried.contains(&place.address) {
                     place.standing = Err(Rejection::Tried);
                 } else if store.is_some_and(|store| store != place.store) {
                     place.standing = Err(Rejection::OtherStore);
+                } else if lied {
+                    place.standing = place.standing.map(worker::Standing::failing);
                 }
             }
             pool.settle(self.at);

@@ -83,7 +83,8 @@ impl Room {
         }
     }
 
-    fn of(report: &Report, outstanding: u32) -> Self {
+    /// What a report says, with `outstanding` submits on their way that it does not count.
+    pub fn of(report: &Report, outstanding: u32) -> Self {
         let load = &report.load;
         let waiting =
             f64::from(load.running) + f64::from(load.queued) + f64::from(outstanding) - f64::from(load.slots);
@@ -103,12 +104,13 @@ impl Standing {
         let load = &report.load;
         let (outstanding, unanswered_work_s) = worker.compensation.at(now);
         let held = u64::from(load.running) + u64::from(load.queued);
-        // Slots are at most a million, so the difference is exact.
+        // Slots are at most a thousand, so the difference is exact.
         let free = u64::from(load.slots).saturating_sub(held + u64::from(outstanding)) as f64;
         let rate = f64::from(load.slots) * load.speed;
         let running = if held > 0 { f64::from(load.running) / held as f64 } else { 1.0 };
         let age = now.saturating_sub(report.at);
-        Self {
+        let failing = worker.failing_until.is_some_and(|until| until > now);
+        let standing = Self {
             slots: f64::from(load.slots),
             speed: load.speed,
             free,
@@ -116,11 +118,24 @@ impl Standing {
             wait_s: if free > 0.0 { 0.0 } else { (load.work_seconds + unanswered_work_s) / rate },
             age_s: if age > FRESH { age.as_secs_f64() } else { 0.0 },
             round_trip_s: worker.round_trip.as_secs_f64(),
-            failing_s: if worker.failing_until.is_some_and(|until| until > now) { FAILING_S } else { 0.0 },
+            failing_s: 0.0,
             running_s: load.work_seconds * running / rate,
             unanswered_work_s,
             reported_at: report.at,
             pool_work_s: load.pool_work_seconds,
+        };
+        if failing { standing.failing() } else { standing }
+    }
+
+    /// The same worker when it fails. Of its claim no free slot is believed then, and no more than one slot of a reference
+    /// core: else the greatest claim would attract work whatever becomes of it.
+    pub(super) fn failing(self) -> Self {
+        Self {
+            slots: self.slots.min(1.0),
+            speed: self.speed.min(1.0),
+            free: 0.0,
+            failing_s: FAILING_S,
+            ..self
         }
     }
 

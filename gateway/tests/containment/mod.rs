@@ -132,3 +132,9 @@ async fn a_pool_of_wrong_load_reports_is_contained() {
     let lies = [Lie::Negative, Lie::NotANumber, Lie::Huge, Lie::Stale];
     contained(&lies.map(|lie| Behaviour::Lie(lie, THINKS))).await;
 }
+
+/// Every report is believed, and says that there is more room than all others have together.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_boasts_and_refuses_is_contained() {
+    contained(&[Behaviour::Lie(Lie::Boast, THINKS); 4]).await;
+}

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use millrace_wire::load::{SLOTS_MAX, SPEED_MAX};
 use millrace_wire::{Code, LoadReport, Problem};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
@@ -56,6 +57,8 @@ pub(crate) enum Lie {
     NotANumber,
     /// More slots and speed than there are.
     Huge,
+    /// As many slots and as much speed as are believed.
+    Boast,
     /// Idle, under a sequence number of long ago.
     Stale,
 }
@@ -67,7 +70,8 @@ impl Lie {
         match self {
             Self::Negative => load.work_seconds = -1e6,
             Self::NotANumber => load.speed = f64::NAN,
-            Self::Huge => (load.slots, load.speed) = (u32::MAX, 1e300),
+            Self::Huge => (load.slots, load.speed) = (1_000_000, 1e4),
+            Self::Boast => (load.slots, load.speed) = (SLOTS_MAX, SPEED_MAX),
             Self::Stale => load.sequence = 1,
         }
         // JSON has no such number; what is written is no JSON then.

@@ -260,3 +260,40 @@ async fn a_gateway_starts_without_its_provider_and_says_that_it_cannot_tell() {
     eventually("the provider is there", || async { may(&gateway, &issuer.token("viewer")).await }).await;
     assert_eq!(stands(&gateway).await["keys"], 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shows_bad_tokens_too_often_has_none_checked_and_harms_nobody_beside_him() {
+    let (worker, folder) = (Fake::start("aws", "w1").await, tempfile::tempdir().unwrap());
+    let (issuer, forger) = (Issuer::new("a"), Issuer::new("a"));
+    let (jwks, keys) = (folder.path().join("jwks.json"), folder.path().join("keys"));
+    std::fs::write(&jwks, set(&[&issuer])).unwrap();
+    let key = "k".repeat(32);
+    std::fs::write(&keys, format!("bob viewer other {}\n", hex::encode(Sha256::digest(&key)))).unwrap();
+    let file = routing(&worker, jwks.to_str().unwrap(), "[rate]\nper_second = 0.01\nburst = 10\n");
+    let gateway =
+        Gateway::start(&file.replace("[auth.jwt]", &format!("[auth]\nkeys = {keys:?}\n[auth.jwt]"))).await;
+    gateway.healthy(1).await;
+    let known = issuer.token("viewer");
+    assert!(may(&gateway, &known).await);
+
+    for _ in 0..10 {
+        assert_eq!(problem(read(&gateway, &forger.token("viewer")).await).await["code"], "unauthenticated");
+    }
+    let checked =
+        async || gauge(&gateway.metrics().await, "millrace_gateway_auth_tokens_total{result=\"miss\"}");
+    let before = checked().await;
+    for _ in 0..5 {
+        let answer = read(&gateway, &forger.token("viewer")).await;
+        let after: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((1..=100).contains(&after), "{after}");
+        assert_eq!(problem(answer).await["code"], "rate_limited");
+    }
+    assert_eq!(read(&gateway, &issuer.token("creator")).await.status(), 429, "it would have to be checked");
+    assert!(checked().await == before, "no signature was checked");
+    assert_eq!(read(&gateway, &"x".repeat(32)).await.status(), 429, "keys are guessed no faster");
+
+    assert!(may(&gateway, &known).await, "a token that was found good before");
+    assert!(may(&gateway, &key).await, "a key");
+    let media = gateway.client.get(gateway.url("/media/j/token/master.m3u8")).send().await.unwrap();
+    assert_eq!(media.status(), 200, "and who needs neither");
+}

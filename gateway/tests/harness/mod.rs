@@ -50,6 +50,11 @@ pub(crate) fn check(arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
+/// Where the system's CA certificates are looked for, there are none.
+pub(crate) fn without_roots(command: &mut Command) -> &mut Command {
+    command.env("SSL_CERT_FILE", "/nonexistent/roots.pem").env("SSL_CERT_DIR", "/nonexistent")
+}
+
 /// A client of HTTP/2 without TLS.
 pub(crate) fn http2() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().timeout(PATIENCE).http2_prior_knowledge().build().unwrap()
@@ -87,6 +92,13 @@ pub(crate) struct Gateway {
 impl Gateway {
     pub(crate) async fn start(routing: &str) -> Self {
         Self::start_by(Command::new(env!("CARGO_BIN_EXE_millrace-gateway")), routing).await
+    }
+
+    /// The same on a system without any CA certificate.
+    pub(crate) async fn start_without_roots(routing: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millrace-gateway"));
+        without_roots(&mut command);
+        Self::start_by(command, routing).await
     }
 
     /// The same with a soft limit of that many open files, as systems start their services.

@@ -4,7 +4,7 @@ use reqwest::StatusCode;
 use sha2::{Digest as _, Sha256};
 
 use crate::fake::Fake;
-use crate::harness::{Gateway, check, pools, problem};
+use crate::harness::{Gateway, check, gauge, pools, problem};
 
 fn routing(worker: &Fake, listen: &str, more: &str) -> String {
     let file = pools(&[("aws", 1.0, &[worker])]);
@@ -30,10 +30,17 @@ async fn operators_show_a_key_that_the_audit_log_names_and_metrics_need_none() {
         let answer = client.get(admin(path)).bearer_auth(key("admin")).send().await.unwrap();
         assert_eq!(problem(answer).await["code"], "forbidden", "{path}");
     }
+    let refused_so_far = async || {
+        let metrics = format!("http://127.0.0.1:{}/metrics", gateway.metrics.unwrap().port());
+        let shown = client.get(metrics).send().await.unwrap().text().await.unwrap();
+        gauge(&shown, "millrace_gateway_auth_refused_total{code=\"unauthenticated\"}")
+    };
     let refused = client.post(admin("/drain")).json(&serde_json::json!({ "target": "aws" })).send().await;
     assert_eq!(refused.unwrap().status(), StatusCode::UNAUTHORIZED);
     for path in ["/", "/livez"] {
+        let before = refused_so_far().await;
         assert_eq!(client.get(admin(path)).send().await.unwrap().status(), StatusCode::OK, "{path}");
+        assert!(refused_so_far().await == before, "{path}: who is let in was not refused");
     }
 
     // By any name: who has a key is no page that somebody's browser happened to open.
@@ -62,6 +69,26 @@ async fn operators_show_a_key_that_the_audit_log_names_and_metrics_need_none() {
     for path in ["/status", "/pools", "/audit", "/"] {
         let answer = client.get(metrics(path)).send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_guesses_at_the_admin_listener_has_to_wait_and_who_has_a_key_has_not() {
+    let (worker, folder) = (Fake::start("aws", "w1").await, tempfile::tempdir().unwrap());
+    let (keys, key) = (folder.path().join("keys"), "k".repeat(32));
+    std::fs::write(&keys, format!("op operator t {}\n", hex::encode(Sha256::digest(&key)))).unwrap();
+    let more = format!("[auth]\nkeys = {keys:?}\n[rate]\nper_second = 0.01\nburst = 3\n");
+    let listen = "admin = \"127.0.0.1:0\"\nadmin_auth = true\nmetrics = \"127.0.0.1:0\"\n";
+    let gateway = Gateway::start(&routing(&worker, listen, &more)).await;
+    let ask = |key: &str| gateway.client.get(gateway.admin_url("/status")).bearer_auth(key).send();
+    for _ in 0..3 {
+        assert_eq!(ask("guess").await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+    let refused = ask("guess").await.unwrap();
+    assert!(refused.headers().contains_key("retry-after"));
+    assert_eq!(problem(refused).await["code"], "rate_limited");
+    for _ in 0..5 {
+        assert_eq!(ask(&key).await.unwrap().status(), StatusCode::OK);
     }
 }
 

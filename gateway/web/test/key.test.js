@@ -45,6 +45,22 @@ test("a key is one that a header can carry, and is sent with every question unti
   assert.equal(asked[2].headers["content-type"], "application/json");
 });
 
+test("where a browser forbids storage a key is held as long as the page lives", async () => {
+  const { getItem, setItem, removeItem } = sessionStorage;
+  const forbidden = () => {
+    throw new DOMException("denied", "SecurityError");
+  };
+  Object.assign(sessionStorage, { getItem: forbidden, setItem: forbidden, removeItem: forbidden });
+  try {
+    assert.ok(useKey("secret"));
+    assert.deepEqual(headers(), { authorization: "Bearer secret" });
+    assert.ok(useKey(null));
+    assert.equal(key(), null);
+  } finally {
+    Object.assign(sessionStorage, { getItem, setItem, removeItem });
+  }
+});
+
 test("a key is asked for when the gateway wants one, and again when the one given is no good", async () => {
   const told = [];
   onKey((wrong) => told.push(wrong));

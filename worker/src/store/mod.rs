@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;
 
-/// Whose jobs they are. One tenant until clients authenticate.
+/// Whose jobs those are that came without a tenant: of a gateway that asks nobody who he is.
 pub const TENANT_DEFAULT: &str = "default";
 
 /// What the store could not do.
