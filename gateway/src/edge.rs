@@ -48,8 +48,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 const STREAM_WINDOW: u32 = 512 * 1024;
 /// The same for all requests of a connection together.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes that a connection reads ahead of us. Pingora's own 64 KiB are there for as long as the connection is.
-const READ_BUFFER: usize = 4 * 1024;
+/// Bytes that a connection reads ahead of us, once it was looked at: whoever reads has room for more and so reads past
+/// this. Pingora's own 64 KiB are there for as long as the connection is.
+const READ_BUFFER: usize = 2 * 1024;
 /// The first bytes by which HTTP/2 is told from HTTP/1: no HTTP/1 method begins so.
 const H2_FIRST: &[u8; 3] = b"PRI";
 
@@ -160,21 +161,19 @@ impl ServerApp for Edge {
         // Nothing in Pingora bounds the time until a connection of HTTP/2 begins.
         let begun = Arc::new(Notify::new());
         let app = Arc::new(Timed::new(&self.proxy, &self.fleet, Some(begun.clone())));
+        let mut connection = app.process_new(stream, shutdown);
+        // On the heap and gone once it has begun, so that an idle connection keeps no room for it.
+        let began = Box::pin(tokio::time::timeout(KEEPALIVE + deadline, begun.notified()));
         tokio::select! {
-            ended = app.process_new(stream, shutdown) => ended,
-            () = unless(&begun, KEEPALIVE + deadline) => None,
+            biased;
+            ended = &mut connection => return ended,
+            began = began => began.ok()?,
         }
+        connection.await
     }
 
     async fn cleanup(&self) {
         self.http1.http_cleanup().await;
-    }
-}
-
-/// Ends after `deadline`, and never once `told`.
-async fn unless(told: &Notify, deadline: Duration) {
-    if tokio::time::timeout(deadline, told.notified()).await.is_ok() {
-        std::future::pending::<()>().await;
     }
 }
 
