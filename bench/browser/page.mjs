@@ -92,10 +92,10 @@ function observe() {
   const find = (name) => [...document.querySelectorAll(`[data-testid=${name}]`)];
   new MutationObserver(() => {
     const [card] = find('job-card');
-    // The list has a bar of its own, which is asked for less often.
-    const bars = find('job-progress');
+    // The list has a bar of its own, which is asked for by itself: the two may be a moment apart.
+    const bar = find('job-progress').find((bar) => !bar.closest('[data-testid=job-card]'));
     keep(observed.upload, share(find('upload-progress')[0]));
-    keep(observed.progress, share(bars.find((bar) => !bar.closest('[data-testid=job-card]')) ?? bars[0]));
+    keep(observed.progress, share(bar));
     keep(observed.states, card?.dataset.state);
   }).observe(document, { subtree: true, childList: true, attributes: true });
 }

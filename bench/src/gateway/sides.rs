@@ -163,11 +163,11 @@ impl Setting<'_> {
     /// # Errors
     /// It does not come up.
     pub async fn gateway(&self, program: &Path, identity: &Identity) -> Result<Side> {
-        let (http, admin) = (free_port()?, free_port()?);
+        let http = free_port()?;
         let jwks = self.directory.join("jwks.json");
         fs::write(&jwks, &identity.jwks).context("write the provider's key")?;
         let mut routing = format!(
-            "[listen]\nhttp = \"{http}\"\nadmin = \"{admin}\"\n\n[auth.jwt]\njwks = \"jwks.json\"\n\
+            "[listen]\nhttp = \"{http}\"\nadmin = \"127.0.0.1:0\"\n\n[auth.jwt]\njwks = \"jwks.json\"\n\
              issuer = {ISSUER:?}\naudience = [{AUDIENCE:?}]\n\n\
              [access_log]\nenabled = true\nsample = {LOG_SAMPLE}\n"
         );

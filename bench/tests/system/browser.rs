@@ -205,7 +205,7 @@ async fn the_page_uploads_a_file_shows_its_progress_and_plays_it() {
     asked.sort_unstable();
     assert_eq!(asked, own, "nobody else is asked");
     assert!(page.upload.len() >= 3 && page.upload.last() == Some(&100), "the upload was seen: {page:?}");
-    assert!(page.progress.len() >= 3 && page.progress.is_sorted(), "the progress was seen to move: {page:?}");
+    assert!(page.progress.len() >= 2 && page.progress.is_sorted(), "the progress was seen to move: {page:?}");
     assert_eq!(page.states.last().map(String::as_str), Some("succeeded"), "{page:?}");
     assert!(page.states.iter().any(|state| state == "running"), "{page:?}");
     assert_eq!(page.jobs, 1, "what was only chosen is not sent");
