@@ -190,12 +190,12 @@ export function follow(id, told) {
     document.removeEventListener("visibilitychange", seen);
     events?.close();
   };
-  // A stream begins with what was written last, and an answer may have been read after that was: the bar would go back.
+  // A stream begins with what was written last, and an answer may be late: neither may take the bar back.
   const farthest = { attempt: 0, percent: 0 };
-  /** @param {JobUpdate} now */
-  const overtaken = ({ attempt, progress }) => {
-    if (attempt < farthest.attempt) return true;
-    if (attempt === farthest.attempt && progress.percent < farthest.percent) return true;
+  /** @param {JobUpdate | Job} now */
+  const overtaken = ({ state, attempt, progress }) => {
+    const behind = state === "running" && attempt === farthest.attempt && progress.percent < farthest.percent;
+    if (behind || (attempt < farthest.attempt && !isFinal(state))) return true;
     Object.assign(farthest, { attempt, percent: progress.percent });
     return false;
   };
@@ -207,8 +207,7 @@ export function follow(id, told) {
       // What was asked later knows more.
       if (ended || mine !== asked) return;
       told.problem(null);
-      overtaken(job);
-      told.job(job);
+      if (!overtaken(job)) told.job(job);
       if (isFinal(job.state)) return end();
       // The browser connects again by itself after a broken connection, and gives up after a refusal.
       if (!document.hidden && (!events || events.readyState === CLOSED)) events = listen();

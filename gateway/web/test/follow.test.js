@@ -96,6 +96,25 @@ test("an event that an answer has overtaken does not take the bar back, and a ne
   said.end();
 });
 
+test("an answer that an event has overtaken does not take the bar back, and a state that it brings is told", async () => {
+  let late = (answer) => answer;
+  const second = new Promise((resolve) => (late = resolve));
+  const said = browser([job("running", 1, 0), second, job("retry_wait", 1, 0)]);
+  await until("a stream", () => said.streams.length === 1);
+  const [stream] = said.streams;
+  stream.onopen();
+  const tell = (kind, now) => stream.dispatchEvent(Object.assign(new Event(kind), { data: JSON.stringify(now) }));
+  tell("state", job("running", 1, 0));
+  tell("progress", job("running", 1, 15));
+  late(job("running", 1, 0));
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual([said.jobs, said.updates], [["running"], [0, 15]]);
+  tell("state", job("retry_wait", 1, 0));
+  await until("the whole job", () => said.jobs.length === 2);
+  assert.deepEqual([said.jobs, said.updates], [["running", "retry_wait"], [0, 15, 0]]);
+  said.end();
+});
+
 test("an upload that was stopped before it began does not begin", async () => {
   const stop = new AbortController();
   stop.abort();
