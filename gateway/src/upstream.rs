@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::settle;
 use arc_swap::ArcSwapOption;
 use millrace_runtime::tls::{Bad, Client, Connecting, Followed, Loaded, Seen};
 use pingora::protocols::tls::CaType;
@@ -24,7 +25,6 @@ use tracing::{error, info};
 
 use crate::config::upstream_tls::UpstreamTls;
 use crate::metrics::Metrics;
-use crate::reload::INTERVAL;
 use crate::tls::State;
 
 /// The one protocol that workers are spoken to in.
@@ -169,15 +169,5 @@ impl Upstream {
 
 /// Follows the files until `stop`.
 pub async fn run(upstream: Arc<Upstream>, stop: CancellationToken) {
-    let mut look = tokio::time::interval(INTERVAL);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = look.tick() => {}
-        }
-        let upstream = upstream.clone();
-        // A secret may lie on a network file system; what goes wrong is logged, counted and shown where it arises.
-        let _ = tokio::task::spawn_blocking(move || upstream.look()).await;
-    }
+    settle::follow(stop, move || upstream.look()).await;
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::serve::Listener;
+use millrace_runtime::settle;
 use millrace_runtime::tls::{Bad, Followed, Loaded, Seen, Server};
 use millrace_wire::{Code, Problem, problem};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -26,8 +27,6 @@ use crate::metrics::Metrics;
 
 /// What a worker speaks over TLS, as it does without.
 pub const ALPN: &[&[u8]] = &[b"http/1.1"];
-/// Between two looks at the files.
-pub const INTERVAL: Duration = Duration::from_millis(500);
 /// Longest handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes at once; who comes then waits in the kernel's queue.
@@ -208,17 +207,7 @@ pub async fn serve(
 }
 
 async fn follow(tls: Arc<Tls>, stop: CancellationToken) {
-    let mut look = tokio::time::interval(INTERVAL);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = look.tick() => {}
-        }
-        let tls = Arc::clone(&tls);
-        // A secret may lie on a network file system; what goes wrong is logged and counted where it arises.
-        let _ = tokio::task::spawn_blocking(move || tls.look()).await;
-    }
+    settle::follow(stop, move || tls.look()).await;
 }
 
 #[cfg(test)]
