@@ -7,7 +7,7 @@
 //! In the order in which a system comes to life: [`binaries`] finds the programs, [`process`] starts them (through
 //! [`leash`], so that none outlives us), `data` is the directory it lives in, [`routing`] writes the gateway's file, [`system`] holds them together,
 //! [`client`] talks to them, [`procfs`] proves what they left behind. [`clip`], [`media`], [`progress`] and [`table`]
-//! serve [`demo`] and [`up`]. [`worker`] measures one worker beside ffmpeg by hand. [`simulate`] stands apart: it starts
+//! serve [`demo`] and [`up`]; [`object_server`] is an S3 store of tests. [`worker`] measures one worker beside ffmpeg by hand. [`simulate`] stands apart: it starts
 //! nothing, and runs the gateway's routing code in virtual time.
 
 pub mod binaries;
@@ -17,6 +17,7 @@ mod data;
 pub mod demo;
 pub mod leash;
 pub mod media;
+pub mod object_server;
 pub mod process;
 pub mod procfs;
 pub mod progress;

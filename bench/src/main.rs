@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
-use millrace_bench::{demo, install_crypto, leash, simulate, up, worker};
+use millrace_bench::{demo, install_crypto, leash, object_server, simulate, up, worker};
 use millrace_runtime::shutdown::Shutdown;
 
 /// Runs a whole Millrace system on this machine.
@@ -75,6 +75,19 @@ enum Command {
     },
     /// Measure what one routing decision costs.
     Pick,
+    /// Serve S3 out of a directory, for tests.
+    #[command(hide = true)]
+    ObjectServer {
+        /// Where to listen.
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+        listen: std::net::SocketAddr,
+        /// Holds a directory per bucket.
+        #[arg(long, value_name = "DIR")]
+        root: PathBuf,
+        /// Buckets to create.
+        #[arg(long = "bucket", value_name = "NAME")]
+        buckets: Vec<String>,
+    },
     /// Become PROGRAM, and die when PARENT does.
     #[command(hide = true)]
     Leash {
@@ -131,6 +144,9 @@ fn run(command: Command) -> Result<()> {
                     // Dropping the demo kills all that it started.
                     () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
                 }
+            }
+            Command::ObjectServer { listen, root, buckets } => {
+                object_server::run(object_server::Options { listen, root, buckets }, &shutdown).await
             }
             Command::Up { port, data } => up::run(&up::Options { port, data }, &shutdown).await,
             Command::Worker { clip, seconds, runs, data, out, worker } => {

@@ -514,12 +514,15 @@ impl System {
         let mut store = OsString::from("sqlite:");
         store.push(self.data.path().join("jobs.db"));
         let mut args: Vec<OsString> = vec!["run".into()];
+        let own = |flag: &str| !worker.flags.contains_key(flag);
         let mut put = |flag: &str, value: OsString| args.extend([flag.into(), value]);
         put("--listen", worker.address.clone().into());
         put("--pool", worker.pool.clone().into());
         put("--name", name.into());
         put("--store", store);
-        put("--objects", self.objects().into());
+        if own("--objects") {
+            put("--objects", self.objects().into());
+        }
         put("--scratch", self.scratch(name).into());
         put("--log-format", "text".into());
         put("--log", self.log.clone().into());

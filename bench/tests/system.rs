@@ -23,6 +23,8 @@ mod gateway;
 mod jobs;
 #[path = "system/manifests.rs"]
 mod manifests;
+#[path = "system/object_store.rs"]
+mod object_store;
 #[path = "system/playlist.rs"]
 mod playlist;
 #[path = "system/saturation.rs"]

@@ -130,7 +130,10 @@ pub fn classify(method: &Method, path: &str) -> Result<Route, Refused> {
         ["upload", "request"] => take("POST", &[(Method::POST, Route::UploadRequest)]),
         ["upload", pool, key, ..] if !key.is_empty() => {
             let pool = pool.parse().map_err(|_| Refused::NotFound)?;
-            take("PUT", &[(Method::PUT, Route::Upload { pool })])
+            // GET and POST are for what comes in parts, past the workers: how far it is, and that it is all there.
+            let upload = Route::Upload { pool };
+            let all = [Method::GET, Method::PUT, Method::POST].map(|method| (method, upload.clone()));
+            take("GET, POST, PUT", &all)
         }
         [""] => take("GET, HEAD", &reading(Route::Page)),
         ["assets", name] => take("GET, HEAD", &reading(Route::Asset { name: (*name).to_owned() })),

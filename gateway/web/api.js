@@ -32,7 +32,7 @@ import { isFinal } from "./format.js";
  * @property {string} [started_at]
  * @property {string} [finished_at]
  *
- * @typedef {{ upload_url: string, input_path: string, bytes_max: number }} Ticket
+ * @typedef {{ upload_url: string, headers?: Record<string, string>, input_path: string, bytes_max: number }} Ticket
  * @typedef {Pick<Job, "job_id" | "state" | "phase" | "progress" | "pool" | "worker" | "attempt" | "error">} JobUpdate
  */
 
@@ -122,14 +122,16 @@ export function uploadAddress(ticket, origin) {
  * @param {File} file
  * @param {(sent: number, all: number) => void} progress
  * @param {AbortSignal} signal
+ * @param {Record<string, string>} [headers] What the URL's signature covers.
  * @returns {Promise<void>}
  */
-export function put(url, file, progress, signal) {
+export function put(url, file, progress, signal, headers = {}) {
   return new Promise((resolve, reject) => {
     const stopped = () => reject(new Problem(0, { code: "stopped", title: "The upload was stopped" }));
     if (signal.aborted) return stopped();
     const request = new XMLHttpRequest();
     request.open("PUT", url);
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => progress(event.loaded, event.total || file.size);
     request.onload = () => {
       if (request.status < 300) resolve();

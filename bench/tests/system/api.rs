@@ -22,6 +22,11 @@ async fn schemathesis_finds_nothing_that_the_description_does_not_say() {
         // An input_path that nobody uploaded is well-formed and yet refused.
         .args(["--exclude-checks", "positive_data_acceptance", "--no-color"]);
     let said = tokio::time::timeout(3 * PATIENCE, judge.kill_on_drop(true).output()).await.unwrap().unwrap();
-    assert!(said.status.success(), "{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    assert!(
+        said.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&said.stdout),
+        String::from_utf8_lossy(&said.stderr)
+    );
     stage.end().await;
 }

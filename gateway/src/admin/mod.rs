@@ -138,7 +138,9 @@ async fn guard(State(admin): State<Admin>, mut request: Request, next: Next) -> 
             Ok(principal) => {
                 // Who has shown a key is not asked for his name.
                 let name = HeaderValue::from_str(&principal.name);
-                request.headers_mut().insert(ACTOR, name.unwrap_or_else(|_| HeaderValue::from_static("an operator")));
+                request
+                    .headers_mut()
+                    .insert(ACTOR, name.unwrap_or_else(|_| HeaderValue::from_static("an operator")));
             }
             Err(problem) => return refuse(&problem),
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use millrace_wire::job::{Job, JobError, JobPage};
@@ -18,6 +18,7 @@ use super::{App, Refusal, Shared, media};
 use crate::keys;
 use crate::lease::Stop;
 use crate::objects;
+use crate::store::upkeep::Deleted;
 use crate::store::{Accepted, Cancelled, Filter, JobRow, NewJob, TENANT_DEFAULT};
 
 /// Longest time for a spec to arrive.
@@ -25,8 +26,25 @@ const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
 /// Jobs on a page when the client does not say, and at most.
 const PAGE: (u32, u32) = (50, 500);
 
-/// A stored job as clients read it.
-pub(super) fn view(app: &App, row: JobRow) -> Job {
+/// Stored jobs as clients read them.
+async fn views(app: &App, rows: Vec<JobRow>) -> Result<Vec<Job>, Refusal> {
+    let finished = rows.iter().filter(|row| row.manifest.is_some()).map(|row| row.uid.clone());
+    let gone = app.upkeep.outputs_gone(&finished.collect::<Vec<_>>()).await?;
+    Ok(rows.into_iter().map(|row| view(app, gone.get(&row.uid).copied(), row)).collect())
+}
+
+/// One of them.
+async fn seen(app: &App, row: JobRow) -> Result<Json<Job>, Refusal> {
+    Ok(Json(views(app, vec![row]).await?.pop().expect("one row gives one view")))
+}
+
+/// How long a job's outputs are kept, from its end.
+fn kept(app: &App, row: &JobRow) -> Duration {
+    let days = row.spec.retention_days.map(|days| Duration::from_secs(u64::from(days) * 86_400));
+    days.unwrap_or(app.outputs_kept)
+}
+
+fn view(app: &App, gone_at_ms: Option<i64>, row: JobRow) -> Job {
     let time =
         |ms: i64| jiff::Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |t| t.to_string());
     let mut links = BTreeMap::from([
@@ -34,7 +52,10 @@ pub(super) fn view(app: &App, row: JobRow) -> Job {
         ("events".to_owned(), format!("/jobs/{}/events", row.job_id)),
     ]);
     let (mut outputs, mut warnings) = (None, Vec::new());
-    if let Some(manifest) = row.manifest {
+    let kept_ms = i64::try_from(kept(app, &row).as_millis()).unwrap_or(i64::MAX / 4);
+    let until_ms = row.finished_at_ms.filter(|_| row.manifest.is_some());
+    let until_ms = gone_at_ms.or(until_ms.map(|end| end.saturating_add(kept_ms)));
+    if let Some(manifest) = row.manifest.filter(|_| gone_at_ms.is_none()) {
         let base = media::base(app, &row.job_id, &row.uid);
         let mut seen = manifest.outputs;
         seen.paths_mut().for_each(|path| *path = format!("{base}/{path}"));
@@ -52,6 +73,7 @@ pub(super) fn view(app: &App, row: JobRow) -> Job {
         attempt: row.attempt,
         spec: row.spec,
         outputs,
+        outputs_until: until_ms.map(time),
         warnings,
         error: row.error.map(|(code, detail)| JobError { code, detail }),
         cancel_requested: row.cancel_requested,
@@ -137,14 +159,28 @@ async fn accept(app: &App, spec: JobSpec, job_id: &JobId) -> Result<Response, Re
         }
     };
     let location = format!("/jobs/{job_id}");
-    Ok((status, [(header::LOCATION, location)], Json(view(app, row))).into_response())
+    Ok((status, [(header::LOCATION, location)], seen(app, row).await?).into_response())
 }
 
 async fn uploaded_bytes(app: &App, path: &str) -> Result<u64, Refusal> {
     let bad = |detail: &str| Refusal(Problem::new(Code::BadInputPath, detail).field("input_path"));
     let (bucket, key) = keys::split_input_path(path)
         .ok_or_else(|| bad("input_path must be POOL/uploads/… as an upload's answer names it"))?;
+    if !app.objects.knows(&bucket) {
+        return Err(bad("no pool of that name has uploads here"));
+    }
+    if app.upkeep.upload_gone(&bucket, key).await? {
+        return Err(bad("the upload was kept no longer; upload it again"));
+    }
     match app.objects.head(&bucket, key).await {
+        // A URL of the object store's own cannot bound what is sent there.
+        Ok(meta) if meta.bytes > app.upload_bytes_max => {
+            let detail = format!(
+                "the upload has {} bytes, and at most {} are taken",
+                meta.bytes, app.upload_bytes_max
+            );
+            Err(Problem::new(Code::UploadTooLarge, detail).field("input_path").into())
+        }
         Ok(meta) => Ok(meta.bytes),
         Err(objects::Error::NotFound) => {
             Err(bad("nothing was uploaded there; PUT the bytes to the upload URL first"))
@@ -154,7 +190,7 @@ async fn uploaded_bytes(app: &App, path: &str) -> Result<u64, Refusal> {
 }
 
 pub(super) async fn read(State(app): Shared, Path(id): Path<String>) -> Result<Json<Job>, Refusal> {
-    Ok(Json(view(&app, find(&app, &id).await?)))
+    seen(&app, find(&app, &id).await?).await
 }
 
 pub(super) async fn find(app: &App, id: &str) -> Result<JobRow, Refusal> {
@@ -198,19 +234,47 @@ pub(super) async fn list(
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let next_cursor = rows.last().filter(|_| more).map(|row| row.uid.clone());
-    Ok(Json(JobPage { jobs: rows.into_iter().map(|row| view(&app, row)).collect(), next_cursor }))
+    Ok(Json(JobPage { jobs: views(&app, rows).await?, next_cursor }))
 }
 
-pub(super) async fn cancel(State(app): Shared, Path(id): Path<String>) -> Result<Response, Refusal> {
+/// Deletes what a job gave. Never what `DELETE` of a job does by itself: a cancel that came too late would take away
+/// what its sender would rather have kept.
+async fn delete_outputs(app: &App, id: &JobId) -> Result<Response, Refusal> {
+    match app.upkeep.delete_outputs(TENANT_DEFAULT, id).await? {
+        Deleted::Done(row) => {
+            info!(%id, "outputs deleted");
+            Ok(seen(app, *row).await?.into_response())
+        }
+        Deleted::None(state) if state.is_final() => {
+            let detail = format!("job {id} is {} and has no outputs", state.as_str());
+            Err(Problem::new(Code::JobWithoutOutputs, detail).job(id).into())
+        }
+        Deleted::None(state) => {
+            let detail = format!("job {id} is {}; cancel it, and it will have none", state.as_str());
+            Err(Problem::new(Code::JobNotReady, detail).job(id).into())
+        }
+        Deleted::NotFound => Err(Problem::new(Code::JobNotFound, format!("there is no job {id}")).into()),
+    }
+}
+
+pub(super) async fn cancel(
+    State(app): Shared,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, Refusal> {
     let id = job_id(&id)?;
+    let words = query.as_deref().unwrap_or_default().split('&');
+    if words.map(|pair| pair.split('=').next()).any(|word| word == Some("outputs")) {
+        return delete_outputs(&app, &id).await;
+    }
     match app.store.cancel(TENANT_DEFAULT, &id).await? {
         Cancelled::Done(row) => {
             app.load.stale();
-            Ok((StatusCode::OK, Json(view(&app, row))).into_response())
+            Ok((StatusCode::OK, seen(&app, row).await?).into_response())
         }
         Cancelled::Requested(row) => {
             app.leases.stop_one(&row.uid, Stop::Cancelled);
-            Ok((StatusCode::ACCEPTED, Json(view(&app, row))).into_response())
+            Ok((StatusCode::ACCEPTED, seen(&app, row).await?).into_response())
         }
         Cancelled::TooLate(row) => {
             let detail = format!("job {id} has already ended: it {}", row.state.as_str());

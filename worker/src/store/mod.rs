@@ -11,6 +11,7 @@
 #[cfg(test)]
 mod conformance;
 mod sqlite;
+pub mod upkeep;
 
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
 
 pub use sqlite::Sqlite;
+pub use upkeep::{NewUpload, Upkeep};
 
 /// Whose jobs they are. One tenant until clients authenticate.
 pub const TENANT_DEFAULT: &str = "default";

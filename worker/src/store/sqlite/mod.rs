@@ -8,6 +8,7 @@
 mod claim;
 mod ending;
 mod row;
+mod upkeep;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
