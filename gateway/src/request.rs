@@ -167,6 +167,8 @@ mod tests {
             (Method::GET, "/media/a/720p/seg-1.m4s", Route::Media),
             (Method::POST, "/upload/request", Route::UploadRequest),
             (Method::PUT, "/upload/aws/uploads/k/v.mp4", aws()),
+            (Method::GET, "/upload/aws/uploads/k/v.mp4", aws()),
+            (Method::POST, "/upload/aws/uploads/k/v.mp4", aws()),
             (Method::GET, "/", Route::Page),
             (Method::HEAD, "/assets/app.js", Route::Asset { name: "app.js".to_owned() }),
             (Method::GET, "/pools", Route::Pools),
