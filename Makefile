@@ -11,7 +11,7 @@ BENCH_RELEASE = $(or $(CARGO_TARGET_DIR),target)/release/millrace-bench
 BENCH_OUT = $(or $(CARGO_TARGET_DIR),target)/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up build test bench-worker bench-routing fmt lint clean-data
+.PHONY: help setup demo up build test check-deploy bench-worker bench-routing fmt lint clean-data
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test: ## Check format and lints, then run every test, with real binaries, real f
 	fi
 	$(CARGO) test --workspace --locked --doc
 	cd gateway/web && node --test
+
+check-deploy: build ## Check manifests, alerts, dashboards and images without a cluster (under 5 minutes)
+	@scripts/check-deploy '$(dir $(BENCH))'
 
 # Both in one build, so that the bench finds the worker beside itself.
 bench-worker: ## Measure a job beside the same ffmpeg by hand (about 15 minutes)

@@ -227,7 +227,7 @@ impl Drop for Process {
 /// What a `ready` line says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ready {
-    /// Where it serves: `http://HOST:PORT`.
+    /// Where it serves: `http://HOST:PORT`, or `https://HOST:PORT` of a worker with TLS.
     pub http: String,
     /// Where operators connect; the gateway only.
     pub admin: Option<String>,
@@ -258,8 +258,8 @@ impl Ready {
 }
 
 fn address(url: &str) -> Result<&str> {
-    let address =
-        url.strip_prefix("http://").with_context(|| format!("{url} does not start with http://"))?;
+    let address = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let address = address.with_context(|| format!("{url} starts with neither http:// nor https://"))?;
     address.parse::<std::net::SocketAddr>().with_context(|| format!("{url} names no address and port"))?;
     Ok(address)
 }
@@ -288,6 +288,7 @@ mod tests {
     fn a_ready_line_names_one_address_or_two() {
         let worker = Ready::parse("ready http://127.0.0.1:9001").unwrap();
         assert_eq!((worker.address(), &worker.admin), ("127.0.0.1:9001", &None));
+        assert_eq!(Ready::parse("ready https://127.0.0.1:9002").unwrap().address(), "127.0.0.1:9002");
         let gateway = Ready::parse("ready http://127.0.0.1:80 admin http://[::1]:81").unwrap();
         assert_eq!(gateway.admin.as_deref(), Some("http://[::1]:81"));
         for bad in [

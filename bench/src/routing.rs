@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// One pool of the routing file.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +18,17 @@ pub struct Pool {
     pub endpoints: Vec<String>,
 }
 
+/// How the gateway speaks TLS to all workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// Whom it believes.
+    pub ca: PathBuf,
+    /// What it shows.
+    pub certificate: PathBuf,
+    /// The key of that.
+    pub key: PathBuf,
+}
+
 /// The routing file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Routing {
@@ -25,6 +36,8 @@ pub struct Routing {
     pub http: String,
     /// Where operators connect.
     pub admin: String,
+    /// TLS to the workers of all pools; without, all are spoken to in plain.
+    pub upstream_tls: Option<UpstreamTls>,
     /// All pools.
     pub pools: Vec<Pool>,
 }
@@ -43,10 +56,17 @@ impl Routing {
         let mut text = String::from("# Written by millrace-bench; the gateway reloads it when it changes.\n");
         let put = "writing to a String cannot fail";
         write!(text, "[listen]\nhttp = {:?}\nadmin = {:?}\n", self.http, self.admin).expect(put);
+        if let Some(UpstreamTls { ca, certificate, key }) = &self.upstream_tls {
+            write!(text, "\n[upstream_tls]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {key:?}\n")
+                .expect(put);
+        }
         for Pool { name, weight, egress_usd_per_gb, endpoints } in &self.pools {
             write!(text, "\n[[pools]]\nname = {name:?}\nweight = {weight:?}\n").expect(put);
             write!(text, "egress_usd_per_gb = {egress_usd_per_gb:?}\nendpoints = {endpoints:?}\n")
                 .expect(put);
+            if self.upstream_tls.is_some() {
+                text.push_str("tls = true\n");
+            }
         }
         text
     }
@@ -77,6 +97,7 @@ mod tests {
     #[test]
     fn the_file_is_toml_that_says_what_was_meant() {
         let mut routing = Routing {
+            upstream_tls: None,
             http: "127.0.0.1:0".to_owned(),
             admin: "127.0.0.1:1".to_owned(),
             pools: ["aws", "gcp"]

@@ -15,7 +15,7 @@ use crate::binaries::Binaries;
 use crate::data::Data;
 use crate::process::{POLL, Process, Ready, Spawner, Spec};
 use crate::procfs;
-use crate::routing::{Pool, Routing};
+use crate::routing::{Pool, Routing, UpstreamTls};
 
 /// Longest time from a start to the `ready` line: the worker checks its ffmpeg first, on a machine that may be busy.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
@@ -33,6 +33,7 @@ pub struct Builder {
     data: Option<PathBuf>,
     empty_first: bool,
     gateway_ports: (u16, u16),
+    upstream_tls: Option<UpstreamTls>,
     log: String,
 }
 
@@ -87,6 +88,13 @@ impl Builder {
         self
     }
 
+    /// Lets the gateway speak TLS to all workers; those take their own files by [`Self::worker_arg`].
+    #[must_use]
+    pub fn upstream_tls(mut self, files: UpstreamTls) -> Self {
+        self.upstream_tls = Some(files);
+        self
+    }
+
     /// The log filter of all processes.
     #[must_use]
     pub fn log(mut self, filter: &str) -> Self {
@@ -108,6 +116,7 @@ impl Builder {
             routing: Routing {
                 http: format!("127.0.0.1:{}", self.gateway_ports.0),
                 admin: format!("127.0.0.1:{}", self.gateway_ports.1),
+                upstream_tls: self.upstream_tls,
                 pools: Vec::new(),
             },
             binaries,
@@ -183,6 +192,7 @@ impl System {
             data: None,
             empty_first: false,
             gateway_ports: (0, 0),
+            upstream_tls: None,
             log: "info".to_owned(),
         }
     }
@@ -208,7 +218,15 @@ impl System {
         Client::new(self.gateway().ready.admin.as_deref().expect("checked when it started"))
     }
 
-    /// A client of one worker, past the gateway.
+    /// `HOST:PORT` of a worker.
+    ///
+    /// # Errors
+    /// No such worker.
+    pub fn worker_address(&self, name: &str) -> Result<&str> {
+        Ok(&self.worker(name)?.address)
+    }
+
+    /// A client of one worker, past the gateway, without TLS.
     ///
     /// # Errors
     /// No such worker.
@@ -514,20 +532,21 @@ impl System {
         let mut store = OsString::from("sqlite:");
         store.push(self.data.path().join("jobs.db"));
         let mut args: Vec<OsString> = vec!["run".into()];
-        let own = |flag: &str| !worker.flags.contains_key(flag);
-        let mut put = |flag: &str, value: OsString| args.extend([flag.into(), value]);
+        let mut put = |flag: &str, value: OsString| {
+            if !worker.flags.contains_key(flag) {
+                args.extend([flag.into(), value]);
+            }
+        };
         put("--listen", worker.address.clone().into());
         put("--pool", worker.pool.clone().into());
         put("--name", name.into());
         put("--store", store);
-        if own("--objects") {
-            put("--objects", self.objects().into());
-        }
+        put("--objects", self.objects().into());
         put("--scratch", self.scratch(name).into());
         put("--log-format", "text".into());
         put("--log", self.log.clone().into());
         for (flag, value) in &worker.flags {
-            put(flag, value.into());
+            args.extend([flag.into(), value.into()]);
         }
         Spec { name: name.to_owned(), program: self.binaries.worker.clone(), args, logs: self.logs() }
     }

@@ -23,10 +23,14 @@ mod gateway;
 mod jobs;
 #[path = "system/manifests.rs"]
 mod manifests;
+#[path = "system/mutual_tls.rs"]
+mod mutual_tls;
 #[path = "system/object_store.rs"]
 mod object_store;
 #[path = "system/playlist.rs"]
 mod playlist;
+#[path = "system/postgres.rs"]
+mod postgres;
 #[path = "system/saturation.rs"]
 mod saturation;
 #[path = "system/stream.rs"]

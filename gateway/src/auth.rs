@@ -14,6 +14,7 @@ mod verify;
 
 use std::sync::Arc;
 
+use futures::future::OptionFuture;
 use http::{HeaderMap, HeaderValue};
 use millrace_wire::{Code, Problem};
 use serde::{Deserialize, Serialize};
@@ -21,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::metrics::Metrics;
-use crate::reload::INTERVAL;
 use crate::request::Route;
+use crate::settle;
 use keys::Keys;
 use source::Source;
 use token::{Refused, Tokens};
@@ -109,7 +110,8 @@ impl Principal {
 
 /// Whether a text is 1 to 64 of the characters that a name may have.
 pub fn is_plain(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c))
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
+    (1..=64).contains(&text.len()) && text.bytes().all(plain) && !text.starts_with('.')
 }
 
 /// Where keys and tokens stand, as `/readyz` shows it.
@@ -137,7 +139,7 @@ pub struct Bad {
 /// Who is let in.
 #[derive(Debug)]
 pub struct Auth {
-    keys: Option<Keys>,
+    keys: Option<Arc<Keys>>,
     tokens: Option<(Arc<Tokens>, Arc<Source>)>,
     metrics: Arc<Metrics>,
 }
@@ -192,7 +194,8 @@ impl Auth {
     /// What is wrong with a file.
     pub fn new(auth: &config::auth::Auth, metrics: Arc<Metrics>) -> Result<Self, Bad> {
         let bad = |key| move |message| Bad { key, message };
-        let keys = auth.keys.as_ref().map(|file| Keys::new(file, metrics.clone()).map_err(bad(KEYS)));
+        let keys =
+            auth.keys.as_ref().map(|file| Keys::new(file, metrics.clone()).map(Arc::new).map_err(bad(KEYS)));
         let tokens = auth.jwt.as_ref().map(|jwt| {
             let tokens = Arc::new(Tokens::new(jwt.clone(), &metrics));
             let source = Source::new(&jwt.jwks, tokens.clone(), metrics.clone()).map_err(bad(JWKS))?;
@@ -203,7 +206,7 @@ impl Auth {
 
     /// Where keys and tokens stand.
     pub fn state(&self) -> State {
-        let (keys, error) = self.keys.as_ref().map(Keys::state).unwrap_or_default();
+        let (keys, error) = self.keys.as_ref().map(|keys| keys.state()).unwrap_or_default();
         State { keys, error, jwt: self.tokens.as_ref().map(|(_, source)| source.state()) }
     }
 
@@ -314,23 +317,8 @@ fn presented(headers: &HeaderMap) -> Option<(&[u8], bool)> {
 /// Follows the file of keys and the tokens' set of keys until `stop`.
 pub async fn run(auth: Arc<Auth>, stop: CancellationToken) {
     let source = auth.tokens.as_ref().map(|(_, source)| source::run(source.clone(), stop.clone()));
-    let keys = async {
-        if auth.keys.is_none() {
-            return;
-        }
-        let mut look = tokio::time::interval(INTERVAL);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = look.tick() => {}
-            }
-            let auth = auth.clone();
-            // What goes wrong is logged, counted and shown where it arises.
-            let _ = tokio::task::spawn_blocking(move || auth.keys.as_ref().map(Keys::look)).await;
-        }
-    };
-    tokio::join!(keys, futures::future::OptionFuture::from(source));
+    let keys = auth.keys.clone().map(|keys| settle::follow(stop, move || keys.look()));
+    tokio::join!(OptionFuture::from(keys), OptionFuture::from(source));
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod auth;
+pub mod cors;
 pub mod discover;
 pub mod https;
 pub mod limits;
@@ -15,6 +16,7 @@ pub mod pools;
 pub mod rate;
 pub mod schema;
 pub mod timeouts;
+pub mod upstream_tls;
 mod value;
 
 use std::path::Path;
@@ -45,10 +47,14 @@ pub struct Config {
     pub rate: Option<rate::Rate>,
     /// Whom it serves; everybody without.
     pub auth: Option<auth::Auth>,
+    /// Which other sites' pages may use the API; none without.
+    pub cors: Option<cors::Cors>,
     /// What is written of requests.
     pub access_log: access_log::AccessLog,
     /// What the web page shows.
     pub page: Page,
+    /// How it speaks TLS to workers, where a pool says so.
+    pub upstream_tls: Option<upstream_tls::UpstreamTls>,
     /// The pools, in the file's order.
     pub pools: Vec<Pool>,
 }
@@ -95,10 +101,12 @@ struct Raw {
     limits: limits::RawLimits,
     rate: Option<rate::RawRate>,
     auth: Option<auth::RawAuth>,
+    cors: Option<cors::RawCors>,
     #[serde(default)]
     access_log: access_log::RawAccessLog,
     #[serde(default)]
     page: page::RawPage,
+    upstream_tls: Option<upstream_tls::RawUpstreamTls>,
     #[serde(default)]
     pools: Vec<pools::RawPool>,
 }
@@ -125,8 +133,10 @@ impl Raw {
         let access_log = self.access_log.validate(file)?;
         let rate = self.rate.map(|raw| raw.validate(file)).transpose()?;
         let auth = self.auth.map(|raw| raw.validate(file)).transpose()?;
+        let cors = self.cors.map(|raw| raw.validate(file)).transpose()?;
         let page = self.page.validate(file, &listen)?;
-        let pools = pools::validate(self.pools, file)?;
+        let upstream_tls = self.upstream_tls.map(|raw| raw.validate(file)).transpose()?;
+        let pools = pools::validate(self.pools, upstream_tls.as_ref(), file)?;
         Ok(Config {
             listen,
             routing: Routing { wait_usd_per_hour: wait },
@@ -134,8 +144,10 @@ impl Raw {
             limits,
             rate,
             auth,
+            cors,
             access_log,
             page,
+            upstream_tls,
             pools,
         })
     }

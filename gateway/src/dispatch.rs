@@ -13,7 +13,7 @@ use tracing::debug;
 use crate::decisions::{Decisions, Made};
 use crate::drain::Drain;
 use crate::fleet::Fleet;
-use crate::fleet::evidence::Verdict;
+use crate::fleet::evidence::{SLOW, Verdict};
 use crate::fleet::snapshot::Worker;
 use crate::fleet::underway::{Reading, Submitting};
 use crate::forward::{Budget, Failure, TRIES_MAX, Ticket};
@@ -72,6 +72,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// Its own name, once it has told.
     pub worker: Option<String>,
+    /// What its certificate names, where it is spoken to over TLS.
+    pub tls: Option<Arc<str>>,
     /// Why it was chosen, for a submit.
     pub reason: Option<Reason>,
 }
@@ -217,8 +219,9 @@ impl Dispatch {
     }
 
     fn target(&self, pool: &PoolId, address: SocketAddr, reason: Option<Reason>) -> Target {
-        let worker = self.fleet.of(address, |worker| worker.id().map(|id| id.as_str().to_owned()));
-        Target { pool: pool.clone(), address, worker: worker.flatten(), reason }
+        let known = |worker: &Worker| (worker.id().map(|id| id.as_str().to_owned()), worker.tls.clone());
+        let (worker, tls) = self.fleet.of(address, known).unwrap_or_default();
+        Target { pool: pool.clone(), address, worker, tls, reason }
     }
 
     fn refused(&self, request: &Request, refused: Refused) -> Problem {
@@ -244,25 +247,29 @@ impl Dispatch {
         })
     }
 
-    /// The next try begins: answers where. `None` when nothing was chosen.
-    pub fn begin(&self, request: &mut Request) -> Option<SocketAddr> {
+    /// The next try begins: answers where, and what the certificate there has to name. `None` when nothing was chosen.
+    pub fn begin(&self, request: &mut Request) -> Option<(SocketAddr, Option<Arc<str>>)> {
         let target = request.target.take()?;
-        let address = target.address;
+        let (address, tls) = (target.address, target.tls.clone());
         request.tries += 1;
         request.exclude.tried.push(address);
         let submitting =
             (request.route == Route::Submit).then(|| self.fleet.submitting(address, request.job.work_s));
         let reading = submitting.is_none().then(|| self.fleet.reading(address));
         request.trying = Some(Try { target, since: Instant::now(), submitting, _reading: reading });
-        Some(address)
+        Some((address, tls))
     }
 
     /// The worker has answered, and the answer goes to the client.
     pub fn answered(&self, request: &mut Request, status: u16) {
         let Some(trying) = &mut request.trying else { return };
-        let failed = matches!(status, 500 | 502 | 503 | 504);
-        let verdict = if failed { Verdict::Failed } else { Verdict::Answered };
-        let latency = (!request.route.reads_body()).then(|| trying.since.elapsed());
+        let elapsed = trying.since.elapsed();
+        let verdict = match status {
+            500 | 502 | 503 | 504 => Verdict::Failed,
+            _ if request.route.reads_body() && elapsed >= SLOW => Verdict::Slow,
+            _ => Verdict::Answered,
+        };
+        let latency = (!request.route.reads_body()).then_some(elapsed);
         // From here on the job is in the worker's own report.
         trying.submitting = None;
         let target = trying.target.clone();

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
+use pingora::protocols::l4::stream::L4BufferSettings;
 use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
@@ -43,12 +44,19 @@ const SEND_BUFFER: usize = 64 * 1024;
 const STREAM_WINDOW: u32 = 512 * 1024;
 /// The same for all requests of a connection together.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes that a connection reads ahead of us. Pingora's own 64 KiB are there for as long as the connection is.
+const READ_BUFFER: usize = 4 * 1024;
 /// The first bytes by which HTTP/2 is told from HTTP/1: no HTTP/1 method begins so.
 const H2_FIRST: &[u8; 3] = b"PRI";
 
 tokio::task_local! {
     /// Told once the header of the request that this task waits for has arrived.
     static HEADER: Arc<Notify>;
+}
+
+/// How much a connection reads and writes at once.
+pub fn buffers() -> L4BufferSettings {
+    L4BufferSettings::default().read(READ_BUFFER)
 }
 
 /// Says that the header of this task's request has arrived.

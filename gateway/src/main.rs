@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use millrace_gateway::config::{self, Config, https};
+use millrace_gateway::config::{self, Config, https, upstream_tls};
 use millrace_gateway::error::Error;
-use millrace_gateway::{Options, Ready, status};
+use millrace_gateway::{Options, Ready, descriptors, status};
 use millrace_runtime::config::File;
 use millrace_runtime::shutdown::Shutdown;
 use millrace_runtime::telemetry::{self, LogFormat};
@@ -127,6 +127,10 @@ async fn run(arguments: Run) -> ExitCode {
     if let Err(error) = telemetry::init(arguments.log_format, &arguments.log) {
         return failed(2, &format!("--log {:?}: {error}", arguments.log));
     }
+    match descriptors::raise() {
+        Ok(files_max) => tracing::debug!(files_max, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
     let options = Options {
         config: arguments.config,
         lame_duck: arguments.lame_duck,
@@ -162,6 +166,9 @@ fn check(file: &std::path::Path) -> ExitCode {
         if let Some(https) = &config.listen.https {
             https.files.load().map_err(|bad| https::error(&file, bad.key, bad.message))?;
         }
+        if let Some(section) = &config.upstream_tls {
+            section.files.load().map_err(|bad| upstream_tls::error(&file, bad.key, bad.message))?;
+        }
         if let Some(auth) = &config.auth {
             millrace_gateway::auth::load(auth).map_err(|bad| file.error(bad.key, bad.message))?;
         }
@@ -170,11 +177,26 @@ fn check(file: &std::path::Path) -> ExitCode {
     match checked {
         Ok(config) => {
             let (pools, endpoints) = (config.pools.len(), config.endpoint_count());
-            println!("{}: ok, {}, {}", file.display(), count(pools, "pool"), count(endpoints, "endpoint"));
+            let (pools, endpoints) = (count(pools, "pool"), count(endpoints, "endpoint"));
+            println!("{}: ok, {pools}, {endpoints}{}", file.display(), beside(&config));
             ExitCode::SUCCESS
         }
         Err(error) => failed(2, &error),
     }
+}
+
+/// What a file says of endpoints beside listing them: where others come from, and which are spoken to over TLS.
+fn beside(config: &Config) -> String {
+    let mut text = String::new();
+    for pool in &config.pools {
+        if let Some(source) = &pool.discover {
+            text += &format!(", {} from {source}", pool.name);
+        }
+        if let Some(name) = &pool.tls {
+            text += &format!(", TLS to {} (known by {name})", pool.name);
+        }
+    }
+    text
 }
 
 fn failed(code: u8, error: &dyn std::fmt::Display) -> ExitCode {

@@ -35,12 +35,16 @@ pub struct Metrics {
     pub discovery_age: GaugeVec,
     /// Probe tasks.
     pub probe_tasks: IntGauge,
+    /// Tasks that the runtime holds.
+    pub tasks: IntGauge,
     /// Connections refused because their address has too many.
     pub connections_refused: IntCounter,
     /// Lines of the access log that nobody took in time.
     pub access_log_dropped: IntCounter,
     /// Requests refused because their key or address asks too often.
     pub rate_limited: IntCounter,
+    /// Uploads refused for their size, by problem code.
+    pub uploads_limited: IntCounterVec,
     /// Requests refused for who asked, by problem code.
     pub auth_refused: IntCounterVec,
     /// API keys in force.
@@ -61,6 +65,10 @@ pub struct Metrics {
     pub certificate_expiry: IntGauge,
     /// 1 when the latest certificate is in force, else 0.
     pub certificate_success: IntGauge,
+    /// When the certificate shown to workers ends, else the first of their CAs, in Unix seconds; 0 without either.
+    pub upstream_certificate_expiry: IntGauge,
+    /// 1 when the latest files of `[upstream_tls]` are in force, else 0.
+    pub upstream_certificate_success: IntGauge,
     /// 1 for an endpoint that answers, else 0.
     pub endpoint_healthy: GaugeVec,
     /// Free share of a pool's capacity, 0–1.
@@ -186,6 +194,7 @@ impl Metrics {
                 "Age of the source's last good answer",
                 &["pool"]
             ),
+            tasks: gauge("tasks", "Tasks of the runtime, one of each connection among them")?,
             probe_tasks: gauge("probe_tasks", "Endpoints being probed")?,
             connections_refused: counter(
                 "connections_refused_total",
@@ -193,6 +202,13 @@ impl Metrics {
             )?,
             access_log_dropped: counter("access_log_dropped_total", "Lines that nobody took in time")?,
             rate_limited: counter("rate_limited_total", "Requests of who asks too often")?,
+            uploads_limited: registered!(
+                registry,
+                IntCounterVec,
+                "uploads_limited_total",
+                "Uploads refused for their size",
+                &["code"]
+            ),
             auth_refused: registered!(
                 registry,
                 IntCounterVec,
@@ -229,6 +245,14 @@ impl Metrics {
             certificate_success: gauge(
                 "certificate_reload_success",
                 "1 when the latest certificate is in force",
+            )?,
+            upstream_certificate_expiry: gauge(
+                "upstream_certificate_expiry_timestamp_seconds",
+                "When the certificate shown to workers ends, else the first of their CAs; 0 without TLS to workers",
+            )?,
+            upstream_certificate_success: gauge(
+                "upstream_certificate_reload_success",
+                "1 when the latest certificates of TLS to workers are in force",
             )?,
             endpoint_healthy: registered!(
                 registry,

@@ -5,17 +5,20 @@
 //! put to [`Dispatch::again`], and either there is a next choice or the request ends in `fail_to_proxy`.
 
 mod answer;
+mod cors;
 mod gate;
 mod line;
 mod session;
+mod weigh;
 
 use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use answer::{carry_id, sign, tell, unexplained};
+use answer::{carry_id, send, sign, tell, unexplained};
 use async_trait::async_trait;
 use bytes::Bytes;
+use cors::{Marks, preflight};
 use millrace_wire::{Code, Problem};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
@@ -23,6 +26,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 use session::{answered, client_ip, is_tls, name};
 use tracing::debug;
+use weigh::Weighed;
 
 use crate::access_log::AccessLog;
 use crate::admission;
@@ -37,6 +41,7 @@ use crate::rate::Limiter;
 use crate::reload::Reloader;
 use crate::request::Route;
 use crate::route::Job;
+use crate::upstream::Upstream;
 
 /// Largest problem of a worker that is completed with a job id; a larger one is replaced.
 const PATCH_BYTES_MAX: usize = 64 * 1024;
@@ -44,6 +49,8 @@ const PATCH_BYTES_MAX: usize = 64 * 1024;
 const LEFTOVER_MAX: Duration = Duration::from_secs(1);
 /// The internal error by which a refusing answer is turned into another try.
 const TRY_AGAIN: ErrorType = ErrorType::Custom("TryAgain");
+/// The internal error by which an upload ends that drips or grows too large.
+const CUT_OFF: ErrorType = ErrorType::Custom("CutOff");
 /// The internal error by which a worker's answer is replaced by our own.
 const OWN_ANSWER: ErrorType = ErrorType::Custom("OwnAnswer");
 
@@ -60,6 +67,10 @@ pub struct Proxy {
     pub auth: Option<Arc<Auth>>,
     /// Counts who asks how often.
     pub rate: Limiter,
+    /// Counts who uploads how much.
+    pub uploads: Limiter,
+    /// What workers are shown, and by what they are known.
+    pub upstream: Arc<Upstream>,
 }
 
 /// A request as Pingora carries it from phase to phase.
@@ -75,6 +86,8 @@ pub struct Ctx {
     patch: Option<(u16, Vec<u8>)>,
     pace: Pace,
     principal: Option<Arc<Principal>>,
+    marks: Marks,
+    weighed: Option<Weighed>,
 }
 
 impl Proxy {
@@ -133,6 +146,8 @@ impl ProxyHttp for Proxy {
             patch: None,
             pace: Pace::default(),
             principal: None,
+            marks: Marks::default(),
+            weighed: None,
         }
     }
 
@@ -141,22 +156,28 @@ impl ProxyHttp for Proxy {
         session.set_read_timeout(Some(ctx.config.timeouts.read));
         session.set_total_drain_timeout(Some(LEFTOVER_MAX));
         name(session.req_header_mut())?;
-        if let Err(stop) = self.gate(session, ctx).await {
-            tell(session, &stop.problem, stop.allow).await?;
+        if let Some(preflight) =
+            ctx.config.cors.as_ref().and_then(|cors| preflight(cors, session.req_header()))
+        {
+            send(session, preflight?, Bytes::new(), &Marks::default()).await?;
             return Ok(true);
         }
-        let Ctx { request: Some(request), config, .. } = ctx else {
+        if let Err(stop) = self.gate(session, ctx).await {
+            tell(session, &stop.problem, stop.allow, &ctx.marks).await?;
+            return Ok(true);
+        }
+        let Ctx { request: Some(request), config, marks, .. } = ctx else {
             return Err(Error::explain(ErrorType::InternalError, "a request passed without a route"));
         };
         if request.route.is_local() {
-            self.local(session, &request.route, config).await?;
+            self.local(session, &request.route, config, marks).await?;
             return Ok(true);
         }
         if request.route.reads_body() {
             match self.admit(session, request, config.timeouts.body).await {
                 Ok(()) => {}
                 Err(admission::Refused::Problem(problem)) => {
-                    tell(session, &problem, None).await?;
+                    tell(session, &problem, None, marks).await?;
                     return Ok(true);
                 }
                 Err(admission::Refused::Broken(broken)) => {
@@ -170,7 +191,7 @@ impl ProxyHttp for Proxy {
                 Ok(false)
             }
             Err(problem) => {
-                tell(session, &problem, None).await?;
+                tell(session, &problem, None, marks).await?;
                 Ok(true)
             }
         }
@@ -179,8 +200,9 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
         let unchosen = || Error::explain(ErrorType::InternalError, "no target was chosen");
         let request = ctx.request.as_mut().ok_or_else(unchosen)?;
-        let address = self.dispatch.begin(request).ok_or_else(unchosen)?;
-        Ok(Box::new(forward::peer(address, &request.route, &ctx.config.timeouts)))
+        let (address, name) = self.dispatch.begin(request).ok_or_else(unchosen)?;
+        let peer = self.upstream.peer(address, name.as_deref()).ok_or_else(unchosen)?;
+        Ok(Box::new(forward::bounded(peer, &request.route, &ctx.config.timeouts)))
     }
 
     async fn upstream_request_filter(
@@ -212,15 +234,18 @@ impl ProxyHttp for Proxy {
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        if let (Some(piece), Some(request)) = (&body, &mut ctx.request)
-            && matches!(request.route, Route::Upload { .. })
-            && !end_of_stream
-        {
+        let uploads = |request: &Request| matches!(request.route, Route::Upload { .. });
+        if let Some(piece) = body.as_ref().filter(|_| ctx.request.as_ref().is_some_and(uploads)) {
             let (least, window) = (ctx.config.limits.upload_bytes_per_second, ctx.config.timeouts.read);
-            if !ctx.pace.keeps(Instant::now(), piece.len(), least, window) {
+            let refused = if !end_of_stream && !ctx.pace.keeps(Instant::now(), piece.len(), least, window) {
                 let detail = format!("an upload brings at least {least} bytes per second");
-                request.answer = Some(Box::new(Problem::new(Code::BodyTimeout, detail)));
-                return Err(Error::explain(ErrorType::ReadTimedout, "the upload drips").into_down());
+                Err(Box::new(Problem::new(Code::BodyTimeout, detail)))
+            } else {
+                self.weigh_piece(ctx, piece.len())
+            };
+            if let (Err(problem), Some(request)) = (refused, &mut ctx.request) {
+                request.answer = Some(problem);
+                return Err(Error::explain(CUT_OFF, "the upload goes no further").into_down());
             }
         }
         // An empty last piece (HTTP/2's empty DATA frame) would be written as a second terminator of the chunked body
@@ -284,6 +309,7 @@ impl ProxyHttp for Proxy {
             ctx.in_flight = None;
         }
         carry_id(session, header)?;
+        ctx.marks.put(header)?;
         sign(header, &target)
     }
 
@@ -364,7 +390,7 @@ impl ProxyHttp for Proxy {
         // Pingora drops the client's connection after any failed try; a client that was not told would send its next
         // request into the reset.
         session.set_keepalive(None);
-        if let Err(error) = tell(session, &problem, None).await {
+        if let Err(error) = tell(session, &problem, None, &ctx.marks).await {
             debug!(%error, "the client did not wait for its problem");
         }
         FailToProxy { error_code: problem.status, can_reuse_downstream: false }
@@ -390,6 +416,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
+        self.settle(ctx);
         self.log(session, e, ctx);
     }
 }

@@ -1,4 +1,4 @@
-//! How often one may ask: a bucket of tokens per key, or per address where there is no key.
+//! How often one may ask, and how many bytes one may send: a bucket per key, or per address where there is no key.
 //!
 //! A bucket is one moment: when it would be full again (GCRA). So an unused one is a full one, which need not be kept,
 //! and the map is bounded by forgetting those. Under more strangers than it holds, those without a bucket share one:
@@ -41,6 +41,14 @@ impl Who {
 /// Between two looks for full buckets: looking at all of them takes a millisecond, in which everybody waits.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The time in which a bucket of bytes fills.
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn share_of_hour(bytes: u64, per_hour: u64) -> Duration {
+    // More than a bucket holds is more, however much: no time overflows.
+    HOUR.mul_f64((bytes as f64 / per_hour as f64).min(2.0))
+}
+
 /// The buckets.
 #[derive(Debug, Default)]
 pub struct Limiter(Mutex<Buckets>);
@@ -59,7 +67,28 @@ impl Limiter {
     /// How long until there is one.
     pub fn take(&self, who: Who, rate: &Rate, now: Instant) -> Result<(), Duration> {
         let each = Duration::from_secs_f64(1.0 / rate.per_second);
-        let depth = each.mul_f64(f64::from(rate.burst));
+        self.spend(who, each, each.mul_f64(f64::from(rate.burst)), now)
+    }
+
+    /// Takes bytes of those that somebody has per hour; an hour's worth may be taken at once.
+    ///
+    /// # Errors
+    /// How long until there are as many.
+    pub fn take_bytes(&self, who: Who, bytes: u64, per_hour: u64, now: Instant) -> Result<(), Duration> {
+        self.spend(who, share_of_hour(bytes, per_hour), HOUR, now)
+    }
+
+    /// Gives bytes back that were taken and not needed.
+    pub fn give_back(&self, who: &Who, bytes: u64, per_hour: u64, now: Instant) {
+        let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(full_at) = buckets.full_at.get_mut(who) {
+            *full_at =
+                full_at.checked_sub(share_of_hour(bytes, per_hour)).map_or(now, |earlier| earlier.max(now));
+        }
+    }
+
+    /// Takes what comes back in `cost` from a bucket that is full after `depth`.
+    fn spend(&self, who: Who, cost: Duration, depth: Duration, now: Instant) -> Result<(), Duration> {
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let rested = buckets.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_INTERVAL);
         if rested && buckets.full_at.len() >= BUCKETS_MAX && !buckets.full_at.contains_key(&who) {
@@ -69,7 +98,7 @@ impl Limiter {
         let buckets = &mut buckets.full_at;
         let who = if buckets.len() < BUCKETS_MAX || buckets.contains_key(&who) { who } else { Who::Rest };
         let full_at = buckets.entry(who).or_insert(now);
-        let next = (*full_at).max(now) + each;
+        let next = (*full_at).max(now) + cost;
         // What the bucket lacks after this must fit into it.
         match next.saturating_duration_since(now).checked_sub(depth) {
             Some(over) if !over.is_zero() => Err(over),
@@ -102,6 +131,23 @@ mod tests {
         assert!(limiter.take(four(2), &RATE, start).is_ok(), "another address has its own");
         let passed = (0..10_000).filter(|ms| taken(200 + ms).is_ok()).count();
         assert!((99..=106).contains(&passed), "{passed} in ten seconds at ten per second");
+    }
+
+    #[test]
+    fn bytes_are_taken_by_the_hour_and_given_back() {
+        let (limiter, start) = (Limiter::default(), Instant::now());
+        let at = |minutes: u64| start + Duration::from_secs(60 * minutes);
+        let take = |bytes: u64, minutes: u64| limiter.take_bytes(four(1), bytes, 600, at(minutes));
+        assert!(take(0, 0).is_ok() && take(600, 0).is_ok() && take(0, 0).is_ok());
+        assert_eq!(take(10, 0), Err(Duration::from_secs(60)));
+        assert!(take(10, 1).is_ok() && take(1, 1).is_err());
+        limiter.give_back(&four(1), 100, 600, at(1));
+        assert!(take(100, 1).is_ok() && take(1, 1).is_err());
+        limiter.give_back(&four(1), u64::MAX, 600, at(1));
+        assert!(take(600, 1).is_ok() && take(1, 1).is_err(), "it is full at most");
+        assert!(take(u64::MAX, 500).is_err());
+        limiter.give_back(&four(2), 100, 600, at(0));
+        assert!(limiter.take_bytes(four(2), 600, 600, at(0)).is_ok());
     }
 
     #[test]

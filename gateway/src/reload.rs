@@ -18,13 +18,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::audit::{self, Actor, Audit};
-use crate::config::{Config, Listen, https};
+use crate::config::{Config, Listen, https, upstream_tls};
 use crate::diff::{self, Change, NEEDS_RESTART};
 use crate::fleet::{Diff, Fleet};
 use crate::metrics::Metrics;
+use crate::settle::Settle;
+use crate::upstream::Upstream;
 
 /// Between two looks at the file.
-pub const INTERVAL: Duration = Duration::from_millis(500);
+pub const INTERVAL: Duration = crate::settle::INTERVAL;
 /// Most changes of one reload that its entry in the audit log names.
 pub const AUDITED_MAX: usize = 100;
 
@@ -67,6 +69,7 @@ pub struct Reloader {
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
+    upstream: Arc<Upstream>,
     listen: Listen,
     state: Mutex<Followed>,
 }
@@ -77,9 +80,7 @@ struct Followed {
     /// The content that is in force.
     in_force: String,
     /// What was last put in force or refused.
-    settled: Seen,
-    /// What the last look saw beside that.
-    changing: Option<Seen>,
+    content: Settle<Seen>,
 }
 
 /// The content that was last looked at, in force or not; an unreadable file counts by its error.
@@ -93,6 +94,7 @@ impl Reloader {
         fleet: Arc<Fleet>,
         metrics: Arc<Metrics>,
         audit: Arc<Audit>,
+        upstream: Arc<Upstream>,
     ) -> Self {
         let listen = fleet.config().listen.clone();
         let state = State { file: path, generation: 1, error: None };
@@ -103,8 +105,9 @@ impl Reloader {
             fleet,
             metrics,
             audit,
+            upstream,
             listen,
-            state: Mutex::new(Followed { state, in_force: text.clone(), settled: Ok(text), changing: None }),
+            state: Mutex::new(Followed { state, in_force: text.clone(), content: Settle::new(Ok(text)) }),
         }
     }
 
@@ -140,16 +143,13 @@ impl Reloader {
         let read = File::read(&followed.state.file);
         let seen: Seen = read.as_ref().map(|file| file.text().to_owned()).map_err(ToString::to_string);
         if trigger == Trigger::Change {
-            let settled = seen == followed.settled;
-            // An editor that truncates and writes can be caught between: half a file may be a valid one, with half of the
-            // pools. So a change counts when two looks have seen the same.
-            let still = followed.changing.replace(seen.clone()).as_ref() == Some(&seen);
-            if settled || !still {
+            // Half a file may be a valid one, with half of the pools.
+            if followed.content.saw(seen).is_none() {
                 return Ok(Reloaded { generation: followed.state.generation, diff: Diff::default() });
             }
+        } else {
+            followed.content.settle(seen);
         }
-        followed.settled = seen;
-        followed.changing = None;
         let Followed { state, in_force, .. } = &mut *followed;
         let before = state.generation;
         let record = |refused, after| {
@@ -157,7 +157,14 @@ impl Reloader {
             self.audit.record(audit::Change { by, action: "reload", target, refused, before, after });
         };
         let text = read.as_ref().map(|file| file.text().to_owned()).unwrap_or_default();
-        match read.and_then(|file| self.accept(&file)) {
+        let accepted = read.and_then(|file| {
+            let config = self.accept(&file)?;
+            // Before the pools that need it; who is still asked by the file of before takes it as well.
+            let adopted = self.upstream.adopt(config.upstream_tls.as_ref());
+            adopted.map_err(|bad| upstream_tls::error(&file, bad.key, bad.message))?;
+            Ok(config)
+        });
+        match accepted {
             Ok(config) => {
                 let compared = diff::changes(&state.file, in_force, &text, |file| self.accept(file));
                 let mut lines: Vec<String> = compared.unwrap_or_default().iter().map(Change::line).collect();
@@ -216,6 +223,11 @@ impl Reloader {
             && self.fleet.config().listen.https.as_ref() != Some(https)
         {
             https.files.load().map(drop).map_err(|bad| https::error(file, bad.key, bad.message))?;
+        }
+        if let Some(section) = &config.upstream_tls
+            && self.fleet.config().upstream_tls.as_ref() != Some(section)
+        {
+            section.files.load().map(drop).map_err(|bad| upstream_tls::error(file, bad.key, bad.message))?;
         }
         Ok(config)
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use millrace_runtime::config::File;
 use millrace_runtime::shutdown::Shutdown;
+use pingora::listeners::ListenerConfig;
 use pingora::proxy::http_proxy;
 use pingora::server::configuration::ServerConf;
 use pingora::server::{Fds, ListenFds};
@@ -22,11 +23,11 @@ use crate::access_log::AccessLog;
 use crate::admin::{self, Admin};
 use crate::audit::Audit;
 use crate::auth::{self, Auth};
-use crate::config::{Config, https};
+use crate::config::{Config, https, upstream_tls};
 use crate::decisions::Decisions;
 use crate::dispatch::Dispatch;
 use crate::drain::{self, Drain};
-use crate::edge::Edge;
+use crate::edge::{self, Edge};
 use crate::error::Error;
 use crate::fleet::{Fleet, discovery, probe, steer};
 use crate::forward::{Budget, TRIES_MAX};
@@ -35,6 +36,7 @@ use crate::proxy::Proxy;
 use crate::rate::Limiter;
 use crate::reload::{self, Reloader};
 use crate::tls::{self, Tls};
+use crate::upstream::{self, Upstream};
 
 /// Unused connections kept open to all workers together, per thread.
 const UPSTREAM_IDLE_MAX: usize = 256;
@@ -107,11 +109,15 @@ pub async fn serve(
         auth.map(Arc::new).map_err(|bad| file.error(bad.key, bad.message))
     });
     let auth = auth.transpose()?;
+    let upstream = Arc::new(Upstream::new(metrics.clone()));
+    let adopted = upstream.adopt(config.upstream_tls.as_ref());
+    adopted.map_err(|bad| upstream_tls::error(&file, bad.key, bad.message))?;
     let (fleet, drain) = (Fleet::new(config), Arc::new(Drain::default()));
     let audit = Arc::new(Audit::default());
     let path = options.config.clone();
     let text = file.text().to_owned();
-    let reloader = Arc::new(Reloader::new(path, text, fleet.clone(), metrics.clone(), audit.clone()));
+    let (counts, own) = (metrics.clone(), upstream.clone());
+    let reloader = Arc::new(Reloader::new(path, text, fleet.clone(), counts, audit.clone(), own));
     let budget = Arc::new(Budget::default());
     let decisions = Arc::new(Decisions::default());
     let dispatch = Dispatch {
@@ -129,6 +135,8 @@ pub async fn serve(
         access_log: access_log.clone(),
         auth: auth.clone(),
         rate: Limiter::default(),
+        uploads: Limiter::default(),
+        upstream: upstream.clone(),
     };
     let tls = https.map(|https| {
         let tls = Tls::new(&https, fleet.clone(), metrics.clone());
@@ -166,6 +174,11 @@ pub async fn serve(
             ("certificate's follower", Ok(()))
         });
     }
+    let following = upstream::run(upstream.clone(), stop.clone());
+    tasks.spawn(async move {
+        following.await;
+        ("upstream certificates' follower", Ok(()))
+    });
     let app = Admin {
         fleet: fleet.clone(),
         drain: drain.clone(),
@@ -173,6 +186,7 @@ pub async fn serve(
         auth,
         asks,
         tls,
+        upstream: upstream.clone(),
         metrics: metrics.clone(),
         registry,
         audit: audit.clone(),
@@ -199,7 +213,7 @@ pub async fn serve(
         ("discovery", Ok(()))
     });
     let probed = fleet.clone();
-    let probes = probe::run(fleet, probe::client()?, metrics, stop.clone());
+    let probes = probe::run(fleet, probe::Clients::new(upstream)?, metrics, stop.clone());
     tasks.spawn(async move { ("prober", probes.await) });
     // Said when a submit would find a worker, if there is one: who starts a gateway and waits for this line goes on at once.
     let announce = async {
@@ -258,6 +272,6 @@ async fn listen(edge: Edge, listener: TcpListener, address: SocketAddr, closed: 
     fds.add(address.clone(), listener.into_raw_fd());
     let fds: ListenFds = Arc::new(fds.into());
     let mut service = Service::new("gateway".to_owned(), edge);
-    service.add_tcp(&address);
+    service.add_listener(ListenerConfig::tcp(&address).l4_buffer(edge::buffers()));
     service.start_service(Some(fds), closed, 1).await;
 }

@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use crate::admin::status::{Pool, Status, Worker};
+use crate::admin::status::{Pool, Source, Status, Worker};
 use crate::overrides::Record;
 
-/// The table: a line per pool and, below it, a line per worker; below all, a line per override.
+/// The table: a line per pool and, below it, a line per worker; below all, a line per source, per pool that is spoken to
+/// over TLS, and per override.
 pub fn table(status: &Status) -> String {
     let mut rows = vec![
         ["POOL / WORKER", "STATE", "SHARE", "FREE", "RUN", "QUEUE", "WORK s", "WAIT s", "AGE s"]
@@ -16,6 +17,15 @@ pub fn table(status: &Status) -> String {
         rows.extend(pool.workers.iter().map(worker_row));
     }
     let mut text = columns(&rows, 2);
+    for pool in &status.pools {
+        if let Some(source) = &pool.source {
+            text.push_str(&sourced(&pool.name, source));
+        }
+        if let Some(name) = &pool.tls {
+            writeln!(text, "tls: {}, each worker known by {name}", pool.name)
+                .expect("writing to a String cannot fail");
+        }
+    }
     for set in &status.overrides {
         text.push_str(&sentence(set));
         text.push('\n');
@@ -38,6 +48,18 @@ pub fn columns<const COLUMNS: usize>(rows: &[[String; COLUMNS]], left: usize) ->
         text.push('\n');
     }
     text
+}
+
+/// Where a pool's workers come from, as a line.
+fn sourced(pool: &str, source: &Source) -> String {
+    let answered = match source.good_age_s {
+        Some(age) => format!("good answer {age:.0} s ago"),
+        None => "no good answer yet".to_owned(),
+    };
+    let error = source.error.as_ref().map_or(String::new(), |error| format!("; {error}"));
+    let (name, endpoints) = (&source.name, source.endpoints);
+    let s = if endpoints == 1 { "" } else { "s" };
+    format!("source: {pool} from {name}: {endpoints} endpoint{s}, {answered}{error}\n")
 }
 
 /// An override as a sentence.

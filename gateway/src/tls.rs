@@ -19,7 +19,7 @@ use tracing::{debug, error, info};
 use crate::config::https::Https;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
-use crate::reload::INTERVAL;
+use crate::settle;
 
 /// Where the certificate stands, as `/readyz` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -112,15 +112,5 @@ impl Tls {
 
 /// Follows the files until `stop`.
 pub async fn run(tls: Arc<Tls>, stop: CancellationToken) {
-    let mut look = tokio::time::interval(INTERVAL);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = look.tick() => {}
-        }
-        let tls = tls.clone();
-        // A secret may lie on a network file system; what goes wrong is logged, counted and shown where it arises.
-        let _ = tokio::task::spawn_blocking(move || tls.look()).await;
-    }
+    settle::follow(stop, move || tls.look()).await;
 }

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod conformance;
 #[cfg(test)]
+mod containment;
+#[cfg(test)]
 mod discovery;
 #[cfg(test)]
 mod fake;
@@ -21,3 +23,5 @@ mod page;
 mod read;
 #[cfg(test)]
 mod submit;
+#[cfg(test)]
+mod upstream;

@@ -2,6 +2,8 @@
 // The gateway's API as this page uses it.
 
 import { isFinal } from "./format.js";
+import { answered, headers, key } from "./key.js";
+import { Stream } from "./stream.js";
 
 /**
  * @typedef {{ percent: number, media_seconds?: number, speed?: number, eta_seconds?: number, source_bytes?: number,
@@ -38,6 +40,8 @@ import { isFinal } from "./format.js";
 
 /** How often a job is asked for where events cannot be had, in milliseconds. */
 const POLL_MS = 1000;
+/** The state of a stream that does not come again. */
+const CLOSED = 2;
 /** Longest that an answer to a question is waited for: a connection that died unnoticed must not end the asking. */
 const ANSWER_MS = 30_000;
 
@@ -79,17 +83,19 @@ function problem(status, text, after) {
  * @returns {Promise<any>}
  */
 export async function ask(method, path, body) {
-  const json = body && { body: JSON.stringify(body), headers: { "content-type": "application/json" } };
+  /** @type {Record<string, string>} */
+  const sent = { ...headers(), ...(body && { "content-type": "application/json" }) };
   let response;
   let text;
   try {
     // What changes something is waited for as long as the gateway takes: its outcome matters.
     const signal = method === "GET" ? AbortSignal.timeout(ANSWER_MS) : undefined;
-    response = await fetch(path, { method, cache: "no-store", signal, ...json });
+    response = await fetch(path, { method, cache: "no-store", signal, headers: sent, body: body && JSON.stringify(body) });
     text = await response.text();
   } catch {
     throw unreachable();
   }
+  answered(response.status, sent.authorization);
   if (!response.ok) throw problem(response.status, text, response.headers.get("retry-after"));
   try {
     return text ? JSON.parse(text) : null;
@@ -122,16 +128,18 @@ export function uploadAddress(ticket, origin) {
  * @param {File} file
  * @param {(sent: number, all: number) => void} progress
  * @param {AbortSignal} signal
- * @param {Record<string, string>} [headers] What the URL's signature covers.
+ * @param {Record<string, string>} [signed] Headers that the URL's signature covers.
  * @returns {Promise<void>}
  */
-export function put(url, file, progress, signal, headers = {}) {
+export function put(url, file, progress, signal, signed = {}) {
   return new Promise((resolve, reject) => {
     const stopped = () => reject(new Problem(0, { code: "stopped", title: "The upload was stopped" }));
     if (signal.aborted) return stopped();
     const request = new XMLHttpRequest();
     request.open("PUT", url);
-    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+    // Another origin's permission is in its address, and a key is for this one alone.
+    const who = url.startsWith("/") && !url.startsWith("//") ? headers() : {};
+    for (const [name, value] of Object.entries({ ...who, ...signed })) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => progress(event.loaded, event.total || file.size);
     request.onload = () => {
       if (request.status < 300) resolve();
@@ -159,7 +167,7 @@ export function follow(id, told) {
   let ended = false;
   let timer = 0;
   let asked = 0;
-  let events = /** @type {EventSource | null} */ (null);
+  let events = /** @type {EventSource | Stream | null} */ (null);
   let live = false;
   /** @param {boolean} now */
   const turn = (now) => {
@@ -203,7 +211,7 @@ export function follow(id, told) {
       told.job(job);
       if (isFinal(job.state)) return end();
       // The browser connects again by itself after a broken connection, and gives up after a refusal.
-      if (!document.hidden && (!events || events.readyState === EventSource.CLOSED)) events = listen();
+      if (!document.hidden && (!events || events.readyState === CLOSED)) events = listen();
     } catch (failure) {
       if (ended || mine !== asked) return;
       told.problem(/** @type {Problem} */ (failure));
@@ -212,10 +220,10 @@ export function follow(id, told) {
     if (!live) timer = setTimeout(look, document.hidden ? 5 * POLL_MS : POLL_MS);
   };
   const listen = () => {
-    const source = new EventSource(`${path}/events`);
-    /** @param {MessageEvent} event */
+    const source = key() ? new Stream(`${path}/events`) : new EventSource(`${path}/events`);
+    /** @param {Event} event */
     const tell = (event) => {
-      const now = JSON.parse(event.data);
+      const now = JSON.parse(/** @type {MessageEvent} */ (event).data);
       if (!overtaken(now)) told.update(now);
     };
     source.onopen = () => turn(true);

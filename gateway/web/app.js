@@ -6,14 +6,19 @@ import { openJob } from "./job.js";
 import { startJobs } from "./jobs.js";
 import { playerAddress } from "./player.js";
 import { startPools } from "./pools.js";
+import { startSign } from "./sign.js";
 import { startSubmit } from "./submit.js";
 
 const parts = (document.documentElement.dataset.parts ?? "").split(" ");
 
 if (!playerAddress()) document.querySelector("[data-licence]")?.remove();
 
+/** What is asked again when who asks has changed. @type {(() => void)[]} */
+const again = [];
+startSign(() => again.forEach((look) => look()));
 if (parts.includes("jobs")) {
   const jobs = startJobs();
+  again.push(jobs.refresh);
   const openFromAddress = () => {
     // A job's id has no character that an address would have to escape.
     const id = /^#job\/([\w.-]+)$/.exec(location.hash)?.[1] ?? null;
@@ -38,4 +43,4 @@ if (parts.includes("jobs")) {
     },
   });
 }
-if (parts.includes("pools")) startPools();
+if (parts.includes("pools")) again.push(startPools());

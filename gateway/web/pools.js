@@ -210,6 +210,8 @@ export function startPools() {
     } catch (problem) {
       complain(error, `The pools are not up to date. ${/** @type {Error} */ (problem).message}.`);
       say(pulse, "");
+      // Who may not see them will not by asking again: only another key helps, and then this is called.
+      if (/** @type {import("./api.js").Problem} */ (problem).status === 403) return;
     }
     if (!document.hidden) timer = setTimeout(look, LOOK_MS);
   };
@@ -217,4 +219,5 @@ export function startPools() {
     if (!document.hidden) look();
   });
   look();
+  return look;
 }

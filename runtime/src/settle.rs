@@ -1,5 +1,30 @@
-//! When a followed file counts as changed: once two looks have seen the same new content. One look may catch a file
-//! half written, or one file of a pair before the other.
+//! How files are followed: by looking at them again and again; what is new counts once two looks have seen the same. One
+//! look may catch a file half written, or one file of a pair before the other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+/// Between two looks.
+pub const INTERVAL: Duration = Duration::from_millis(500);
+
+/// Looks until `stop`, where blocking is allowed: a file may lie on a network file system. What goes wrong is logged,
+/// counted and shown where it arises.
+pub async fn follow(stop: CancellationToken, look: impl Fn() + Send + Sync + 'static) {
+    let look = Arc::new(look);
+    let mut turn = tokio::time::interval(INTERVAL);
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = turn.tick() => {}
+        }
+        let look = look.clone();
+        let _ = tokio::task::spawn_blocking(move || look()).await;
+    }
+}
 
 /// What was last seen of it.
 #[derive(Debug)]
@@ -24,9 +49,14 @@ impl<T: PartialEq> Settle<T> {
             self.changing = Some(seen);
             return None;
         }
+        Some(self.settle(seen))
+    }
+
+    /// Takes content as it is, without a second look.
+    pub fn settle(&mut self, seen: T) -> &T {
         self.changing = None;
         self.settled = seen;
-        Some(&self.settled)
+        &self.settled
     }
 }
 

@@ -83,6 +83,8 @@ codes! {
     AuthUnavailable = "auth_unavailable", 503, "Who asks cannot be checked now";
     /// More requests of one key or address than the gateway allows. `Retry-After` says when to come back.
     RateLimited = "rate_limited", 429, "Too many requests";
+    /// More bytes of uploads of one key or address than the gateway allows. `Retry-After` says when to come back.
+    UploadQuota = "upload_quota", 429, "Too many bytes of uploads";
     /// The same job id with another spec.
     JobConflict = "job_conflict", 409, "This job id belongs to another spec";
     /// Cancel of a job that already ended.
@@ -109,7 +111,7 @@ codes! {
     UploadExpired = "upload_expired", 403, "The upload URL has expired";
     /// A media URL past its time. Reading the job again gives a fresh one.
     MediaExpired = "media_expired", 403, "The media URL has expired";
-    /// An upload beyond the size that its URL allows.
+    /// An upload beyond the size that its URL or the gateway allows.
     UploadTooLarge = "upload_too_large", 413, "The upload is too large";
     /// An upload that ended before its `Content-Length`.
     UploadIncomplete = "upload_incomplete", 400, "The upload ended early";

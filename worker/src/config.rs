@@ -14,6 +14,7 @@ use millrace_wire::{PoolId, WorkerId};
 use serde::Deserialize;
 
 use crate::objects::Places;
+use crate::store::postgres;
 use crate::store::upkeep::Rules;
 use crate::tls;
 
@@ -50,8 +51,19 @@ settings! {
     pool: PoolId = "MILLRACE_POOL", "NAME";
     /// This worker's own name, unique in its store [default: the host name, or POOL-PORT]
     name: WorkerId = "MILLRACE_NAME", "NAME";
-    /// Job store, shared by every worker of a deployment: sqlite:PATH on a local disk [default: sqlite:.millrace/jobs.db]
+    /// Job store, shared by every worker of a deployment: sqlite:PATH on a local disk, or postgres://USER@HOST/DATABASE; of
+    /// several with commas between them the one that takes writes is used [default: sqlite:.millrace/jobs.db]
     store: String = "MILLRACE_STORE", "URL";
+    /// File with the password for a postgres:// store, read again when the server is looked for [default: as the URL says]
+    store_password_file: PathBuf = "MILLRACE_STORE_PASSWORD_FILE", "FILE";
+    /// Connections to a postgres:// store, 1–200 [default: 8]
+    store_connections: u32 = "MILLRACE_STORE_CONNECTIONS", "N";
+    /// How long a postgres:// store may take to answer, 100ms to 1m [default: 5s]
+    #[serde(deserialize_with = "duration")]
+    store_timeout: Duration = "MILLRACE_STORE_TIMEOUT", "TIME", value_parser = humantime::parse_duration;
+    /// How long a connection to a postgres:// store may take, 100ms to the whole timeout [default: 2s]
+    #[serde(deserialize_with = "duration")]
+    store_connect_timeout: Duration = "MILLRACE_STORE_CONNECT_TIMEOUT", "TIME", value_parser = humantime::parse_duration;
     /// Inputs and outputs: a directory, file://, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; POOL=… is one pool's own, and
     /// several stand with commas between. The same for every worker of a deployment [default: .millrace/objects]
     objects: String = "MILLRACE_OBJECTS", "PLACE";
@@ -206,6 +218,7 @@ pub struct Config {
     pub pool: PoolId,
     pub name: Option<WorkerId>,
     pub store: String,
+    pub postgres: postgres::Settings,
     pub objects: Places,
     pub presign: Presign,
     pub keep: Rules,
@@ -334,7 +347,22 @@ impl Settings {
                 wants: "from 1s to 7d".to_owned(),
             });
         }
+        let timeout = said.store_timeout.unwrap_or(Duration::from_secs(5));
+        let connect_timeout = said.store_connect_timeout.unwrap_or(Duration::from_secs(2).min(timeout));
+        let least = Duration::from_millis(100);
+        for (setting, got, most) in [
+            ("--store-timeout", timeout, Duration::from_secs(60)),
+            ("--store-connect-timeout", connect_timeout, timeout),
+        ] {
+            if !(least..=most).contains(&got) {
+                let wants = format!("from {} to {}", shown(least), shown(most));
+                return Err(Error::Limits { setting, got: shown(got), wants });
+            }
+        }
+        let connections_max = within("--store-connections", said.store_connections.unwrap_or(8), 1, 200)?;
+        let password_file = said.store_password_file;
         Ok(Config {
+            postgres: postgres::Settings { connections_max, timeout, connect_timeout, password_file },
             listen: said.listen.unwrap_or(([127, 0, 0, 1], 9000).into()),
             tls: tls(said.tls_certificate, said.tls_key, said.tls_client_ca)?,
             pool: said.pool.unwrap_or_else(|| "local".parse().expect("a legal name")),
@@ -444,6 +472,15 @@ mod tests {
                 "--heartbeat is 20s",
             ),
             (Settings { media_expiry: Some(Duration::ZERO), ..Settings::default() }, "--media-expiry is 0s"),
+            (
+                Settings { store_timeout: Some(Duration::ZERO), ..Settings::default() },
+                "--store-timeout is 0s",
+            ),
+            (
+                Settings { store_connect_timeout: Some(Duration::from_secs(6)), ..Settings::default() },
+                "--store-connect-timeout is 6s: it must be from 100ms to 5s",
+            ),
+            (Settings { store_connections: Some(0), ..Settings::default() }, "--store-connections is 0"),
             (origins(&["*", "https://a.example"]), "--media-origins is \"*\""),
             (origins(&["https://a.example/"]), "--media-origins is \"https://a.example/\""),
             (origins(&["a.example"]), "--media-origins is \"a.example\""),

@@ -1,10 +1,11 @@
 //! How keys in the object store are made, in one place.
 //!
-//! `uploads/<uuid>/<filename>` for what clients sent, `jobs/<uid>/<task>/a<n>/` for what attempts wrote.
+//! `uploads/<uuid>/<filename>` for what clients sent, `uploads/<tenant>/<uuid>/<filename>` for what those of another tenant
+//! than the default sent, `jobs/<uid>/<task>/a<n>/` for what attempts wrote.
 
 use millrace_wire::PoolId;
 
-use crate::store::Lease;
+use crate::store::{Lease, TENANT_DEFAULT};
 
 /// Longest file name kept of what a client called its upload.
 const FILENAME_LENGTH_MAX: usize = 100;
@@ -25,8 +26,17 @@ pub fn job_prefix(job_uid: &str) -> String {
 }
 
 /// A fresh key for an upload.
-pub fn upload(filename: &str) -> String {
-    format!("uploads/{}/{}", uuid::Uuid::now_v7().simple(), plain(filename))
+pub fn upload(tenant: &str, filename: &str) -> String {
+    let owner = if tenant == TENANT_DEFAULT { String::new() } else { format!("{tenant}/") };
+    format!("uploads/{owner}{}/{}", uuid::Uuid::now_v7().simple(), plain(filename))
+}
+
+/// Who may use an upload.
+pub fn uploader(key: &str) -> &str {
+    match key.split('/').collect::<Vec<_>>()[..] {
+        [_, tenant, _, _] => tenant,
+        _ => TENANT_DEFAULT,
+    }
 }
 
 /// `POOL/KEY` into its parts; only uploads are inputs.
@@ -66,8 +76,17 @@ mod tests {
     }
 
     #[test]
+    fn an_upload_is_its_tenants() {
+        for tenant in [TENANT_DEFAULT, "acme", "0123456789abcdef0123456789abcdef"] {
+            let key = upload(tenant, "a/b/clip.mp4");
+            assert_eq!(uploader(&key), tenant, "{key}");
+            assert!(split_input_path(&format!("aws/{key}")).is_some());
+        }
+    }
+
+    #[test]
     fn only_uploads_are_inputs() {
-        let key = upload("clip.mp4");
+        let key = upload(TENANT_DEFAULT, "clip.mp4");
         assert_eq!(split_input_path(&format!("aws/{key}")), Some(("aws".parse().unwrap(), key.as_str())));
         for path in [
             "aws",

@@ -38,7 +38,7 @@ use anyhow::Context as _;
 use config::Config;
 use millrace_runtime::shutdown::Shutdown;
 use millrace_wire::WorkerId;
-use store::{Room, Store, Upkeep};
+use store::Room;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -62,8 +62,7 @@ pub async fn serve(
         None => default_name(&config.pool, address.port()),
     };
     let (scratch, _scratch_lock) = claim_scratch(&config.scratch, &name)?;
-    let sqlite = Arc::new(store::Sqlite::open(&config.store, config.attempts_max).await?);
-    let (store, upkeep): (Arc<dyn Store>, Arc<dyn Upkeep>) = (Arc::clone(&sqlite) as _, sqlite);
+    let (store, upkeep) = store::open(&config.store, config.postgres, config.attempts_max).await?;
     let objects = objects::Objects::connect(&config.objects)?;
     check_bucket(&objects, &config.pool).await?;
     let ffmpeg = ffmpeg::Ffmpeg::start(ffmpeg::Settings {

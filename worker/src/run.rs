@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use millrace_wire::job::{FailureCode, Phase, Progress};
+use millrace_wire::job::{FailureCode, JobUpdate, Phase, Progress};
 use millrace_wire::spec::Input;
 use rand::Rng as _;
 use tracing::{Instrument as _, info, info_span, warn};
@@ -25,7 +25,7 @@ use crate::package::track::Track;
 use crate::package::{self, Package};
 use crate::source::fetch::{Arrived, Fetcher};
 use crate::source::{probe, stored};
-use crate::store::{self, AttemptEnd, Claim, Manifest, Published, Store};
+use crate::store::{self, AttemptEnd, Claim, Lease, Manifest, Published, Store};
 use crate::{keys, ladder, progressive, thumbnails};
 
 /// First wait before another try; doubles with each, up to [`RETRY_MAX`].
@@ -34,6 +34,8 @@ const RETRY_FIRST: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(300);
 /// Between tries to reach a store that does not answer.
 const STORE_RETRY: Duration = Duration::from_millis(500);
+/// Events of a job that are read at once.
+const EVENTS_PAGE: u32 = 64;
 /// Files written to the object store at once.
 const FILES_IN_FLIGHT: usize = 4;
 
@@ -351,15 +353,12 @@ impl Runner {
 /// stopped before it could ask again. Whoever cannot tell leaves it: too many bytes are better than too few.
 async fn forget(store: &dyn Store, objects: &Objects, claim: &Claim) {
     let prefix = keys::attempt_prefix(&claim.lease);
-    match store.job(store::TENANT_DEFAULT, &claim.job_id).await {
-        Ok(row) => {
-            let published =
-                row.and_then(|row| row.manifest).is_some_and(|manifest| manifest.prefix == prefix);
-            if published {
-                info!(prefix, "published, though the store's answer was lost");
-                return;
-            }
+    match succeeded(store, &claim.lease).await {
+        Ok(true) => {
+            info!(prefix, "published, though the store's answer was lost");
+            return;
         }
+        Ok(false) => {}
         Err(error) => {
             warn!(%error, prefix, "cannot ask whether the attempt was published, so what it wrote stays");
             return;
@@ -367,6 +366,29 @@ async fn forget(store: &dyn Store, objects: &Objects, claim: &Claim) {
     }
     if let Err(error) = objects.delete_below(&claim.bucket, &prefix).await {
         warn!(%error, prefix, "cannot remove what the attempt wrote");
+    }
+}
+
+/// Whether this very attempt was published. A claim does not know whose job it is, so the job's events are asked.
+async fn succeeded(store: &dyn Store, lease: &Lease) -> Result<bool, store::Error> {
+    #[derive(serde::Deserialize)]
+    struct Body {
+        job: JobUpdate,
+    }
+    let mut after = 0;
+    loop {
+        let page = store.events(&lease.job_uid, after, EVENTS_PAGE).await?;
+        for event in page.iter().filter(|event| event.kind == "succeeded") {
+            let body = serde_json::from_str::<Body>(&event.body);
+            // One that cannot be read may be this one.
+            if body.map_or(true, |body| u64::from(body.job.attempt) == lease.epoch) {
+                return Ok(true);
+            }
+        }
+        match page.last() {
+            Some(last) if page.len() >= EVENTS_PAGE as usize => after = last.seq,
+            _ => return Ok(false),
+        }
     }
 }
 
@@ -418,12 +440,8 @@ mod tests {
         let by = store.register(&"w1".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
         for (id, publishes) in [("published", true), ("stopped", false)] {
             let (spec, _) = millrace_wire::JobSpec::parse(br#"{"input_url":"http://h/v"}"#).unwrap();
-            let new = NewJob {
-                tenant: store::TENANT_DEFAULT.to_owned(),
-                job_id: id.parse().unwrap(),
-                spec,
-                work_seconds: 1.0,
-            };
+            let new =
+                NewJob { tenant: "acme".to_owned(), job_id: id.parse().unwrap(), spec, work_seconds: 1.0 };
             let room = Room { slots: 9, queue_max: 9 };
             assert!(matches!(store.accept(&new, &by, room).await.unwrap(), Accepted::Created(_)));
             let claim = store.claim(&by, Duration::from_secs(60)).await.unwrap().unwrap();

@@ -31,7 +31,7 @@ pub const INTERVAL: Duration = Duration::from_millis(500);
 /// Longest handshake.
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes at once; who comes then waits in the kernel's queue.
-const HANDSHAKES_MAX: usize = 256;
+const HANDSHAKES_MAX: usize = 1024;
 /// The first byte of a client that speaks TLS: a handshake record.
 const HANDSHAKE_RECORD: u8 = 0x16;
 /// How long a client that does not may take to read why it is refused.

@@ -38,6 +38,7 @@ use crate::metrics::Metrics;
 use crate::page::{self, Parts};
 use crate::reload::{Reloader, Trigger};
 use crate::tls::Tls;
+use crate::upstream::Upstream;
 use problem::Problem;
 use status::Status;
 
@@ -52,6 +53,8 @@ pub struct Admin {
     pub reloader: Arc<Reloader>,
     /// The certificate, where the gateway has one.
     pub tls: Option<Arc<Tls>>,
+    /// What TLS to workers takes, where the gateway speaks it.
+    pub upstream: Arc<Upstream>,
     /// The API keys, where the gateway asks for them.
     pub auth: Option<Arc<Auth>>,
     /// Whether operators are asked for them, too.
@@ -185,6 +188,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         "config": config,
         "auth": admin.auth.as_ref().map(|auth| auth.state()),
         "certificate": admin.tls.as_ref().map(|tls| tls.state()),
+        "upstream_certificate": admin.upstream.state(),
     });
     let status = if unready.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(body)).into_response()
@@ -222,6 +226,8 @@ fn plain(response: Option<axum::http::Response<Bytes>>) -> Response {
 
 async fn metrics(State(admin): State<Admin>) -> Response {
     admin.metrics.in_flight.set(i64::try_from(admin.drain.live()).unwrap_or(i64::MAX));
+    let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    admin.metrics.tasks.set(i64::try_from(tasks).unwrap_or(i64::MAX));
     admin.metrics.show(&Status::of(&admin.fleet, admin.reloader.state().generation));
     let mut text = Vec::new();
     match TextEncoder::new().encode(&admin.registry.gather(), &mut text) {

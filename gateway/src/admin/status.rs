@@ -51,6 +51,9 @@ pub struct Pool {
     /// Where its workers come from beside the file's list, if anywhere.
     #[serde(default)]
     pub source: Option<Source>,
+    /// What its workers' certificates name, where it is spoken to over TLS: a name, or `its address`.
+    #[serde(default)]
+    pub tls: Option<String>,
     /// Its workers.
     pub workers: Vec<Worker>,
 }
@@ -105,10 +108,9 @@ impl Status {
         let considered = route::consider(&snapshot, &job, &anywhere, now);
         let config = fleet.config();
         let pools = snapshot.pools.iter().zip(considered).map(|(pool, considered)| {
-            let listed: HashSet<SocketAddr> = {
-                let pool = config.pools.iter().filter(|known| known.name == pool.id);
-                pool.flat_map(|pool| &pool.endpoints).map(|endpoint| endpoint.address).collect()
-            };
+            let written = config.pools.iter().find(|known| known.name == pool.id);
+            let listed: HashSet<SocketAddr> =
+                written.iter().flat_map(|pool| &pool.endpoints).map(|endpoint| endpoint.address).collect();
             let source = fleet.found(&pool.id).map(|found| Source {
                 kind: found.source.kind().to_owned(),
                 name: found.source.to_string(),
@@ -146,6 +148,7 @@ impl Status {
                 share: considered.share,
                 rejected: considered.rejected.map(label),
                 source,
+                tls: written.and_then(|pool| pool.tls.as_ref()).map(ToString::to_string),
                 workers: workers.collect(),
             }
         });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -44,9 +44,9 @@ pub(super) fn routes() -> Router<Admin> {
     Router::new()
         .route("/overrides", get(list))
         .route("/overrides/{target}", delete(remove))
-        .route("/drain", post(drain))
-        .route("/undrain", post(undrain))
-        .route("/weight", post(weight))
+        .route("/drain", changing(|weight| weightless(Action::Drain, weight)))
+        .route("/undrain", changing(|weight| weightless(Action::Undrain, weight)))
+        .route("/weight", changing(weighted))
 }
 
 /// Who sent a request.
@@ -59,55 +59,45 @@ async fn list(State(admin): State<Admin>) -> Response {
     ([(header::ETAG, etag.clone())], Json(Listed { etag, overrides })).into_response()
 }
 
-async fn drain(
-    State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    change(&admin, Action::Drain, peer, &headers, &body)
+/// A change whose path and weight say what is done.
+fn changing(action: fn(Option<f64>) -> Result<Action, Refused>) -> MethodRouter<Admin> {
+    let handle = move |State(admin): State<Admin>,
+                       ConnectInfo(peer): ConnectInfo<SocketAddr>,
+                       headers: HeaderMap,
+                       body: Bytes| async move { change(&admin, action, peer, &headers, &body) };
+    post(handle)
 }
 
-async fn undrain(
-    State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    change(&admin, Action::Undrain, peer, &headers, &body)
+fn weighted(weight: Option<f64>) -> Result<Action, Refused> {
+    weight.map(Action::Weight).ok_or_else(|| bad("weight", "it is missing".to_owned()))
 }
 
-async fn weight(
-    State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Result<Response, Problem> {
-    change(&admin, Action::Weight(f64::NAN), peer, &headers, &body)
+fn weightless(action: Action, weight: Option<f64>) -> Result<Action, Refused> {
+    match weight {
+        None => Ok(action),
+        Some(_) => Err(bad("weight", format!("{} takes none; POST it to /weight", action.as_str()))),
+    }
+}
+
+fn bad(field: &'static str, message: String) -> Refused {
+    Refused::Bad { field, message }
 }
 
 fn change(
     admin: &Admin,
-    action: Action,
+    action: fn(Option<f64>) -> Result<Action, Refused>,
     peer: SocketAddr,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response, Problem> {
     let asked: Asked = problem::read(headers, body)?;
-    let bad = |field, message: String| Problem::from(Refused::Bad { field, message });
-    let action = match (action, asked.weight) {
-        (Action::Weight(_), Some(weight)) => Action::Weight(weight),
-        (Action::Weight(_), None) => return Err(bad("weight", "it is missing".to_owned())),
-        (action, None) => action,
-        (action, Some(_)) => {
-            return Err(bad("weight", format!("{} takes none; POST it to /weight", action.as_str())));
-        }
-    };
+    let action = action(asked.weight)?;
     let ttl: Option<Duration> = match asked.ttl.as_deref().map(|ttl| (ttl, humantime::parse_duration(ttl))) {
         None => None,
         Some((_, Ok(ttl))) => Some(ttl),
         Some((got, Err(error))) => {
-            return Err(bad("ttl", format!("{got:?} is no time ({error}); it wants one like 30m or 2h 15m")));
+            let message = format!("{got:?} is no time ({error}); it wants one like 30m or 2h 15m");
+            return Err(bad("ttl", message).into());
         }
     };
     steer(
@@ -130,9 +120,7 @@ async fn remove(
 fn if_match(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut all = Vec::new();
     for value in headers.get_all(header::IF_MATCH) {
-        all.push(value.to_str().map_err(|_| {
-            Problem::from(Refused::Bad { field: "if-match", message: "it is not plain text".to_owned() })
-        })?);
+        all.push(value.to_str().map_err(|_| bad("if-match", "it is not plain text".to_owned()))?);
     }
     Ok((!all.is_empty()).then(|| all.join(",")))
 }

@@ -22,8 +22,7 @@ use super::jwks::{BYTES_MAX, KeySet, Origin};
 use super::token::Tokens;
 use crate::config::auth::Jwks;
 use crate::metrics::Metrics;
-use crate::reload::INTERVAL;
-use crate::settle::Settle;
+use crate::settle::{self, Settle};
 
 /// Longest time for the whole answer of an address.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -240,8 +239,9 @@ impl Source {
         }
     }
 
-    /// Looks at the file.
-    fn look(&self, file: &PathBuf) {
+    /// Looks at the file, if it is one.
+    fn look(&self) {
+        let Place::File(file) = &self.place else { return };
         let settled = {
             let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
             followed.content.saw(see(file)).cloned()
@@ -301,11 +301,11 @@ fn shown(url: &Url) -> String {
 async fn fetch(url: &Url, client: &reqwest::Client) -> Result<(Vec<u8>, Option<Duration>), Failed> {
     let broken = |error: reqwest::Error| {
         let outcome = if error.is_timeout() { "timeout" } else { "unreachable" };
-        let message = match std::error::Error::source(&error) {
-            Some(source) => source.to_string(),
-            None => error.without_url().to_string(),
-        };
-        Failed { outcome, message: format!("{} does not answer: {message}", shown(url)) }
+        let error = error.without_url();
+        // The last of the chain says most: the ones before say that something failed.
+        let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+        let why = chain.last().map(ToString::to_string).unwrap_or_default();
+        Failed { outcome, message: format!("{} does not answer: {why}", shown(url)) }
     };
     let mut answer = client.get(url.clone()).send().await.map_err(broken)?;
     if answer.status() != http::StatusCode::OK {
@@ -340,31 +340,20 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
 
 /// Follows the file or asks the address until `stop`.
 pub(super) async fn run(source: Arc<Source>, stop: CancellationToken) {
+    let Place::Url { url, client, min_refresh, max_refresh } = &source.place else {
+        return settle::follow(stop, move || source.look()).await;
+    };
+    let under_way = |now| source.asking.lock().unwrap_or_else(PoisonError::into_inner).under_way = now;
     loop {
-        let wait = match &source.place {
-            Place::File(_) => {
-                let looking = source.clone();
-                let look = move || {
-                    if let Place::File(file) = &looking.place {
-                        looking.look(file);
-                    }
-                };
-                // What goes wrong is logged, counted and shown where it arises.
-                let _ = tokio::task::spawn_blocking(look).await;
-                INTERVAL
-            }
-            Place::Url { url, client, min_refresh, max_refresh } => {
-                source.asking.lock().unwrap_or_else(PoisonError::into_inner).under_way = true;
-                let wait = tokio::select! {
-                    () = stop.cancelled() => return,
-                    wait = source.ask(url, client, *min_refresh, *max_refresh) => wait,
-                };
-                source.asking.lock().unwrap_or_else(PoisonError::into_inner).under_way = false;
-                source.rounds.send_modify(|rounds| *rounds += 1);
-                // Gateways that were started together need not ask together.
-                wait.mul_f64(rand::rng().random_range(0.9..=1.0))
-            }
+        under_way(true);
+        let wait = tokio::select! {
+            () = stop.cancelled() => return,
+            wait = source.ask(url, client, *min_refresh, *max_refresh) => wait,
         };
+        under_way(false);
+        source.rounds.send_modify(|rounds| *rounds += 1);
+        // Gateways that were started together need not ask together.
+        let wait = wait.mul_f64(rand::rng().random_range(0.9..=1.0));
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}

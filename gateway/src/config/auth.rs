@@ -151,6 +151,11 @@ impl RawJwt {
             let url = reqwest::Url::parse(self.jwks.get_ref()).map_err(|bad| {
                 file.error_at(self.jwks.span(), "auth.jwt.jwks", format!("it is no URL: {bad}"))
             })?;
+            if !url.username().is_empty() || url.password().is_some() {
+                let message =
+                    "it holds a name or password, which do not belong into this file; such keys are public";
+                return Err(file.error_at(self.jwks.span(), "auth.jwt.jwks", message));
+            }
             let ca = self.ca.map(|raw| path(file, &raw, "auth.jwt.ca")).transpose()?;
             Jwks::Url { url, ca, min_refresh: min, max_refresh: max }
         } else {
@@ -230,6 +235,10 @@ mod tests {
             (JWT.replace("issuer = \"i\"\n", ""), "missing field `issuer`"),
             (JWT.replace("audience = [\"a\"]\n", ""), "missing field `audience`"),
             (JWT.replace("id.example", "["), ":5:8: auth.jwt.jwks: it is no URL"),
+            (
+                JWT.replace("id.example", "me:secret@id.example"),
+                ":5:8: auth.jwt.jwks: it holds a name or password",
+            ),
             (format!("{JWT}leeway = \"1h\""), ":8:10: auth.jwt.leeway: 1h is out of range"),
             (format!("{JWT}min_refresh = \"0s\""), ":8:15: auth.jwt.min_refresh: 0s is out of range"),
             (

@@ -13,13 +13,24 @@ pub struct Limits {
     pub headers: usize,
     /// Bytes of a request's target.
     pub uri_bytes: usize,
+    /// Bytes of an upload; without, as many as its URL allows.
+    pub upload_bytes: Option<u64>,
+    /// Bytes of all uploads of one key or address in an hour; without, as many as one likes.
+    pub upload_bytes_per_hour: Option<u64>,
     /// Bytes per second that an upload must bring on average, over `timeouts.read`.
     pub upload_bytes_per_second: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { header_bytes: 32 * 1024, headers: 100, uri_bytes: 8 * 1024, upload_bytes_per_second: 1024 }
+        Self {
+            header_bytes: 32 * 1024,
+            headers: 100,
+            uri_bytes: 8 * 1024,
+            upload_bytes: None,
+            upload_bytes_per_hour: None,
+            upload_bytes_per_second: 1024,
+        }
     }
 }
 
@@ -30,6 +41,8 @@ pub(super) struct RawLimits {
     header_bytes: Option<Spanned<i64>>,
     headers: Option<Spanned<i64>>,
     uri_bytes: Option<Spanned<i64>>,
+    upload_bytes: Option<Spanned<i64>>,
+    upload_bytes_per_hour: Option<Spanned<i64>>,
     upload_bytes_per_second: Option<Spanned<i64>>,
 }
 
@@ -45,7 +58,13 @@ impl RawLimits {
                 file.error_at(raw.span(), format!("limits.{key}"), message)
             })
         };
+        let some = |raw: Option<Spanned<i64>>, key: &str| {
+            let read = raw.map(|raw| read(Some(raw), key, 0, 1, 1 << 50).map(|bytes| bytes as u64));
+            read.transpose()
+        };
         Ok(Limits {
+            upload_bytes: some(self.upload_bytes, "upload_bytes")?,
+            upload_bytes_per_hour: some(self.upload_bytes_per_hour, "upload_bytes_per_hour")?,
             // Pingora itself reads at most 1 MiB and 256 fields before anything else can look.
             header_bytes: read(self.header_bytes, "header_bytes", or.header_bytes, 1024, 512 * 1024)?,
             headers: read(self.headers, "headers", or.headers, 8, 256)?,
@@ -84,6 +103,8 @@ mod tests {
             ),
             ("uri_bytes = -1", ":5:13: limits.uri_bytes: -1 is out of range"),
             ("header_bytes = 1e9", ":5:16: header_bytes: invalid type: floating point"),
+            ("upload_bytes = 0", ":5:16: limits.upload_bytes: 0 is out of range"),
+            ("upload_bytes_per_hour = -1", ":5:25: limits.upload_bytes_per_hour: -1 is out of range"),
             ("upload_bytes_per_second = 0", ":5:27: limits.upload_bytes_per_second: 0 is out of range"),
             ("heders = 1", "unknown field `heders`"),
         ] {

@@ -11,6 +11,7 @@ use serde::de::{self, MapAccess, Visitor};
 use toml::Spanned;
 
 use super::discover::{self, Discover};
+use super::upstream_tls::{self, ServerName, UpstreamTls};
 use super::value;
 
 /// Most pools of one file.
@@ -35,6 +36,8 @@ pub struct Pool {
     pub endpoints: Vec<Endpoint>,
     /// Where others come from.
     pub discover: Option<Discover>,
+    /// How its workers are known over TLS; without, they are spoken to in plain.
+    pub tls: Option<ServerName>,
 }
 
 /// One address of a worker.
@@ -57,6 +60,8 @@ pub(super) struct RawPool {
     drain: bool,
     endpoints: Option<Spanned<Vec<Spanned<RawEndpoint>>>>,
     discover: Option<Spanned<discover::Raw>>,
+    tls: Option<Spanned<bool>>,
+    server_name: Option<Spanned<String>>,
 }
 
 /// `"ADDRESS"` or `{ address = "ADDRESS", drain = true }`. Read by hand: an untagged enum would answer a misspelt key
@@ -96,7 +101,11 @@ impl<'de> Deserialize<'de> for RawEndpoint {
     }
 }
 
-pub(super) fn validate(raw: Vec<RawPool>, file: &File) -> Result<Vec<Pool>, Error> {
+pub(super) fn validate(
+    raw: Vec<RawPool>,
+    section: Option<&UpstreamTls>,
+    file: &File,
+) -> Result<Vec<Pool>, Error> {
     if raw.is_empty() {
         return Err(file.error("pools", "there is none; a gateway wants at least one [[pools]]"));
     }
@@ -154,7 +163,9 @@ pub(super) fn validate(raw: Vec<RawPool>, file: &File) -> Result<Vec<Pool>, Erro
             }
             endpoints.push(Endpoint { address, drain });
         }
-        pools.push(Pool { name, weight, egress_usd_per_gb, drain: raw.drain, endpoints, discover });
+        let at = format!("pools[{index}]");
+        let tls = upstream_tls::of_pool(file, raw.tls, raw.server_name, section, &at)?;
+        pools.push(Pool { name, weight, egress_usd_per_gb, drain: raw.drain, endpoints, discover, tls });
     }
     if let Some((span, key)) = last_weight
         && pools.iter().all(|pool| pool.weight == 0.0)

@@ -16,11 +16,18 @@ pub const PROBE_FAILURES_MAX: u32 = 2;
 /// What a failed read counts as, so that fast failures don't attract work.
 pub const FAILURE_LATENCY_S: f64 = 5.0;
 
+/// A worker that takes as long as this to answer a submit is left alone for a while, as one that failed, where others
+/// have room. That says nothing about how soon a job would be done; but a client waits for the answer, and a worker whose
+/// store or disk has become so slow will hardly do better with what it accepts.
+pub const SLOW: Duration = Duration::from_secs(1);
+
 /// How a request to a worker ended, as far as its health is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It answered; also with 429.
     Answered,
+    /// It took a job well, but [`SLOW`]ly.
+    Slow,
     /// It did not, or with a server error.
     Failed,
 }
@@ -137,7 +144,8 @@ impl Fleet {
             let Pool { id, workers, reliability, .. } = &mut state.snapshot.pools[pool];
             let worker = &mut workers[worker];
             match (verdict, read_latency) {
-                (Verdict::Failed, _) => reliability.failed(now),
+                // What is slow of late is slow as a whole more often than not: one worker's store is all workers' store.
+                (Verdict::Failed | Verdict::Slow, _) => reliability.failed(now),
                 (Verdict::Answered, None) => reliability.answered(now),
                 // A pool that answers reads may still take no jobs.
                 (Verdict::Answered, Some(_)) => {}
@@ -150,6 +158,7 @@ impl Fleet {
                         latency(worker, seconds.as_secs_f64(), now);
                     }
                 }
+                Verdict::Slow => endpoint.outlier.slow(now),
                 Verdict::Failed => {
                     latency(worker, FAILURE_LATENCY_S, now);
                     ejected = endpoint.outlier.failed(now, spare);

@@ -41,8 +41,17 @@ pub const REST: u32 = 20;
 /// A view as old as this is made anew though nothing changed: ejections end, reports get stale.
 pub const VIEW_AGE_MAX: Duration = Duration::from_millis(250);
 
-/// Which endpoints there are to probe, and the pool each belongs to.
-pub type Targets = Arc<BTreeMap<SocketAddr, PoolId>>;
+/// Which endpoints there are to probe.
+pub type Targets = Arc<BTreeMap<SocketAddr, Target>>;
+
+/// An endpoint that is probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// The pool that it belongs to.
+    pub pool: PoolId,
+    /// What its certificate names, where it is spoken to over TLS.
+    pub tls: Option<Arc<str>>,
+}
 
 /// The fleet. Cheap to share in an [`Arc`].
 #[derive(Debug)]
@@ -285,7 +294,8 @@ impl Fleet {
             let mut workers = Vec::with_capacity(members.len());
             for member in members {
                 let address = member.address;
-                targets.insert(address, pool.name.clone());
+                let tls = pool.tls.as_ref().map(|name| name.of(address));
+                targets.insert(address, Target { pool: pool.name.clone(), tls: tls.clone() });
                 let (mut worker, mut endpoint) = match known.remove(&address) {
                     Some((of, worker, endpoint)) if of == pool.name => (worker, endpoint),
                     // The same address in another pool is another worker.
@@ -296,6 +306,7 @@ impl Fleet {
                     }
                 };
                 worker.drain = member.drain;
+                worker.tls = tls;
                 endpoint.place = (place, workers.len());
                 workers.push(worker);
                 state.endpoints.insert(address, endpoint);

@@ -59,6 +59,12 @@ impl Outlier {
         }
     }
 
+    /// A request was answered well, but so slowly that others are better for a while.
+    pub fn slow(&mut self, now: Duration) {
+        self.answered(now);
+        self.failing_until = Some(now + FAILING);
+    }
+
     /// Whether it is ejected.
     pub fn ejected(&self, now: Duration) -> bool {
         self.ejected_until.is_some_and(|until| until > now)
@@ -156,6 +162,18 @@ mod tests {
         now += s(301);
         assert!((0..5).any(|_| outlier.failed(now, true)));
         assert_eq!(outlier.ejected_until(), Some(now + s(30)), "the past is forgotten");
+    }
+
+    #[test]
+    fn a_slow_one_has_not_failed_and_yet_is_left_alone() {
+        let mut outlier = Outlier::default();
+        assert!((0..4).all(|_| !outlier.failed(s(1), true)));
+        outlier.slow(s(2));
+        assert!(!outlier.failed(s(2), true), "the failures before it are forgotten");
+        (0..9).for_each(|_| outlier.slow(s(3)));
+        assert!(!outlier.ejected(s(3)) && outlier.failing_until() == Some(s(3) + FAILING));
+        outlier.answered(s(4));
+        assert_eq!(outlier.failing_until(), None);
     }
 
     #[test]

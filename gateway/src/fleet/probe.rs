@@ -5,17 +5,18 @@
 //! process: a gateway that has silently stopped looking would route by an ever older past.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millrace_wire::{LoadReport, PoolId, load};
+use millrace_wire::{LoadReport, Problem, load};
 use rand::Rng;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Fleet, Targets};
+use super::{Fleet, Target, Targets};
 use crate::metrics::Metrics;
+use crate::upstream::Upstream;
 
 /// Between two probes of a worker, ± [`JITTER`].
 pub const INTERVAL: Duration = Duration::from_millis(1000);
@@ -25,6 +26,8 @@ pub const JITTER: f64 = 0.2;
 pub const DEADLINE: Duration = Duration::from_millis(1500);
 /// Largest report that is read.
 pub const REPORT_BYTES_MAX: usize = 64 * 1024;
+/// Longest word of a worker about itself that is kept.
+const DETAIL_CHARS_MAX: usize = 200;
 /// How long a probe's connection stays open without use.
 const IDLE: Duration = Duration::from_secs(3);
 
@@ -37,9 +40,12 @@ pub enum Failure {
     /// No connection, or it broke.
     #[error("GET /load: {0}")]
     Unreachable(String),
-    /// Another status than 200.
-    #[error("GET /load answered {0}")]
-    Status(u16),
+    /// TLS did not come about: one does not believe the other, or does not speak it.
+    #[error("TLS: {0}")]
+    Tls(String),
+    /// Another status than 200, and what the worker's problem says of it.
+    #[error("GET /load answered {0}{1}")]
+    Status(u16, String),
     /// The body is no load report.
     #[error("GET /load: the body is no load report: {0}")]
     Shape(String),
@@ -54,7 +60,8 @@ impl Failure {
         match self {
             Self::Timeout => "timeout",
             Self::Unreachable(_) => "unreachable",
-            Self::Status(_) => "status",
+            Self::Tls(_) => "tls",
+            Self::Status(..) => "status",
             Self::Shape(_) => "shape",
             Self::Unbelievable(_) => "unbelievable",
         }
@@ -66,19 +73,68 @@ impl Failure {
     }
 }
 
-/// The client that probes use: one connection per worker, no proxy of the environment's, no redirects.
-///
-/// # Errors
-/// When the client cannot be built; needs a process-wide rustls provider.
-pub fn client() -> Result<reqwest::Client, reqwest::Error> {
-    reqwest::Client::builder()
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .pool_max_idle_per_host(1)
-        .pool_idle_timeout(IDLE)
-        .http1_only()
-        .user_agent(concat!("millrace-gateway/", env!("CARGO_PKG_VERSION")))
-        .build()
+/// The clients that probes use: one connection per worker, no proxy of the environment's, no redirects. One for all
+/// that are spoken to in plain; over TLS one for each, because it carries the name that the worker is known by.
+#[derive(Debug, Clone)]
+pub struct Clients {
+    plain: reqwest::Client,
+    upstream: Arc<Upstream>,
+}
+
+impl Clients {
+    /// Clients with the credentials in force.
+    ///
+    /// # Errors
+    /// When a client cannot be built; needs a process-wide rustls provider.
+    pub fn new(upstream: Arc<Upstream>) -> Result<Self, reqwest::Error> {
+        Ok(Self { plain: Self::builder().build()?, upstream })
+    }
+
+    fn builder() -> reqwest::ClientBuilder {
+        reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .pool_max_idle_per_host(1)
+            .pool_idle_timeout(IDLE)
+            .http1_only()
+            .user_agent(concat!("millrace-gateway/", env!("CARGO_PKG_VERSION")))
+    }
+}
+
+/// How one worker is asked.
+struct Asker {
+    clients: Clients,
+    address: SocketAddr,
+    tls: Option<Arc<str>>,
+    /// The client over TLS, and which credentials it has.
+    shaken: Option<(u64, reqwest::Client)>,
+}
+
+impl Asker {
+    /// A client with the credentials in force, and the URL that it takes.
+    fn client(&mut self) -> Result<(&reqwest::Client, String), Failure> {
+        let Some(name) = &self.tls else {
+            return Ok((&self.clients.plain, format!("http://{}/load", self.address)));
+        };
+        let missing = || Failure::Tls("there are no certificates in force".to_owned());
+        let credentials = self.clients.upstream.credentials().ok_or_else(missing)?;
+        let url = match name.parse::<IpAddr>() {
+            Ok(_) => format!("https://{}/load", self.address),
+            Err(_) => format!("https://{name}:{}/load", self.address.port()),
+        };
+        let outdated = self.shaken.take().filter(|(generation, _)| *generation == credentials.generation);
+        let client = match outdated {
+            Some((_, client)) => client,
+            None => {
+                let builder = Clients::builder().tls_backend_preconfigured(credentials.config.clone());
+                // DNS is not asked: the name stands for this one address.
+                let client = builder.resolve(name, self.address).build();
+                client.map_err(|error| Failure::Tls(root(&error)))?
+            }
+        };
+        let (_, client) = self.shaken.insert((credentials.generation, client));
+        Ok((client, url))
+    }
 }
 
 /// Probes the fleet's endpoints, as reloads change them, until `stop`.
@@ -87,18 +143,18 @@ pub fn client() -> Result<reqwest::Client, reqwest::Error> {
 /// A probe task ended by itself; says which.
 pub async fn run(
     fleet: Arc<Fleet>,
-    client: reqwest::Client,
+    clients: Clients,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let mut targets = fleet.targets();
-    let mut tasks: HashMap<SocketAddr, (PoolId, CancellationToken, JoinHandle<()>)> = HashMap::new();
+    let mut tasks: HashMap<SocketAddr, (Target, CancellationToken, JoinHandle<()>)> = HashMap::new();
     let mut check = tokio::time::interval(INTERVAL);
     let result = loop {
         let wanted: Targets = targets.borrow_and_update().clone();
         let gone: Vec<SocketAddr> = tasks
             .iter()
-            .filter(|(address, (pool, ..))| wanted.get(address) != Some(pool))
+            .filter(|(address, (target, ..))| wanted.get(address) != Some(target))
             .map(|(address, _)| *address)
             .collect();
         for address in gone {
@@ -108,11 +164,13 @@ pub async fn run(
                 let _ = task.await;
             }
         }
-        for (address, pool) in wanted.iter() {
+        for (address, target) in wanted.iter() {
             if !tasks.contains_key(address) {
                 let stop = stop.child_token();
-                let task = watch(fleet.clone(), client.clone(), metrics.clone(), *address, stop.clone());
-                tasks.insert(*address, (pool.clone(), stop, tokio::spawn(task)));
+                let (clients, tls) = (clients.clone(), target.tls.clone());
+                let asker = Asker { clients, address: *address, tls, shaken: None };
+                let task = watch(fleet.clone(), asker, metrics.clone(), stop.clone());
+                tasks.insert(*address, (target.clone(), stop, tokio::spawn(task)));
             }
         }
         metrics.probe_tasks.set(i64::try_from(tasks.len()).unwrap_or(i64::MAX));
@@ -135,17 +193,12 @@ pub async fn run(
     result
 }
 
-async fn watch(
-    fleet: Arc<Fleet>,
-    client: reqwest::Client,
-    metrics: Arc<Metrics>,
-    address: SocketAddr,
-    stop: CancellationToken,
-) {
+async fn watch(fleet: Arc<Fleet>, mut asker: Asker, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let address = asker.address;
     let rounds = async {
         loop {
             let asked = Instant::now();
-            match probe(&client, address).await {
+            match probe(&mut asker).await {
                 Ok(load) => fleet.probed(address, load, asked.elapsed()),
                 Err(failure) => {
                     metrics.probe_failures.with_label_values(&[failure.kind()]).inc();
@@ -166,23 +219,24 @@ async fn watch(
     }
 }
 
-/// Asks one worker once.
-///
-/// # Errors
-/// Why there is no report.
-pub async fn probe(client: &reqwest::Client, address: SocketAddr) -> Result<LoadReport, Failure> {
-    match tokio::time::timeout(DEADLINE, ask(client, address)).await {
+async fn probe(asker: &mut Asker) -> Result<LoadReport, Failure> {
+    match tokio::time::timeout(DEADLINE, ask(asker)).await {
         Ok(answer) => answer,
         Err(_) => Err(Failure::Timeout),
     }
 }
 
-async fn ask(client: &reqwest::Client, address: SocketAddr) -> Result<LoadReport, Failure> {
-    let unreachable = |error: reqwest::Error| Failure::Unreachable(root(&error));
-    let mut response = client.get(format!("http://{address}/load")).send().await.map_err(unreachable)?;
-    if response.status() != reqwest::StatusCode::OK {
-        return Err(Failure::Status(response.status().as_u16()));
-    }
+async fn ask(asker: &mut Asker) -> Result<LoadReport, Failure> {
+    let (client, url) = asker.client()?;
+    let unreachable = |error: reqwest::Error| match shaking(&error) {
+        Some(why) => Failure::Tls(why),
+        None if cause::<hyper::Error>(&error).is_some_and(hyper::Error::is_parse) => Failure::Unreachable(
+            "the answer is no HTTP; a worker that speaks TLS wants tls = true in its pool".to_owned(),
+        ),
+        None => Failure::Unreachable(root(&error)),
+    };
+    let mut response = client.get(url).send().await.map_err(unreachable)?;
+    let status = response.status();
     let mut body = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(unreachable)? {
         body.extend_from_slice(&piece);
@@ -190,9 +244,62 @@ async fn ask(client: &reqwest::Client, address: SocketAddr) -> Result<LoadReport
             return Err(Failure::Shape(format!("more than {REPORT_BYTES_MAX} bytes")));
         }
     }
+    if status != reqwest::StatusCode::OK {
+        let problem: Option<Problem> = serde_json::from_slice(&body).ok();
+        let detail = problem.map_or(String::new(), |problem| format!(": {}", plain(&problem.detail)));
+        return Err(Failure::Status(status.as_u16(), detail));
+    }
     let report: LoadReport =
         serde_json::from_slice(&body).map_err(|error| Failure::Shape(error.to_string()))?;
     Ok(report.validate()?)
+}
+
+/// What a worker says, fit for an operator's terminal.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(DETAIL_CHARS_MAX).collect()
+}
+
+/// What TLS has against the worker, or the worker against us, as an operator reads it. Without times and the like, so
+/// that the same trouble is told in the same words by every probe.
+fn shaking(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    use rustls::{AlertDescription as Alert, CertificateError as Bad, Error};
+    let found = cause::<Error>(error)?;
+    Some(match found {
+        Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => {
+            "the worker's certificate has expired".to_owned()
+        }
+        Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
+            "the worker's certificate is not valid yet".to_owned()
+        }
+        // A CA of the same name that has another key.
+        Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+            "the worker's certificate does not come from upstream_tls.ca".to_owned()
+        }
+        Error::InvalidCertificate(why) => format!("the worker's certificate is not believed: {why}"),
+        Error::InvalidMessage(_) => "the worker does not speak TLS, and its pool says tls = true".to_owned(),
+        Error::AlertReceived(
+            alert @ (Alert::CertificateRequired
+            | Alert::BadCertificate
+            | Alert::UnknownCA
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::CertificateRevoked
+            | Alert::UnsupportedCertificate
+            | Alert::DecryptError
+            | Alert::AccessDenied),
+        ) => format!("the worker does not believe the gateway's certificate: {alert:?}"),
+        other => other.to_string(),
+    })
+}
+
+/// The first cause of that type. An I/O error does not tell its own content among its causes, so that is looked into.
+fn cause<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a T> {
+    if let Some(found) = error.downcast_ref::<T>() {
+        return Some(found);
+    }
+    let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let inside = inside.and_then(|inside| cause::<T>(inside));
+    inside.or_else(|| cause::<T>(error.source()?))
 }
 
 /// The innermost cause: reqwest's own message says only that it could not send.

@@ -3,6 +3,7 @@
 //! Routing sees nothing else. All times are durations since the gateway started, so that tests need no clock.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::outlier::Reliability;
@@ -43,6 +44,8 @@ pub struct Worker {
     pub address: SocketAddr,
     /// The operator drains it.
     pub drain: bool,
+    /// What its certificate names, where it is spoken to over TLS; never empty.
+    pub tls: Option<Arc<str>>,
     /// What the probes say.
     pub health: Health,
     /// What it last said about itself.
@@ -115,6 +118,7 @@ impl Worker {
         Self {
             address,
             drain: false,
+            tls: None,
             health: Health::Unknown,
             report: None,
             compensation: Compensation::default(),

@@ -7,6 +7,7 @@ use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
 use super::Proxy;
+use super::cors::Marks;
 use super::session::request_id;
 use crate::admin::status::Status;
 use crate::config::{self, Config};
@@ -17,9 +18,15 @@ use crate::trace;
 
 impl Proxy {
     /// What the gateway answers itself.
-    pub(super) async fn local(&self, session: &mut Session, route: &Route, config: &Config) -> Result<()> {
+    pub(super) async fn local(
+        &self,
+        session: &mut Session,
+        route: &Route,
+        config: &Config,
+        marks: &Marks,
+    ) -> Result<()> {
         if !matches!(route, Route::Livez | Route::Readyz) {
-            return self.page(session, route, &config.page).await;
+            return self.page(session, route, &config.page, marks).await;
         }
         let unready = match route {
             Route::Readyz => self.dispatch.drain.unready(&self.dispatch.fleet),
@@ -29,10 +36,16 @@ impl Proxy {
             None => (200, serde_json::json!({ "status": "ok" })),
             Some(reason) => (503, serde_json::json!({ "status": "unready", "reason": reason })),
         };
-        write(session, status, "application/json", body.to_string(), &[]).await
+        write(session, status, "application/json", body.to_string(), &[], marks).await
     }
 
-    async fn page(&self, session: &mut Session, route: &Route, page: &config::Page) -> Result<()> {
+    async fn page(
+        &self,
+        session: &mut Session,
+        route: &Route,
+        page: &config::Page,
+        marks: &Marks,
+    ) -> Result<()> {
         let asked = session.req_header();
         let tells = page::tells(page, &asked.uri, &asked.headers);
         let response = match route {
@@ -49,14 +62,16 @@ impl Proxy {
         };
         let Some(response) = response else {
             let problem = request::Refused::NotFound.problem(&asked.method, asked.uri.path());
-            return tell(session, &problem, None).await;
+            return tell(session, &problem, None, marks).await;
         };
         let (parts, body) = response.into_parts();
         let mut header = ResponseHeader::from(parts);
         if header.status != http::StatusCode::NOT_MODIFIED {
             header.insert_header(http::header::CONTENT_LENGTH, body.len())?;
         }
-        send(session, header, body).await
+        // The page and its files are for this site alone.
+        let marks = if *route == Route::Pools { marks } else { &Marks::default() };
+        send(session, header, body, marks).await
     }
 }
 
@@ -66,6 +81,7 @@ async fn write(
     content_type: &str,
     body: String,
     more: &[(&'static str, String)],
+    marks: &Marks,
 ) -> Result<()> {
     let mut header = ResponseHeader::build(status, Some(4 + more.len()))?;
     header.insert_header(http::header::CONTENT_TYPE, content_type)?;
@@ -74,11 +90,16 @@ async fn write(
     for (name, value) in more {
         header.insert_header(*name, value.as_str())?;
     }
-    send(session, header, Bytes::from(body)).await
+    send(session, header, Bytes::from(body), marks).await
 }
 
 /// Answers with that, and without the body if only the header was asked for, or if there is none.
-async fn send(session: &mut Session, header: ResponseHeader, body: Bytes) -> Result<()> {
+pub(super) async fn send(
+    session: &mut Session,
+    header: ResponseHeader,
+    body: Bytes,
+    marks: &Marks,
+) -> Result<()> {
     if !session.is_body_done() {
         // What is left of the body would be read as the next request.
         session.set_keepalive(None);
@@ -86,6 +107,7 @@ async fn send(session: &mut Session, header: ResponseHeader, body: Bytes) -> Res
     let bodiless = session.req_header().method == http::Method::HEAD || body.is_empty();
     let mut header = header;
     carry_id(session, &mut header)?;
+    marks.put(&mut header)?;
     session.write_response_header(Box::new(header), bodiless).await?;
     if !bodiless {
         session.write_response_body(Some(body), true).await?;
@@ -98,6 +120,7 @@ pub(super) async fn tell(
     session: &mut Session,
     problem: &Problem,
     allow: Option<&'static str>,
+    marks: &Marks,
 ) -> Result<()> {
     let mut more = Vec::new();
     if let Some(after) = problem.retry_after_s {
@@ -115,7 +138,7 @@ pub(super) async fn tell(
         more.push(("access-control-allow-origin", "*".to_owned()));
         more.push(("access-control-expose-headers", "retry-after".to_owned()));
     }
-    write(session, problem.status, problem::CONTENT_TYPE, problem.to_json(), &more).await
+    write(session, problem.status, problem::CONTENT_TYPE, problem.to_json(), &more, marks).await
 }
 
 /// Says on a response which request it answers.

@@ -6,6 +6,7 @@ use http::header::TRANSFER_ENCODING;
 use millrace_wire::{Code, Problem};
 use pingora::proxy::Session;
 
+use super::cors::Marks;
 use super::session::client_ip;
 use super::{Ctx, Proxy};
 use crate::auth;
@@ -50,6 +51,7 @@ impl Proxy {
 
     fn pass(&self, session: &mut Session, ctx: &mut Ctx) -> Result<(), Stop> {
         let header = session.req_header();
+        ctx.marks = Marks::of(ctx.config.cors.as_ref(), &header.headers);
         limits::check(header.raw_path(), &header.headers, &ctx.config.limits)?;
         let chunked = header.headers.contains_key(TRANSFER_ENCODING);
         if chunked {
@@ -65,6 +67,9 @@ impl Proxy {
             may_change: false,
         })?;
         let request = ctx.request.insert(Request::new(route));
+        if request.route == Route::Media {
+            ctx.marks = Marks::default();
+        }
         request.request_id = decisions::request_id(&header.headers);
         if let Some(auth) = &self.auth {
             ctx.principal = auth.admit(&request.route, &header.method, path, &header.headers)?;
@@ -72,6 +77,7 @@ impl Proxy {
         if !matches!(request.route, Route::Livez | Route::Readyz) {
             self.count(session, ctx)?;
         }
+        self.weigh(session, ctx)?;
         Ok(())
     }
 

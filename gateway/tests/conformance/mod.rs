@@ -79,10 +79,12 @@ async fn the_gateway_conforms_at_least_as_well_as_raw_pingora() {
     let (worker, authority) = (Fake::start("aws", "w1").await, Authority::new());
     worker.behave(Behaviour::Echo);
     let files = Files::new(&authority.server(2099));
-    let gateway = Gateway::start(&files.routing(&[&worker], "")).await;
+    // Several hundred requests at once on a busy machine are no case of slow workers.
+    let timeouts = "[timeouts]\nconnect = \"10s\"\nquery = \"10s\"\n";
+    let gateway = Gateway::start(&(files.routing(&[&worker], "") + timeouts)).await;
     gateway.healthy(1).await;
     let (raw, _close) = servers::raw_pingora(worker.address).await;
-    let tls = TlsConnector::from(Arc::new(authority.h2_only()));
+    let tls = TlsConnector::from(Arc::new(authority.speaking("h2")));
     let (ours, ours_by_tls, theirs) = tokio::join!(
         failing(gateway.http, None, PATIENCE),
         failing(gateway.https.unwrap(), Some(tls), PATIENCE),

@@ -1,5 +1,5 @@
 //! A Kubernetes API server made of axum: it lists the EndpointSlices that the test sets, and streams the events it is
-//! told to, over plain HTTP as `kubectl proxy` does.
+//! told to: over plain HTTP as `kubectl proxy` does, or over TLS to whom has the token, as a cluster does to its pods.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -33,6 +33,9 @@ struct Shared {
     watchers: Mutex<Vec<mpsc::UnboundedSender<Result<String, std::io::Error>>>>,
     lists: AtomicUsize,
     watches: AtomicUsize,
+    /// What must be shown, if anything.
+    token: Mutex<Option<String>>,
+    unknown: AtomicUsize,
     stop: CancellationToken,
 }
 
@@ -59,8 +62,50 @@ pub(crate) fn slice(name: &str, family: &str, port: u16, endpoints: &[Value]) ->
     })
 }
 
+/// A listener that shakes hands with one client after the other.
+struct Shaking(tokio::net::TcpListener, tokio_rustls::TlsAcceptor);
+
+impl axum::serve::Listener for Shaking {
+    type Io = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        loop {
+            let (socket, from) = self.0.accept().await.unwrap();
+            if let Ok(stream) = self.1.accept(socket).await {
+                return (stream, from);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
 impl Cluster {
     pub(crate) async fn start(slices: Vec<Value>) -> Self {
+        Self::serve(slices, None).await
+    }
+
+    /// One that speaks TLS and wants that token.
+    pub(crate) async fn secure(slices: Vec<Value>, tls: Arc<rustls::ServerConfig>, token: &str) -> Self {
+        let cluster = Self::serve(slices, Some(tls)).await;
+        cluster.expect(token);
+        cluster
+    }
+
+    /// Only who shows that token is answered from now on.
+    pub(crate) fn expect(&self, token: &str) {
+        *self.shared.token.lock().unwrap() = Some(format!("Bearer {token}"));
+    }
+
+    /// Requests of somebody without the token.
+    pub(crate) fn unknown(&self) -> usize {
+        self.shared.unknown.load(Ordering::SeqCst)
+    }
+
+    async fn serve(slices: Vec<Value>, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared { slices: Mutex::new(slices), ..Shared::default() });
@@ -68,7 +113,12 @@ impl Cluster {
             .route("/apis/discovery.k8s.io/v1/namespaces/media/endpointslices", get(answer))
             .with_state(shared.clone());
         let stop = shared.stop.clone();
-        tokio::spawn(stop.run_until_cancelled_owned(async move { axum::serve(listener, app).await }));
+        tokio::spawn(stop.run_until_cancelled_owned(async move {
+            match tls {
+                None => axum::serve(listener, app).await,
+                Some(tls) => axum::serve(Shaking(listener, tls.into()), app).await,
+            }
+        }));
         Self { address, shared }
     }
 
@@ -123,7 +173,16 @@ pub(crate) fn status(code: u16, reason: &str) -> Value {
     })
 }
 
-async fn answer(State(shared): State<Arc<Shared>>, Query(query): Query<HashMap<String, String>>) -> Response {
+async fn answer(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<HashMap<String, String>>,
+    headers: HeaderMap,
+) -> Response {
+    let token = shared.token.lock().unwrap().clone();
+    if token.is_some_and(|token| headers.get("authorization").is_none_or(|shown| shown != &token)) {
+        shared.unknown.fetch_add(1, Ordering::SeqCst);
+        return (StatusCode::UNAUTHORIZED, Json(status(401, "Unauthorized"))).into_response();
+    }
     assert_eq!(query["labelSelector"], "kubernetes.io/service-name=workers");
     let refuse = *shared.refuse.lock().unwrap();
     if let Some(code) = refuse {

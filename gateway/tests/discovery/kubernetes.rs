@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::cluster::{Cluster, endpoint, slice, status};
 use crate::fake::Behaviour;
+use crate::front::tls::Authority;
 use crate::harness::{Gateway, eventually, pools};
 
 /// Longest that one answer is waited for: longer than the back-off between two tries.
@@ -180,6 +181,58 @@ async fn a_slow_server_and_none_at_all_are_said_and_waited_for() {
     let round = next(&mut source(address)).await;
     assert_eq!((round.endpoints, round.outcome), (None, Outcome::Failed));
     assert!(round.error.unwrap().contains("initial object list"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_the_watch_goes_on_with_a_new_token_and_only_the_clusters_own_ca_is_believed() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::write(path("ca.crt"), &authority.pem).unwrap();
+    std::fs::write(path("token"), "first").unwrap();
+    let one = |address| slice("one", "IPv4", 9000, &[endpoint(address, "a", true, false)]);
+    let tls = crate::upstream::config(&authority.signs(|_| {}), &[]);
+    let cluster = Cluster::secure(vec![one("10.0.0.1")], tls, "first").await;
+
+    // As a pod's service account has it: files that are exchanged while the pod runs.
+    let account = |ca: &str| {
+        let mut config = kube::Config::new(format!("https://{}", cluster.address).parse().unwrap());
+        config.root_cert_file = Some(path(ca));
+        config.auth_info.token_file = Some(path("token").to_str().unwrap().to_owned());
+        config
+    };
+    let mut source = source(cluster.address).at(account("ca.crt"));
+    assert_eq!(found(&next(&mut source).await), ["10.0.0.1:9000"]);
+    let round = after(&mut source, &cluster, 1, "MODIFIED", &one("10.0.0.2")).await;
+    assert_eq!(found(&round), ["10.0.0.2:9000"]);
+    assert_eq!(cluster.unknown(), 0);
+
+    // The token is exchanged, and the old one is worth nothing from then on.
+    let watches = cluster.watches();
+    cluster.expect("second");
+    cluster.set(vec![one("10.0.0.3")]);
+    cluster.reset();
+    let refused = loop {
+        let round = next(&mut source).await;
+        assert_eq!(round.endpoints, None, "what is known stays");
+        if round.error.as_ref().is_some_and(|error| error.contains("Unauthorized")) {
+            break round;
+        }
+    };
+    assert_eq!(refused.outcome, Outcome::Failed);
+    std::fs::write(path("token"), "second").unwrap();
+    let (round, _) = good(&mut source).await;
+    assert_eq!(found(&round), ["10.0.0.3:9000"]);
+    let round = after(&mut source, &cluster, watches + 1, "MODIFIED", &one("10.0.0.4")).await;
+    assert_eq!(found(&round), ["10.0.0.4:9000"], "the watch goes on");
+
+    std::fs::write(path("other.crt"), &stranger.pem).unwrap();
+    let mut wary = self::source(cluster.address).at(account("other.crt"));
+    let round = next(&mut wary).await;
+    assert_eq!((round.endpoints, round.outcome), (None, Outcome::Failed));
+    let told = round.error.unwrap();
+    assert!(told.contains("certificate"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

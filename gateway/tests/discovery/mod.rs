@@ -2,7 +2,7 @@
 
 mod cluster;
 mod kubernetes;
-mod server;
+pub(crate) mod server;
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use reqwest::StatusCode;
 use server::{Reply, Server, ip, srv};
 
 use crate::fake::{Behaviour, Fake};
-use crate::harness::{Gateway, eventually, gauge, pools};
+use crate::harness::{Gateway, check, eventually, gauge, pools};
 
 const FLOOR: Duration = Duration::from_millis(200);
 
@@ -254,6 +254,15 @@ async fn a_gateway_follows_a_name_and_lets_a_worker_that_left_finish() {
             && source["name"] == format!("dns w.example. port {port}")
     })
     .await;
+    let (_, table, _) = check(&["status", "--admin", &gateway.admin.to_string()]);
+    let line = table.lines().find(|line| line.starts_with("source: ")).unwrap_or_else(|| panic!("{table}"));
+    assert!(
+        line.starts_with(&format!("source: aws from dns w.example. port {port}: 1 endpoint, good answer"))
+    );
+    assert!(line.contains("Server Failure"), "{line}");
+    let (_, checked, _) = check(&["check", gateway.file().to_str().unwrap()]);
+    let wants = format!("ok, 1 pool, 0 endpoints, aws from dns w.example. port {port}");
+    assert!(checked.contains(&wants), "{checked}");
     assert_eq!(gateway.submit("{}").await.status(), StatusCode::ACCEPTED);
     let metrics = gateway.metrics().await;
     assert_eq!(gauge(&metrics, "millrace_gateway_discovery_endpoints{pool=\"aws\",source=\"dns\"}"), 1.0);

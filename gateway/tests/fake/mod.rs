@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millrace_wire::{Code, LoadReport, Problem};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 /// What a worker does with everything but probes.
@@ -22,6 +23,8 @@ pub(crate) enum Behaviour {
     Slow(Duration),
     /// The same, with a load report that cannot be.
     Unbelievable,
+    /// 429 to submits, while every report says that it is idle, or nonsense; reads are answered after a while.
+    Lie(Lie, Duration),
     /// 429 with that `Retry-After`.
     Full(u64),
     /// That status, with a body that is no problem.
@@ -42,6 +45,35 @@ pub(crate) enum Behaviour {
     PartialHeader,
     /// No answer.
     Hang,
+}
+
+/// What is wrong with a load report.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Lie {
+    /// Less than no work.
+    Negative,
+    /// A speed that is no number.
+    NotANumber,
+    /// More slots and speed than there are.
+    Huge,
+    /// Idle, under a sequence number of long ago.
+    Stale,
+}
+
+impl Lie {
+    /// The report as JSON and as ORCA.
+    fn tell(self, honest: &LoadReport) -> (String, String) {
+        let mut load = LoadReport { running: 0, queued: 0, work_seconds: 0.0, ..honest.clone() };
+        match self {
+            Self::Negative => load.work_seconds = -1e6,
+            Self::NotANumber => load.speed = f64::NAN,
+            Self::Huge => (load.slots, load.speed) = (u32::MAX, 1e300),
+            Self::Stale => load.sequence = 1,
+        }
+        // JSON has no such number; what is written is no JSON then.
+        let json = serde_json::to_string(&load).unwrap().replace("\"speed\":null", "\"speed\":NaN");
+        (json, load.to_orca())
+    }
 }
 
 /// A request as it came.
@@ -72,8 +104,15 @@ struct Shared {
     garbled: AtomicUsize,
     reused: AtomicUsize,
     open: AtomicUsize,
+    handshakes: AtomicUsize,
+    tls: Mutex<Option<TlsAcceptor>>,
     stop: CancellationToken,
 }
+
+/// A connection, with TLS or without.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Socket for T {}
 
 impl Fake {
     pub(crate) async fn start(pool: &str, worker: &str) -> Self {
@@ -110,6 +149,8 @@ impl Fake {
             garbled: AtomicUsize::new(0),
             reused: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
+            handshakes: AtomicUsize::new(0),
+            tls: Mutex::default(),
             stop: CancellationToken::new(),
         });
         tokio::spawn(accept(listener, shared.clone()));
@@ -118,6 +159,16 @@ impl Fake {
 
     pub(crate) fn behave(&self, behaviour: Behaviour) {
         *self.shared.behaviour.lock().unwrap() = behaviour;
+    }
+
+    /// Speaks TLS on new connections, by that configuration.
+    pub(crate) fn tls(&self, config: Arc<rustls::ServerConfig>) {
+        *self.shared.tls.lock().unwrap() = Some(TlsAcceptor::from(config));
+    }
+
+    /// TLS connections that were made.
+    pub(crate) fn handshakes(&self) -> usize {
+        self.shared.handshakes.load(Ordering::SeqCst)
     }
 
     pub(crate) fn load(&self, change: impl FnOnce(&mut LoadReport)) {
@@ -170,6 +221,18 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = shared.clone();
         tokio::spawn(async move {
             shared.open.fetch_add(1, Ordering::SeqCst);
+            let tls = shared.tls.lock().unwrap().clone();
+            let stream: Box<dyn Socket> = match tls {
+                None => Box::new(stream),
+                Some(tls) => {
+                    let Ok(stream) = tls.accept(stream).await else {
+                        shared.open.fetch_sub(1, Ordering::SeqCst);
+                        return;
+                    };
+                    shared.handshakes.fetch_add(1, Ordering::SeqCst);
+                    Box::new(stream)
+                }
+            };
             tokio::select! {
                 () = shared.stop.cancelled() => {}
                 () = serve(Connection { stream, buffer: Vec::new(), bodiless: false }, &shared) => {}
@@ -195,8 +258,13 @@ async fn serve(mut connection: Connection, shared: &Shared) {
             load.sequence += 1;
             load.clone()
         };
+        let behaviour = *shared.behaviour.lock().unwrap();
+        let (json, orca) = match behaviour {
+            Behaviour::Lie(lie, _) => lie.tell(&report),
+            _ => (serde_json::to_string(&report).unwrap(), report.to_orca()),
+        };
         if seen.path == "/load" {
-            let body = serde_json::to_string(&report).unwrap();
+            let body = json;
             connection.answer(200, "", &body).await;
             continue;
         }
@@ -208,8 +276,7 @@ async fn serve(mut connection: Connection, shared: &Shared) {
         let submit = seen.path == "/process" || seen.path == "/jobs";
         let echo = format!("{} {} {}", seen.method, seen.path, seen.body.len());
         shared.seen.lock().unwrap().push(seen);
-        let mut orca = report.to_orca();
-        let behaviour = *shared.behaviour.lock().unwrap();
+        let mut orca = orca;
         let success = if submit { 202 } else { 200 };
         if behaviour == Behaviour::Unbelievable {
             orca = orca.replace("speed=1", "speed=NaN");
@@ -222,6 +289,10 @@ async fn serve(mut connection: Connection, shared: &Shared) {
             Behaviour::Slow(wait) => {
                 tokio::time::sleep(wait).await;
                 connection.answer(success, &headers, "{\"ok\":true}").await;
+            }
+            Behaviour::Lie(_, wait) => {
+                tokio::time::sleep(wait).await;
+                connection.answer(if submit { 429 } else { 200 }, &headers, "{\"ok\":true}").await;
             }
             Behaviour::Full(after) => {
                 connection.answer(429, &format!("{headers}retry-after: {after}\r\n"), "{}").await;
@@ -255,6 +326,7 @@ async fn serve(mut connection: Connection, shared: &Shared) {
             Behaviour::Reset => return,
             Behaviour::PartialHeader => {
                 connection.stream.write_all(b"HTTP/1.1 202 Acc").await.unwrap();
+                connection.stream.flush().await.unwrap();
                 return;
             }
             Behaviour::Hang => std::future::pending::<()>().await,
@@ -263,7 +335,7 @@ async fn serve(mut connection: Connection, shared: &Shared) {
 }
 
 struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Socket>,
     buffer: Vec<u8>,
     /// The last request was HEAD.
     bodiless: bool,

@@ -2,9 +2,12 @@
 
 mod auth;
 mod bounds;
+mod cors;
 pub(crate) mod h2raw;
+mod idle;
 mod jwt;
 mod logging;
 mod rate;
 mod smuggling;
 pub(crate) mod tls;
+mod uploads;

@@ -11,6 +11,8 @@ async fn who_asks_too_often_is_told_when_to_come_back() {
     let file = pools(&[("aws", 1.0, &[&worker])]);
     let gateway = Gateway::start(&format!("{file}[rate]\nper_second = 2.0\nburst = 5\n")).await;
     gateway.healthy(1).await;
+    // Made before: on a busy machine that may take as long as a token needs to come back.
+    let other = http2();
     let read = || gateway.client.get(gateway.url("/jobs/j")).send();
     let (started, mut passed) = (Instant::now(), 0);
     let refused = loop {
@@ -25,7 +27,7 @@ async fn who_asks_too_often_is_told_when_to_come_back() {
     let after: u64 = refused.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert_eq!(after, 1);
     assert_eq!(problem(refused).await["code"], "rate_limited");
-    assert_eq!(http2().get(gateway.url("/jobs/j")).send().await.unwrap().status(), 429, "by any connection");
+    assert_eq!(other.get(gateway.url("/jobs/j")).send().await.unwrap().status(), 429, "by any connection");
     assert_eq!(
         gateway.client.get(gateway.url("/livez")).send().await.unwrap().status(),
         200,

@@ -17,13 +17,13 @@ use crate::harness::{Gateway, check, eventually, gauge, open, pools};
 /// Somebody whom certificates come from.
 pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
 /// A certificate and its key, PEM.
 pub(crate) struct Pair {
-    certificate: String,
-    key: String,
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
@@ -35,7 +35,8 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    fn signs(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
+    /// For loopback, unless changed.
+    pub(crate) fn signs(&self, change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
         change(&mut params);
         let key = KeyPair::generate().unwrap();
@@ -54,12 +55,12 @@ impl Authority {
         reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).tls_certs_only([root])
     }
 
-    /// The same for a connection of HTTP/2 by hand.
-    pub(crate) fn h2_only(&self) -> rustls::ClientConfig {
+    /// The same for a connection by hand, of that protocol.
+    pub(crate) fn speaking(&self, protocol: &str) -> rustls::ClientConfig {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
         let mut config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
         config
     }
 

@@ -86,11 +86,23 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) async fn start(routing: &str) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_millrace-gateway")), routing).await
+    }
+
+    /// The same with a soft limit of that many open files, as systems start their services.
+    pub(crate) async fn start_with_files_max(files: u64, routing: &str) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -S -n {files} && exec \"$0\" \"$@\"")]);
+        shell.arg(env!("CARGO_BIN_EXE_millrace-gateway"));
+        Self::start_by(shell, routing).await
+    }
+
+    async fn start_by(mut command: Command, routing: &str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("routing.toml"), routing).unwrap();
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_millrace-gateway"))
+        let mut child = command
             .args(["run", "--log-format", "text", "--config"])
             .arg(directory.path().join("routing.toml"))
             .stdout(Stdio::piped())
@@ -202,9 +214,21 @@ impl Gateway {
         self.child.lock().unwrap().try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
     }
 
+    /// What `/proc` holds of it under that name.
+    pub(crate) fn proc(&self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.child.lock().unwrap().id()))
+    }
+
+    /// Its memory that is in use, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(self.proc("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// The gateway's open sockets.
     pub(crate) fn sockets(&self) -> usize {
-        let directory = format!("/proc/{}/fd", self.child.lock().unwrap().id());
+        let directory = self.proc("fd");
         let links = std::fs::read_dir(directory)
             .unwrap()
             .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
@@ -215,8 +239,10 @@ impl Gateway {
     pub(crate) fn load(&self, clients: usize) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let mut tasks = JoinSet::new();
+        // One of its own: its connections end with it.
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         for _ in 0..clients {
-            let (client, stop) = (self.client.clone(), stop.clone());
+            let (client, stop) = (client.clone(), stop.clone());
             let (submit, read) = (self.url("/process"), self.url("/jobs"));
             tasks.spawn(async move {
                 let (mut count, mut failed) = (0, Vec::new());

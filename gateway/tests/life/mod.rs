@@ -1,13 +1,16 @@
 //! The gateway's own life: reloads, drains, its end, and its command line.
 
+use std::cell::Cell;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use reqwest::StatusCode;
 use serde_json::Value;
 
+use crate::discovery::server::Server;
 use crate::fake::{Behaviour, Fake};
-use crate::harness::{Gateway, check, eventually, gauge, pools, problem};
+use crate::harness::{Gateway, Load, check, eventually, gauge, pools, problem};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reloads_under_load_fail_no_request_and_leave_nothing_behind() {
@@ -49,6 +52,113 @@ async fn reloads_under_load_fail_no_request_and_leave_nothing_behind() {
     assert_eq!(failed, Vec::<String>::new(), "of {requests}");
     assert!(requests > 100, "{requests} requests are no load");
     eventually("as many sockets as before, or fewer", || async { settled().await.0 <= before.0 }).await;
+    assert_eq!(gateway.exit_code(), None);
+}
+
+/// What a gateway holds: open files, tasks, and KiB of memory.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    files: usize,
+    tasks: f64,
+    resident_kib: u64,
+}
+
+async fn held(gateway: &Gateway) -> Held {
+    let metrics = gateway.metrics().await;
+    Held {
+        files: std::fs::read_dir(gateway.proc("fd")).unwrap().count(),
+        tasks: gauge(&metrics, "millrace_gateway_tasks"),
+        resident_kib: gateway.resident_kib(),
+    }
+}
+
+/// Ends the load, waits until every connection that it used has ended, and tells what is left.
+async fn left(gateway: &Gateway, load: Load, workers: &[&Fake]) -> (Held, usize) {
+    let (requests, failed) = load.stop().await;
+    assert_eq!(failed, Vec::<String>::new(), "of {requests}");
+    eventually("nothing but probes is open", || async {
+        let metrics = gateway.metrics().await;
+        // One connection of the prober's to each worker that is configured.
+        workers.iter().map(|worker| worker.open()).sum::<usize>() <= 2
+            && gauge(&metrics, "millrace_gateway_probe_tasks") == 2.0
+    })
+    .await;
+    // The clients' own connections end with them, a little later than they.
+    let last = Cell::new(held(gateway).await);
+    eventually("two looks see the same", || async {
+        let now = held(gateway).await;
+        let before = last.replace(now);
+        (now.files, now.tasks) == (before.files, before.tasks)
+    })
+    .await;
+    (last.get(), requests)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_reloads_under_load_leave_nothing_behind() {
+    let dns = Server::start().await;
+    let (one, two, three) =
+        (Fake::start("aws", "w1").await, Fake::start("gcp", "w2").await, Fake::start("gcp", "w3").await);
+    let other = Fake::start("azure", "w5").await;
+    // Found by its address, so it needs no port of its own.
+    let found = Fake::start_at(SocketAddr::from(([127, 0, 0, 9], 0)), "gcp", "w4").await;
+    dns.addresses("w.example.", &["127.0.0.9"], 1);
+    let end = "[timeouts]\nidle = \"1s\"\n";
+    let plain = pools(&[("aws", 1.0, &[&one]), ("gcp", 1.0, &[&two])]) + end;
+    let discovered = pools(&[("aws", 1.0, &[&one]), ("gcp", 1.0, &[&two])]).replace(
+        &format!("endpoints = [\"{}\"]", two.address),
+        &format!(
+            "discover = {{ dns = \"w.example\", port = {}, resolver = \"{}\", min_ttl = \"100ms\", max_ttl = \"1s\" }}",
+            found.address.port(),
+            dns.address
+        ),
+    ) + end;
+    assert!(discovered.contains("discover"));
+    let files = [
+        plain.clone(),
+        // Another weight and one more worker.
+        pools(&[("aws", 3.0, &[&one]), ("gcp", 1.0, &[&two, &three])]) + end,
+        // A pool less.
+        pools(&[("aws", 1.0, &[&one])]) + end,
+        discovered,
+        // Another pool.
+        pools(&[("aws", 1.0, &[&one]), ("gcp", 1.0, &[&two]), ("azure", 2.0, &[&other])]) + end,
+        // Bad ones: what was in force stays.
+        "[[pools]]\nname = ".to_owned(),
+        plain.replace("weight = 1", "weight = -1"),
+    ];
+    let mut gateway = Gateway::start(&plain).await;
+    // A pool of connections to the admin listener would be counted as the gateway's.
+    gateway.client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
+    let gateway = gateway;
+    gateway.healthy(2).await;
+    let workers = [&one, &two, &three, &found, &other];
+
+    let mut reloaded = 0;
+    let mut reload = async |load: Load, until: usize| {
+        while reloaded < until {
+            let file = &files[reloaded % files.len()];
+            gateway.write(file);
+            let answer = gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+            let bad = file.starts_with("[[") || file.contains("-1");
+            let wants = if bad { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+            assert_eq!(answer.status(), wants, "{file}\n{}", answer.text().await.unwrap());
+            reloaded += 1;
+        }
+        // Ends with what it began with: the same workers, the same pools.
+        gateway.write(&plain);
+        gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+        left(&gateway, load, &workers).await
+    };
+    let load = gateway.load(4);
+    eventually("the load is under way", || async { one.submits().len() + two.submits().len() > 100 }).await;
+    let (after_20, _) = reload(load, 20).await;
+    let (after_200, requests) = reload(gateway.load(4), 200).await;
+    println!("after 20: {after_20:?}, after 200: {after_200:?}, {requests} requests meanwhile");
+    assert!(requests > 200, "{requests} requests are no load");
+    assert!(after_200.resident_kib <= after_20.resident_kib + 5 * 1024, "{after_20:?} {after_200:?}");
+    let equal = |held: Held| (held.files, held.tasks) == (after_20.files, after_20.tasks);
+    eventually("as many files and tasks as after 20", || async { equal(held(&gateway).await) }).await;
     assert_eq!(gateway.exit_code(), None);
 }
 

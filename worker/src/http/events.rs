@@ -23,9 +23,10 @@ use serde::Deserialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::debug;
 
+use super::tenant::Tenant;
 use super::{App, Refusal, Shared, jobs};
 use crate::metrics::Metrics;
-use crate::store::{self, Event, JobRow, TENANT_DEFAULT};
+use crate::store::{self, Event, JobRow};
 
 /// Most streams of one worker at once. Each asks its store about twice a second.
 pub const STREAMS_MAX: usize = 256;
@@ -74,6 +75,7 @@ impl Drop for Open {
 /// One reader of one job.
 struct Listener {
     app: Arc<App>,
+    tenant: String,
     row: JobRow,
     /// The last event that was told, or is next to be.
     after: i64,
@@ -89,10 +91,11 @@ struct Listener {
 /// `GET /jobs/{job_id}/events`. A `Last-Event-ID` that is none of this job's counts as none.
 pub(super) async fn listen(
     State(app): Shared,
+    Tenant(tenant): Tenant,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let row = jobs::find(&app, &id).await?;
+    let row = jobs::find(&app, &tenant, &id).await?;
     let seen = headers.get("last-event-id").and_then(|value| value.to_str().ok()?.trim().parse::<i64>().ok());
     let history = History::read(&app, &row.uid, seen).await?;
     let last = history.last.as_ref().map_or(0, |event| event.seq);
@@ -109,7 +112,7 @@ pub(super) async fn listen(
     };
     let _open = Open::new(&app)?;
     let ready = VecDeque::new();
-    let listener = Listener { app, row, after, told, ready, rests: false, ended: false, _open };
+    let listener = Listener { app, tenant, row, after, told, ready, rests: false, ended: false, _open };
     let messages = futures::stream::unfold((listener, true), |(mut listener, first)| async move {
         let message = listener.next().await?;
         let message = if first { message.retry(RECONNECT) } else { message };
@@ -210,7 +213,7 @@ impl Listener {
     /// Makes messages ready of what is new. Answers whether that is all there is.
     async fn look(&mut self) -> Result<bool, store::Error> {
         // In this order: what the row says was an event by then, so no progress runs ahead of its state.
-        let row = self.app.store.job(TENANT_DEFAULT, &self.row.job_id).await?;
+        let row = self.app.store.job(&self.tenant, &self.row.job_id).await?;
         let events = self.app.store.events(&self.row.uid, self.after, PAGE).await?;
         let Some(row) = row.filter(|row| row.uid == self.row.uid) else {
             // Removed, and its name perhaps somebody else's: nothing more will happen to it.

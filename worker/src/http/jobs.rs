@@ -14,12 +14,13 @@ use millrace_wire::{Code, JobId, JobSpec, Problem, headers};
 use serde::Deserialize;
 use tracing::info;
 
+use super::tenant::{Principal, Tenant};
 use super::{App, Refusal, Shared, media};
 use crate::keys;
 use crate::lease::Stop;
 use crate::objects;
 use crate::store::upkeep::Deleted;
-use crate::store::{Accepted, Cancelled, Filter, JobRow, NewJob, TENANT_DEFAULT};
+use crate::store::{Accepted, Cancelled, Filter, JobRow, NewJob};
 
 /// Longest time for a spec to arrive.
 const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,15 +28,15 @@ const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
 const PAGE: (u32, u32) = (50, 500);
 
 /// Stored jobs as clients read them.
-async fn views(app: &App, rows: Vec<JobRow>) -> Result<Vec<Job>, Refusal> {
+async fn views(app: &App, tenant: &str, rows: Vec<JobRow>) -> Result<Vec<Job>, Refusal> {
     let finished = rows.iter().filter(|row| row.manifest.is_some()).map(|row| row.uid.clone());
     let gone = app.upkeep.outputs_gone(&finished.collect::<Vec<_>>()).await?;
-    Ok(rows.into_iter().map(|row| view(app, gone.get(&row.uid).copied(), row)).collect())
+    Ok(rows.into_iter().map(|row| view(app, tenant, gone.get(&row.uid).copied(), row)).collect())
 }
 
 /// One of them.
-async fn seen(app: &App, row: JobRow) -> Result<Json<Job>, Refusal> {
-    Ok(Json(views(app, vec![row]).await?.pop().expect("one row gives one view")))
+async fn seen(app: &App, tenant: &str, row: JobRow) -> Result<Json<Job>, Refusal> {
+    Ok(Json(views(app, tenant, vec![row]).await?.pop().expect("one row gives one view")))
 }
 
 /// How long a job's outputs are kept, from its end.
@@ -44,7 +45,7 @@ fn kept(app: &App, row: &JobRow) -> Duration {
     days.unwrap_or(app.outputs_kept)
 }
 
-fn view(app: &App, gone_at_ms: Option<i64>, row: JobRow) -> Job {
+fn view(app: &App, tenant: &str, gone_at_ms: Option<i64>, row: JobRow) -> Job {
     let time =
         |ms: i64| jiff::Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |t| t.to_string());
     let mut links = BTreeMap::from([
@@ -56,7 +57,7 @@ fn view(app: &App, gone_at_ms: Option<i64>, row: JobRow) -> Job {
     let until_ms = row.finished_at_ms.filter(|_| row.manifest.is_some());
     let until_ms = gone_at_ms.or(until_ms.map(|end| end.saturating_add(kept_ms)));
     if let Some(manifest) = row.manifest.filter(|_| gone_at_ms.is_none()) {
-        let base = media::base(app, &row.job_id, &row.uid);
+        let base = media::base(app, tenant, &row.job_id, &row.uid);
         let mut seen = manifest.outputs;
         seen.paths_mut().for_each(|path| *path = format!("{base}/{path}"));
         links.insert("download".to_owned(), format!("/download/{}", row.job_id));
@@ -106,7 +107,13 @@ fn resolve_id(in_body: Option<JobId>, headers: &HeaderMap) -> Result<JobId, Refu
     }
 }
 
-pub(super) async fn submit(State(app): Shared, headers: HeaderMap, body: Body) -> Result<Response, Refusal> {
+pub(super) async fn submit(
+    State(app): Shared,
+    Tenant(tenant): Tenant,
+    Principal(principal): Principal,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
     let read = tokio::time::timeout(SPEC_TIMEOUT, axum::body::to_bytes(body, SPEC_BYTES_MAX)).await;
     let body = read
         .map_err(|_| Problem::new(Code::BodyTimeout, "the job spec did not arrive within 10 seconds"))?
@@ -115,12 +122,18 @@ pub(super) async fn submit(State(app): Shared, headers: HeaderMap, body: Body) -
         })?;
     let (spec, in_body) = JobSpec::parse(&body)?;
     let job_id = resolve_id(in_body, &headers)?;
-    let answer = accept(&app, spec, &job_id).await;
+    let answer = accept(&app, tenant, principal.as_deref(), spec, &job_id).await;
     // Whatever went wrong, the client can post again with this id and it is the same job.
     answer.map_err(|Refusal(problem)| Refusal(problem.job(&job_id)))
 }
 
-async fn accept(app: &App, spec: JobSpec, job_id: &JobId) -> Result<Response, Refusal> {
+async fn accept(
+    app: &App,
+    tenant: String,
+    principal: Option<&str>,
+    spec: JobSpec,
+    job_id: &JobId,
+) -> Result<Response, Refusal> {
     let outcome = |label: &str| app.metrics.submits.with_label_values(&[label]).inc();
     if app.load.is_draining() {
         outcome("draining");
@@ -128,14 +141,14 @@ async fn accept(app: &App, spec: JobSpec, job_id: &JobId) -> Result<Response, Re
     }
     let input_bytes = match &spec.input {
         Input::Url(_) => None,
-        Input::Path(path) => Some(uploaded_bytes(app, path).await?),
+        Input::Path(path) => Some(uploaded_bytes(app, &tenant, path).await?),
     };
     let work_seconds = app.cost.estimate(&spec, input_bytes);
-    let new = NewJob { tenant: TENANT_DEFAULT.to_owned(), job_id: job_id.clone(), spec, work_seconds };
+    let new = NewJob { tenant, job_id: job_id.clone(), spec, work_seconds };
     let (status, row) = match app.store.accept(&new, &app.identity, app.room).await? {
         Accepted::Created(row) => {
             outcome("created");
-            info!(%job_id, work_seconds, "accepted");
+            info!(%job_id, tenant = new.tenant, principal, work_seconds, "accepted");
             app.load.accepted(work_seconds);
             app.nudge.notify_one();
             (StatusCode::ACCEPTED, row)
@@ -159,13 +172,18 @@ async fn accept(app: &App, spec: JobSpec, job_id: &JobId) -> Result<Response, Re
         }
     };
     let location = format!("/jobs/{job_id}");
-    Ok((status, [(header::LOCATION, location)], seen(app, row).await?).into_response())
+    Ok((status, [(header::LOCATION, location)], seen(app, &new.tenant, row).await?).into_response())
 }
 
-async fn uploaded_bytes(app: &App, path: &str) -> Result<u64, Refusal> {
+async fn uploaded_bytes(app: &App, tenant: &str, path: &str) -> Result<u64, Refusal> {
     let bad = |detail: &str| Refusal(Problem::new(Code::BadInputPath, detail).field("input_path"));
     let (bucket, key) = keys::split_input_path(path)
         .ok_or_else(|| bad("input_path must be POOL/uploads/… as an upload's answer names it"))?;
+    let nothing = || bad("nothing was uploaded there; PUT the bytes to the upload URL first");
+    if keys::uploader(key) != tenant {
+        // Another tenant's, of which nothing is told.
+        return Err(nothing());
+    }
     if !app.objects.knows(&bucket) {
         return Err(bad("no pool of that name has uploads here"));
     }
@@ -182,20 +200,22 @@ async fn uploaded_bytes(app: &App, path: &str) -> Result<u64, Refusal> {
             Err(Problem::new(Code::UploadTooLarge, detail).field("input_path").into())
         }
         Ok(meta) => Ok(meta.bytes),
-        Err(objects::Error::NotFound) => {
-            Err(bad("nothing was uploaded there; PUT the bytes to the upload URL first"))
-        }
+        Err(objects::Error::NotFound) => Err(nothing()),
         Err(error) => Err(error.into()),
     }
 }
 
-pub(super) async fn read(State(app): Shared, Path(id): Path<String>) -> Result<Json<Job>, Refusal> {
-    seen(&app, find(&app, &id).await?).await
+pub(super) async fn read(
+    State(app): Shared,
+    Tenant(tenant): Tenant,
+    Path(id): Path<String>,
+) -> Result<Json<Job>, Refusal> {
+    seen(&app, &tenant, find(&app, &tenant, &id).await?).await
 }
 
-pub(super) async fn find(app: &App, id: &str) -> Result<JobRow, Refusal> {
+pub(super) async fn find(app: &App, tenant: &str, id: &str) -> Result<JobRow, Refusal> {
     let id = job_id(id)?;
-    let found = app.store.job(TENANT_DEFAULT, &id).await?;
+    let found = app.store.job(tenant, &id).await?;
     found.ok_or_else(|| Problem::new(Code::JobNotFound, format!("there is no job {id}")).into())
 }
 
@@ -209,6 +229,7 @@ pub(super) struct ListQuery {
 
 pub(super) async fn list(
     State(app): Shared,
+    Tenant(tenant): Tenant,
     query: Result<Query<ListQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<JobPage>, Refusal> {
     let bad = |field: &str, detail: String| Refusal(Problem::new(Code::BadQuery, detail).field(field));
@@ -230,20 +251,20 @@ pub(super) async fn list(
         return Err(bad("cursor", "cursor must be next_cursor of an earlier page".to_owned()));
     }
     let filter = Filter { state: state.transpose()?, limit: limit + 1, before: query.cursor };
-    let mut rows = app.store.jobs(TENANT_DEFAULT, &filter).await?;
+    let mut rows = app.store.jobs(&tenant, &filter).await?;
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let next_cursor = rows.last().filter(|_| more).map(|row| row.uid.clone());
-    Ok(Json(JobPage { jobs: views(&app, rows).await?, next_cursor }))
+    Ok(Json(JobPage { jobs: views(&app, &tenant, rows).await?, next_cursor }))
 }
 
 /// Deletes what a job gave. Never what `DELETE` of a job does by itself: a cancel that came too late would take away
 /// what its sender would rather have kept.
-async fn delete_outputs(app: &App, id: &JobId) -> Result<Response, Refusal> {
-    match app.upkeep.delete_outputs(TENANT_DEFAULT, id).await? {
+async fn delete_outputs(app: &App, tenant: &str, id: &JobId) -> Result<Response, Refusal> {
+    match app.upkeep.delete_outputs(tenant, id).await? {
         Deleted::Done(row) => {
-            info!(%id, "outputs deleted");
-            Ok(seen(app, *row).await?.into_response())
+            info!(%id, tenant, "outputs deleted");
+            Ok(seen(app, tenant, *row).await?.into_response())
         }
         Deleted::None(state) if state.is_final() => {
             let detail = format!("job {id} is {} and has no outputs", state.as_str());
@@ -259,22 +280,23 @@ async fn delete_outputs(app: &App, id: &JobId) -> Result<Response, Refusal> {
 
 pub(super) async fn cancel(
     State(app): Shared,
+    Tenant(tenant): Tenant,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
     let id = job_id(&id)?;
     let words = query.as_deref().unwrap_or_default().split('&');
     if words.map(|pair| pair.split('=').next()).any(|word| word == Some("outputs")) {
-        return delete_outputs(&app, &id).await;
+        return delete_outputs(&app, &tenant, &id).await;
     }
-    match app.store.cancel(TENANT_DEFAULT, &id).await? {
+    match app.store.cancel(&tenant, &id).await? {
         Cancelled::Done(row) => {
             app.load.stale();
-            Ok((StatusCode::OK, seen(&app, row).await?).into_response())
+            Ok((StatusCode::OK, seen(&app, &tenant, row).await?).into_response())
         }
         Cancelled::Requested(row) => {
             app.leases.stop_one(&row.uid, Stop::Cancelled);
-            Ok((StatusCode::ACCEPTED, seen(&app, row).await?).into_response())
+            Ok((StatusCode::ACCEPTED, seen(&app, &tenant, row).await?).into_response())
         }
         Cancelled::TooLate(row) => {
             let detail = format!("job {id} has already ended: it {}", row.state.as_str());

@@ -18,10 +18,11 @@ use millrace_wire::job::Outputs;
 use millrace_wire::{Code, JobId, Problem};
 use serde::Deserialize;
 
+use super::tenant::Tenant;
 use super::token::{self, Invalid};
 use super::{App, Refusal, Shared, jobs};
 use crate::objects::{self, Span};
-use crate::store::{JobRow, Manifest, TENANT_DEFAULT};
+use crate::store::{JobRow, Manifest};
 
 /// Longest that a cache keeps a file, whatever its URL still allows: what an operator takes down is gone in a day.
 const FILE_AGE_MAX_S: i64 = 86_400;
@@ -52,8 +53,8 @@ fn now() -> i64 {
 }
 
 /// The path below which a job's files can be read by whoever is told of it.
-pub(super) fn base(app: &App, job_id: &JobId, job_uid: &str) -> String {
-    let token = token::issue(app.store.signing_key(), job_uid, now(), app.media_expiry);
+pub(super) fn base(app: &App, tenant: &str, job_id: &JobId, job_uid: &str) -> String {
+    let token = token::issue(app.store.signing_key(), tenant, job_uid, now(), app.media_expiry);
     format!("/media/{job_id}/{token}")
 }
 
@@ -109,11 +110,12 @@ fn span(method: &Method, headers: &HeaderMap, etag: &str) -> Span {
 /// Leads who may read the job to a URL that a player can use.
 pub(super) async fn direct(
     State(app): Shared,
+    Tenant(tenant): Tenant,
     Path((id, name)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
-    let row = jobs::find(&app, &id).await?;
-    let base = base(&app, &row.job_id, &row.uid);
+    let row = jobs::find(&app, &tenant, &id).await?;
+    let base = base(&app, &tenant, &row.job_id, &row.uid);
     published(&app, row).await?;
     if !is_plain(&name) {
         return Err(no_such_file());
@@ -141,7 +143,9 @@ async fn permitted(app: &App, id: &str, token: &str) -> Result<(JobRow, i64), Re
         Refusal::from(Problem::new(Code::BadSignature, detail))
     };
     let id: JobId = id.parse().map_err(|_| forged())?;
-    let row = app.store.job(TENANT_DEFAULT, &id).await?;
+    // A player sends no header that could say whose job it is: the token does.
+    let tenant = token::tenant(token).ok_or_else(forged)?;
+    let row = app.store.job(tenant, &id).await?;
     let uid = row.as_ref().map_or("", |row| row.uid.as_str());
     let left = match token::seconds_left(app.store.signing_key(), uid, token, now()) {
         Ok(left) => left,
@@ -240,11 +244,12 @@ pub(super) struct DownloadQuery {
 /// rendition (`audio` is the sound), as a file where there is one.
 pub(super) async fn download(
     State(app): Shared,
+    Tenant(tenant): Tenant,
     Path(id): Path<String>,
     Query(query): Query<DownloadQuery>,
 ) -> Result<Response, Refusal> {
-    let row = jobs::find(&app, &id).await?;
-    let base = base(&app, &row.job_id, &row.uid);
+    let row = jobs::find(&app, &tenant, &id).await?;
+    let base = base(&app, &tenant, &row.job_id, &row.uid);
     let outputs = published(&app, row).await?.outputs;
     let name = match query.rendition {
         None => best(&outputs),

@@ -8,6 +8,7 @@ mod events;
 mod jobs;
 mod media;
 mod ops;
+mod tenant;
 mod token;
 mod uploads;
 

@@ -228,7 +228,8 @@ async fn a_token_that_is_wrong_tells_nothing_and_one_that_is_old_says_so() {
     }
     let row = served.app.store.job(TENANT_DEFAULT, &"j".parse::<JobId>().unwrap()).await.unwrap().unwrap();
     let past = jiff::Timestamp::now().as_second() - 100;
-    let old = token::issue(served.app.store.signing_key(), &row.uid, past, Duration::from_secs(10));
+    let old =
+        token::issue(served.app.store.signing_key(), TENANT_DEFAULT, &row.uid, past, Duration::from_secs(10));
     for name in ["master.m3u8", "none.m4s"] {
         let answer = served.get(&format!("/media/j/{old}/{name}")).await;
         assert_eq!(header(&answer, "cache-control"), Some("no-store"));
@@ -326,5 +327,98 @@ async fn only_the_pages_that_were_named_may_read() {
             header(&answer, "vary").is_some_and(|vary| vary.contains("origin")),
             "caches must tell them apart"
         );
+    }
+}
+
+#[tokio::test]
+async fn a_tenant_sees_its_own_jobs_alone() {
+    let served = Served::start().await;
+    let by =
+        |tenant: &str, method: &str, path: &str| served.ask(method, path).header("millrace-tenant", tenant);
+    let submit = r#"{"input_url":"http://h/v","job_id":"same"}"#;
+    for tenant in ["acme", "other"] {
+        let answer = by(tenant, "POST", "/jobs").body(submit).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::ACCEPTED, "{tenant}: an id is its tenant's");
+    }
+    let outputs = Outputs { hls: Some("master.m3u8".to_owned()), duration_s: 1.0, ..Outputs::default() };
+    for _ in 0..2 {
+        let claim = served.claim().await;
+        served.publish(&claim, outputs.clone(), &["master.m3u8"]).await;
+    }
+    let read = async |tenant: &str, path: &str| by(tenant, "GET", path).send().await.unwrap();
+    let link = async |tenant: &str| -> String {
+        let job: Job = serde_json::from_str(&read(tenant, "/jobs/same").await.text().await.unwrap()).unwrap();
+        job.outputs.unwrap().hls.unwrap()
+    };
+    let links = [link("acme").await, link("other").await];
+    assert_ne!(links[0], links[1]);
+    for link in &links {
+        assert_eq!(
+            served.get(link).await.status(),
+            StatusCode::OK,
+            "whoever has {link} needs to say nothing"
+        );
+        assert_eq!(read("third", link).await.status(), StatusCode::OK, "nor does it matter what he says");
+    }
+    // One tenant's permission with another's name, or with one more.
+    for forged in [
+        links[0].replace("-acme/", "-other/"),
+        links[0].replace("-acme/", "/"),
+        links[0].replace("-acme/", "-acme-x/"),
+    ] {
+        assert_ne!(forged, links[0]);
+        assert_eq!(served.get(&forged).await.status(), StatusCode::FORBIDDEN, "{forged}");
+    }
+    for tenant in ["third", "default", "Acme"] {
+        for path in ["/jobs/same", "/jobs/same/events", "/download/same", "/media/same/master.m3u8"] {
+            assert_eq!(read(tenant, path).await.status(), StatusCode::NOT_FOUND, "{tenant} {path}");
+        }
+        assert_eq!(by(tenant, "DELETE", "/jobs/same").send().await.unwrap().status(), StatusCode::NOT_FOUND);
+        let page: serde_json::Value =
+            serde_json::from_str(&read(tenant, "/jobs").await.text().await.unwrap()).unwrap();
+        assert_eq!(page["jobs"].as_array().unwrap().len(), 0);
+    }
+    let page: serde_json::Value =
+        serde_json::from_str(&read("acme", "/jobs").await.text().await.unwrap()).unwrap();
+    assert_eq!(page["jobs"].as_array().unwrap().len(), 1);
+    assert!(page["jobs"][0]["outputs"]["hls"].as_str().unwrap().contains("-acme/"));
+    assert!(read("acme", "/download/same").await.headers()["location"].to_str().unwrap().contains("-acme/"));
+    let events = read("acme", "/jobs/same/events").await.text().await.unwrap();
+    assert!(events.contains("event: end"), "{events}");
+    assert_eq!(
+        served.get("/jobs/same").await.status(),
+        StatusCode::NOT_FOUND,
+        "without a header: the default's"
+    );
+    for bad in ["", "a/b", ".", "a b", &"x".repeat(65)] {
+        assert_eq!(read(bad, "/jobs").await.status(), StatusCode::BAD_REQUEST, "{bad:?}");
+    }
+    let twice = by("acme", "GET", "/jobs").header("millrace-tenant", "other").send().await.unwrap();
+    assert_eq!(twice.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn an_upload_is_an_input_of_its_own_tenant_alone() {
+    let served = Served::start().await;
+    let by = |tenant: &str, path: &str| served.ask("POST", path).header("millrace-tenant", tenant);
+    let mut paths = Vec::new();
+    for tenant in ["acme", "default"] {
+        let ticket = by(tenant, "/upload/request").body(r#"{"filename":"v.mp4"}"#).send().await.unwrap();
+        let ticket: serde_json::Value = serde_json::from_str(&ticket.text().await.unwrap()).unwrap();
+        let put = served.client.put(ticket["upload_url"].as_str().unwrap()).body("x").send().await.unwrap();
+        assert_eq!(put.status(), StatusCode::CREATED, "{tenant}");
+        paths.push((tenant, ticket["input_path"].as_str().unwrap().to_owned()));
+    }
+    for (owner, path) in &paths {
+        for tenant in ["acme", "default", "other"] {
+            let body = serde_json::json!({ "input_path": path, "job_id": "j" }).to_string();
+            let answer = by(tenant, "/jobs").body(body).send().await.unwrap();
+            let may = tenant == *owner;
+            let wants = if may { StatusCode::ACCEPTED } else { StatusCode::UNPROCESSABLE_ENTITY };
+            assert_eq!(answer.status(), wants, "{tenant} {path}");
+            if !may {
+                assert!(answer.text().await.unwrap().contains("nothing was uploaded there"));
+            }
+        }
     }
 }

@@ -20,6 +20,7 @@ use serde::Deserialize;
 use sha2::Sha256;
 use tracing::info;
 
+use super::tenant::Tenant;
 use super::{App, Refusal, Shared};
 use crate::store::NewUpload;
 use crate::{keys, objects};
@@ -73,6 +74,7 @@ fn base_url(app: &App, headers: &HeaderMap) -> String {
 
 pub(super) async fn request(
     State(app): Shared,
+    Tenant(tenant): Tenant,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<UploadTicket>), Refusal> {
@@ -103,10 +105,11 @@ pub(super) async fn request(
         let detail = format!("an upload has at most {max} bytes here");
         return Err(Problem::new(Code::UploadTooLarge, detail).field("bytes").into());
     }
+    let key = keys::upload(&tenant, &asked.filename);
     let ticket = if app.presign.uploads() && app.objects.signs(&app.identity.pool) {
-        past_the_workers(&app, &headers, &asked).await?
+        past_the_workers(&app, &headers, key, &asked).await?
     } else {
-        through_a_worker(&app, &headers, &asked).await?
+        through_a_worker(&app, &headers, key).await?
     };
     Ok((StatusCode::OK, Json(ticket)))
 }
@@ -123,12 +126,8 @@ async fn enter(app: &App, key: &str, parts: Option<&str>, expires: i64) -> Resul
     Ok(app.upkeep.enter_upload(&upload, app.uploads_kept).await?)
 }
 
-async fn through_a_worker(
-    app: &App,
-    headers: &HeaderMap,
-    asked: &UploadRequest,
-) -> Result<UploadTicket, Refusal> {
-    let (pool, key, max) = (&app.identity.pool, keys::upload(&asked.filename), app.upload_bytes_max);
+async fn through_a_worker(app: &App, headers: &HeaderMap, key: String) -> Result<UploadTicket, Refusal> {
+    let (pool, max) = (&app.identity.pool, app.upload_bytes_max);
     let expires = (jiff::Timestamp::now() + app.upload_expiry).as_second();
     enter(app, &key, None, expires).await?;
     let sig = hex::encode(mac(app.store.signing_key(), pool, &key, expires, max).finalize().into_bytes());
@@ -147,9 +146,10 @@ async fn through_a_worker(
 async fn past_the_workers(
     app: &App,
     headers: &HeaderMap,
+    key: String,
     asked: &UploadRequest,
 ) -> Result<UploadTicket, Refusal> {
-    let (pool, key) = (app.identity.pool.clone(), keys::upload(&asked.filename));
+    let pool = app.identity.pool.clone();
     let now = jiff::Timestamp::now();
     let input_path = format!("{pool}/{key}");
     let in_parts = asked.bytes.filter(|bytes| asked.resumable || *bytes > PUT_BYTES_MAX);

@@ -1,4 +1,7 @@
-//! What every store must do, whatever database is behind it. A further backend runs these through its own `Fixture`.
+//! What every store must do, whatever database is behind it: each backend keeps these promises on its own
+//! `Fixture`.
+
+mod upkeep;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -6,27 +9,36 @@ use std::time::Duration;
 
 use millrace_wire::job::{FailureCode, Outputs, Phase, Progress, State};
 use millrace_wire::{JobId, JobSpec};
+use sqlx::{Connection as _, Executor as _};
 
+use self::upkeep::*;
+use super::upkeep::{Deleted, Due, Rules};
 use super::*;
 
 const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(30);
 pub(super) const ROOM: Room = Room { slots: 100, queue_max: 100 };
 
-/// A store on a fresh database, and more handles on the same one.
-struct Fixture {
-    folder: tempfile::TempDir,
+/// A fresh database that is a store, and more handles on the same one.
+#[async_trait]
+trait Fixture: Send + Sync {
+    async fn open(&self) -> Arc<dyn Store> {
+        self.both().await.0
+    }
+
+    /// One handle, seen from two sides.
+    async fn both(&self) -> (Arc<dyn Store>, Arc<dyn Upkeep>);
+
+    /// Lets so much time go by for what ended and for uploads.
+    async fn age(&self, by: Duration);
 }
 
-impl Fixture {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
-    }
-
-    async fn open(&self) -> Arc<dyn Store> {
-        let url = format!("sqlite:{}", self.folder.path().join("jobs.db").display());
-        Arc::new(Sqlite::open(&url, 3).await.unwrap())
-    }
+/// What [`Fixture::age`] does.
+fn aging(by: Duration) -> sqlx::AssertSqlSafe<String> {
+    let ms = by.as_millis();
+    sqlx::AssertSqlSafe(format!(
+        "UPDATE job SET finished_at = finished_at - {ms}; UPDATE upload SET look_at = look_at - {ms}"
+    ))
 }
 
 async fn worker(store: &dyn Store, name: &str, pool: &str) -> Identity {
@@ -87,10 +99,8 @@ fn beat(lease: &Lease) -> Beat {
     Beat { lease: lease.clone(), progress: Progress { percent: 42.0, ..Progress::default() } }
 }
 
-#[tokio::test]
-async fn accepting_twice_is_one_job_and_another_spec_is_a_conflict() {
-    let store = Fixture::new();
-    let store = store.open().await;
+async fn accepting_twice_is_one_job_and_another_spec_is_a_conflict(fixture: &dyn Fixture) {
+    let store = fixture.open().await;
     let w = worker(&*store, "w1", "aws").await;
     let first = accept(&*store, "j", &w).await;
     assert_eq!((first.state, first.attempt), (State::Queued, 0));
@@ -103,10 +113,8 @@ async fn accepting_twice_is_one_job_and_another_spec_is_a_conflict() {
     assert!(matches!(other, Accepted::Conflict));
 }
 
-#[tokio::test]
-async fn a_full_queue_refuses_the_lower_classes_first() {
-    let store = Fixture::new();
-    let store = store.open().await;
+async fn a_full_queue_refuses_the_lower_classes_first(fixture: &dyn Fixture) {
+    let store = fixture.open().await;
     let w = worker(&*store, "w1", "aws").await;
     let room = Room { slots: 0, queue_max: 10 };
     let mut accepted = [0; 3];
@@ -120,10 +128,8 @@ async fn a_full_queue_refuses_the_lower_classes_first() {
     assert_eq!(accepted, [5, 3, 2], "batch fills half, normal goes on to 80 %, live to the limit");
 }
 
-#[tokio::test]
-async fn claims_take_the_highest_class_then_the_oldest_and_only_of_the_own_pool() {
-    let store = Fixture::new();
-    let store = store.open().await;
+async fn claims_take_the_highest_class_then_the_oldest_and_only_of_the_own_pool(fixture: &dyn Fixture) {
+    let store = fixture.open().await;
     let (aws, gcp) = (worker(&*store, "w1", "aws").await, worker(&*store, "w2", "gcp").await);
     for (job, fields) in
         [("b", r#","priority":"batch""#), ("n1", ""), ("n2", ""), ("l", r#","priority":"live""#)]
@@ -145,9 +151,7 @@ async fn claims_take_the_highest_class_then_the_oldest_and_only_of_the_own_pool(
     assert_eq!(running.worker, Some(aws.worker));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn many_workers_never_claim_the_same_task() {
-    let fixture = Fixture::new();
+async fn many_workers_never_claim_the_same_task(fixture: &dyn Fixture) {
     let store = fixture.open().await;
     let w = worker(&*store, "w0", "aws").await;
     for n in 0..40 {
@@ -170,10 +174,8 @@ async fn many_workers_never_claim_the_same_task() {
     assert_eq!(all.iter().collect::<HashSet<_>>().len(), 40);
 }
 
-#[tokio::test]
-async fn an_expired_lease_goes_to_any_pool_and_its_zombie_can_do_nothing() {
-    let store = Fixture::new();
-    let store = store.open().await;
+async fn an_expired_lease_goes_to_any_pool_and_its_zombie_can_do_nothing(fixture: &dyn Fixture) {
+    let store = fixture.open().await;
     let (dead, heir) = (worker(&*store, "w1", "aws").await, worker(&*store, "w2", "gcp").await);
     accept(&*store, "j", &dead).await;
     let old = claim(&*store, &dead, SHORT).await.lease;
@@ -194,10 +196,8 @@ async fn an_expired_lease_goes_to_any_pool_and_its_zombie_can_do_nothing() {
     assert_eq!(done.error, None, "how an earlier attempt failed is no error of a job that succeeded");
 }
 
-#[tokio::test]
-async fn what_waits_in_a_pool_without_a_living_worker_is_anybodys() {
-    let store = Fixture::new();
-    let store = store.open().await;
+async fn what_waits_in_a_pool_without_a_living_worker_is_anybodys(fixture: &dyn Fixture) {
+    let store = fixture.open().await;
     let (dead, ending) = (worker(&*store, "w1", "aws").await, worker(&*store, "w2", "aws").await);
     let heir = worker(&*store, "w3", "gcp").await;
     for job in ["first", "second"] {
@@ -217,10 +217,8 @@ async fn what_waits_in_a_pool_without_a_living_worker_is_anybodys() {
     assert_eq!(claimed.job_id, id("second"));
 }
 
-#[tokio::test]
-async fn a_heartbeat_keeps_a_lease_and_a_publish_may_be_repeated() {
-    let store = Fixture::new();
-    let store = store.open().await;
+async fn a_heartbeat_keeps_a_lease_and_a_publish_may_be_repeated(fixture: &dyn Fixture) {
+    let store = fixture.open().await;
     let (w, other) = (worker(&*store, "w1", "aws").await, worker(&*store, "w2", "aws").await);
     accept(&*store, "j", &w).await;
     let lease = claim(&*store, &w, Duration::from_millis(400)).await.lease;
@@ -261,10 +259,8 @@ async fn a_heartbeat_keeps_a_lease_and_a_publish_may_be_repeated() {
     assert_eq!(stood, wanted, "each event says how the job stood then");
 }
 
-#[tokio::test]
-async fn a_cancel_before_the_commit_wins_and_after_it_is_too_late() {
-    let store = Fixture::new();
-    let store = store.open().await;
+async fn a_cancel_before_the_commit_wins_and_after_it_is_too_late(fixture: &dyn Fixture) {
+    let store = fixture.open().await;
     let w = worker(&*store, "w1", "aws").await;
     let cancel = async |job: &str| store.cancel(TENANT_DEFAULT, &id(job)).await.unwrap();
 
@@ -300,10 +296,8 @@ async fn a_cancel_before_the_commit_wins_and_after_it_is_too_late() {
     assert!(matches!(cancel("nobody").await, Cancelled::NotFound));
 }
 
-#[tokio::test]
-async fn a_cancelled_job_whose_worker_died_ends_when_its_lease_does() {
-    let store = Fixture::new();
-    let store = store.open().await;
+async fn a_cancelled_job_whose_worker_died_ends_when_its_lease_does(fixture: &dyn Fixture) {
+    let store = fixture.open().await;
     let (dead, other) = (worker(&*store, "w1", "aws").await, worker(&*store, "w2", "aws").await);
     accept(&*store, "j", &dead).await;
     claim(&*store, &dead, SHORT).await;
@@ -318,10 +312,8 @@ async fn a_cancelled_job_whose_worker_died_ends_when_its_lease_does() {
     panic!("it is still {:?}", row(&*store, "j").await.state);
 }
 
-#[tokio::test]
-async fn failures_are_final_where_they_must_be_and_otherwise_counted_to_the_end() {
-    let store = Fixture::new();
-    let store = store.open().await;
+async fn failures_are_final_where_they_must_be_and_otherwise_counted_to_the_end(fixture: &dyn Fixture) {
+    let store = fixture.open().await;
     let w = worker(&*store, "w1", "aws").await;
     let fail = |code, wait| AttemptEnd::Failed { code, detail: "why".to_owned(), retry_after: wait };
 
@@ -350,10 +342,8 @@ async fn failures_are_final_where_they_must_be_and_otherwise_counted_to_the_end(
     assert!(store.claim(&w, LONG).await.unwrap().is_none());
 }
 
-#[tokio::test]
-async fn a_released_lease_is_claimable_at_once_and_counts_towards_nothing() {
-    let store = Fixture::new();
-    let store = store.open().await;
+async fn a_released_lease_is_claimable_at_once_and_counts_towards_nothing(fixture: &dyn Fixture) {
+    let store = fixture.open().await;
     let (w, other) = (worker(&*store, "w1", "aws").await, worker(&*store, "w2", "aws").await);
     accept(&*store, "j", &w).await;
     for _ in 0..5 {
@@ -364,10 +354,8 @@ async fn a_released_lease_is_claimable_at_once_and_counts_towards_nothing() {
     assert_eq!(store.claim(&other, LONG).await.unwrap().unwrap().lease.epoch, 6);
 }
 
-#[tokio::test]
-async fn a_worker_that_comes_back_gives_up_its_past_and_an_older_self_is_told() {
-    let store = Fixture::new();
-    let store = store.open().await;
+async fn a_worker_that_comes_back_gives_up_its_past_and_an_older_self_is_told(fixture: &dyn Fixture) {
+    let store = fixture.open().await;
     let first = worker(&*store, "w1", "aws").await;
     accept(&*store, "j", &first).await;
     let old = claim(&*store, &first, LONG).await.lease;
@@ -379,10 +367,8 @@ async fn a_worker_that_comes_back_gives_up_its_past_and_an_older_self_is_told() 
     assert!(!store.heartbeat(&second, &[], LONG).await.unwrap().superseded);
 }
 
-#[tokio::test]
-async fn the_backlog_counts_what_waits_whoever_accepted_it() {
-    let store = Fixture::new();
-    let store = store.open().await;
+async fn the_backlog_counts_what_waits_whoever_accepted_it(fixture: &dyn Fixture) {
+    let store = fixture.open().await;
     let (a, b) = (worker(&*store, "w1", "aws").await, worker(&*store, "w2", "aws").await);
     let gcp = worker(&*store, "w3", "gcp").await;
     for (n, by) in [&a, &a, &b, &gcp].into_iter().enumerate() {
@@ -395,10 +381,8 @@ async fn the_backlog_counts_what_waits_whoever_accepted_it() {
     assert_eq!(store.backlog(&a).await.unwrap(), seen, "b took a's oldest");
 }
 
-#[tokio::test]
-async fn pages_are_newest_first_and_complete() {
-    let store = Fixture::new();
-    let store = store.open().await;
+async fn pages_are_newest_first_and_complete(fixture: &dyn Fixture) {
+    let store = fixture.open().await;
     let w = worker(&*store, "w1", "aws").await;
     for n in 0..7 {
         accept(&*store, &format!("j{n}"), &w).await;
@@ -422,29 +406,128 @@ async fn pages_are_newest_first_and_complete() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn workers_that_start_together_open_one_store() {
-    let fixture = Arc::new(Fixture::new());
-    let mut opening = tokio::task::JoinSet::new();
-    for _ in 0..6 {
-        let fixture = Arc::clone(&fixture);
-        opening.spawn(async move {
-            let store = fixture.open().await;
-            (store.id().to_owned(), store.signing_key().to_vec())
-        });
-    }
-    let seen: HashSet<_> = opening.join_all().await.into_iter().collect();
+async fn workers_that_start_together_open_one_store(fixture: &dyn Fixture) {
+    let opening = (0..6).map(async |_| {
+        let store = fixture.open().await;
+        (store.id().to_owned(), store.signing_key().to_vec())
+    });
+    let seen: HashSet<_> = futures::future::join_all(opening).await.into_iter().collect();
     assert_eq!(seen.len(), 1);
 }
 
-#[tokio::test]
-async fn a_store_that_cannot_be_opened_says_why() {
-    for (url, says) in [
-        ("postgres://localhost/x", "must be sqlite:PATH"),
-        ("sqlite:", "must be sqlite:PATH"),
-        ("sqlite:/proc/nowhere/jobs.db", "cannot create"),
-    ] {
-        let error = Sqlite::open(url, 3).await.unwrap_err().to_string();
-        assert!(error.contains(says), "{url}: {error}");
+/// Hands the name of every promise above to a macro.
+macro_rules! promises {
+    ($to:ident) => {
+        $to! {
+            accepting_twice_is_one_job_and_another_spec_is_a_conflict
+            a_full_queue_refuses_the_lower_classes_first
+            claims_take_the_highest_class_then_the_oldest_and_only_of_the_own_pool
+            many_workers_never_claim_the_same_task
+            an_expired_lease_goes_to_any_pool_and_its_zombie_can_do_nothing
+            what_waits_in_a_pool_without_a_living_worker_is_anybodys
+            a_heartbeat_keeps_a_lease_and_a_publish_may_be_repeated
+            a_cancel_before_the_commit_wins_and_after_it_is_too_late
+            a_cancelled_job_whose_worker_died_ends_when_its_lease_does
+            failures_are_final_where_they_must_be_and_otherwise_counted_to_the_end
+            a_released_lease_is_claimable_at_once_and_counts_towards_nothing
+            a_worker_that_comes_back_gives_up_its_past_and_an_older_self_is_told
+            the_backlog_counts_what_waits_whoever_accepted_it
+            pages_are_newest_first_and_complete
+            workers_that_start_together_open_one_store
+            what_lost_attempts_wrote_is_due_twice_and_what_may_still_publish_never
+            outputs_are_gone_for_readers_first_and_due_later
+            a_client_deletes_the_outputs_of_its_own_finished_jobs_alone
+            an_upload_is_due_when_no_job_reads_it_and_comes_back_when_one_does
+            however_many_uploads_jobs_read_none_of_them_is_due
+            an_upload_in_parts_is_due_after_its_session_unless_it_was_completed
+            a_bucket_has_one_sweeper_at_a_time
+        }
+    };
+}
+
+mod sqlite {
+    use super::*;
+
+    struct File(tempfile::TempDir);
+
+    #[async_trait]
+    impl Fixture for File {
+        async fn both(&self) -> (Arc<dyn Store>, Arc<dyn Upkeep>) {
+            let store = Arc::new(Sqlite::open(&self.url(), 3).await.unwrap());
+            (Arc::clone(&store) as _, store)
+        }
+
+        async fn age(&self, by: Duration) {
+            sqlx::SqliteConnection::connect(&self.url()).await.unwrap().execute(aging(by)).await.unwrap();
+        }
+    }
+
+    impl File {
+        fn url(&self) -> String {
+            format!("sqlite:{}", self.0.path().join("jobs.db").display())
+        }
+    }
+
+    macro_rules! tests {
+        ($($promise:ident)*) => {$(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $promise() {
+                super::$promise(&File(tempfile::tempdir().unwrap())).await;
+            }
+        )*};
+    }
+    promises!(tests);
+}
+
+mod postgres {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::super::postgres::tests::settings;
+    use super::super::private_server::Server;
+    use super::*;
+
+    /// How many promises are looked at together.
+    const AT_ONCE: usize = 4;
+
+    struct Database(String);
+
+    #[async_trait]
+    impl Fixture for Database {
+        async fn both(&self) -> (Arc<dyn Store>, Arc<dyn Upkeep>) {
+            let store = Arc::new(Postgres::open(&self.0, settings(), 3).await.unwrap());
+            (Arc::clone(&store) as _, store)
+        }
+
+        async fn age(&self, by: Duration) {
+            sqlx::PgConnection::connect(&self.0).await.unwrap().execute(aging(by)).await.unwrap();
+        }
+    }
+
+    /// One test for all of them: a server takes longer to start than they take.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn every_promise_is_kept() {
+        let server = Arc::new(Server::start().unwrap());
+        let turns = Arc::new(tokio::sync::Semaphore::new(AT_ONCE));
+        let (mut promises, databases) = (Vec::new(), Arc::new(AtomicU32::new(0)));
+        macro_rules! keep {
+            ($($promise:ident)*) => {$({
+                let (server, turns, databases) =
+                    (Arc::clone(&server), Arc::clone(&turns), Arc::clone(&databases));
+                promises.push((stringify!($promise), tokio::spawn(async move {
+                    let _turn = turns.acquire().await.unwrap();
+                    let number = databases.fetch_add(1, Ordering::Relaxed);
+                    let url = server.create(&format!("promise_{number}")).unwrap();
+                    super::$promise(&Database(url)).await;
+                })));
+            })*};
+        }
+        promises!(keep);
+        let mut broken = Vec::new();
+        for (promise, kept) in promises {
+            if let Err(error) = kept.await {
+                broken.push(format!("{promise}: {error}"));
+            }
+        }
+        assert!(broken.is_empty(), "{broken:#?}");
     }
 }

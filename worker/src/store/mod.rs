@@ -4,15 +4,22 @@
 //! [`Store::accept`] committed it, and its outputs become visible only through [`Store::publish`]. Everything a
 //! worker writes carries the epoch of its claim; after somebody else claimed, it changes nothing.
 //!
-//! There is no clock in this interface on purpose: times are the database's own. Rejected: LISTEN/NOTIFY, advisory
-//! locks and SKIP LOCKED, because stores that speak the same SQL elsewhere lack them; a queue service beside the
-//! database, because then two systems would have to agree on what was accepted.
+//! There is no clock in this interface on purpose: times are the database's own. Rejected: correctness that rests on
+//! LISTEN/NOTIFY, advisory locks or SKIP LOCKED, because stores that speak the same SQL elsewhere lack them; a queue service
+//! beside the database, because then two systems would have to agree on what was accepted.
 
 #[cfg(test)]
 mod conformance;
+pub mod postgres;
+#[cfg(test)]
+#[path = "../../../bench/src/postgres.rs"]
+pub mod private_server;
+mod row;
+mod rules;
 mod sqlite;
 pub mod upkeep;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -21,6 +28,7 @@ use millrace_wire::spec::Priority;
 use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
 
+pub use postgres::Postgres;
 pub use sqlite::Sqlite;
 pub use upkeep::{NewUpload, Upkeep};
 
@@ -53,6 +61,17 @@ impl Error {
             Self::Unavailable(_) => "unavailable",
             Self::Corrupt(_) => "corrupt",
             Self::Open { .. } => "open",
+        }
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => {
+                Self::Corrupt(error.to_string())
+            }
+            other => Self::Unavailable(other),
         }
     }
 }
@@ -290,6 +309,26 @@ pub struct Event {
     /// A JSON object with what belongs to the kind, and in `job` how the job stood after it: a
     /// [`millrace_wire::job::JobUpdate`].
     pub body: String,
+}
+
+/// Opens the store that a URL names: `sqlite:PATH`, or `postgres://…`, several of those with commas between them. It is one
+/// store, seen from two sides.
+///
+/// `failures_max` is how many counted failures make a job `dead`.
+///
+/// # Errors
+/// [`Error::Open`] when it cannot be opened as configured.
+pub async fn open(
+    url: &str,
+    settings: postgres::Settings,
+    failures_max: u32,
+) -> Result<(Arc<dyn Store>, Arc<dyn Upkeep>), Error> {
+    if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+        let store = Arc::new(Postgres::open(url, settings, failures_max).await?);
+        return Ok((Arc::clone(&store) as _, store));
+    }
+    let store = Arc::new(Sqlite::open(url, failures_max).await?);
+    Ok((Arc::clone(&store) as _, store))
 }
 
 /// The job store. Every method is one transaction; nothing but the database is awaited inside one.

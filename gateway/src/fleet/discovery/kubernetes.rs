@@ -38,6 +38,8 @@ type Events = BoxStream<'static, Result<Event<EndpointSlice>, watcher::Error>>;
 /// A service that is followed.
 pub struct Source {
     of: Kubernetes,
+    /// The API server, and who the gateway is there; without, as the pod's service account says.
+    server: Option<kube::Config>,
     events: Option<Events>,
     due: Option<Instant>,
     /// By the slice's name.
@@ -58,7 +60,7 @@ impl Discovery for Source {
         loop {
             let events = match &mut self.events {
                 Some(events) => events,
-                None => match watch(&self.of) {
+                None => match watch(&self.of, self.server.clone()) {
                     Ok(events) => self.events.insert(events),
                     Err(error) => {
                         self.due = Some(Instant::now() + RETRY);
@@ -80,7 +82,16 @@ impl Discovery for Source {
                         return self.round();
                     }
                 }
-                Some(Err(error)) => return failed(&chain(&error)),
+                Some(Err(error)) => {
+                    if unauthorized(&error) {
+                        // The token of the service account was exchanged. A client reads it again within a minute;
+                        // another client does so at once.
+                        self.events = None;
+                        self.listed = false;
+                        self.due = Some(Instant::now() + RETRY);
+                    }
+                    return failed(&chain(&error));
+                }
                 None => self.events = None,
             }
         }
@@ -90,7 +101,14 @@ impl Discovery for Source {
 impl Source {
     /// A source that has not been asked.
     pub fn new(of: Kubernetes) -> Self {
-        Self { of, events: None, due: None, slices: HashMap::new(), listing: HashMap::new(), listed: false }
+        let (slices, listing) = (HashMap::new(), HashMap::new());
+        Self { of, server: None, events: None, due: None, slices, listing, listed: false }
+    }
+
+    /// A source that asks that API server, whatever the pod's service account says.
+    #[must_use]
+    pub fn at(self, server: kube::Config) -> Self {
+        Self { server: Some(server), ..self }
     }
 
     /// Takes an event in; answers whether the slices are now other ones, and all.
@@ -189,16 +207,31 @@ fn endpoints<'a>(
     (kept.map(|(address, (drain, _))| Endpoint { address: *address, drain: *drain }).collect(), error)
 }
 
-fn watch(of: &Kubernetes) -> Result<Events, Box<dyn std::error::Error + Send + Sync>> {
-    let mut config = match of.api {
-        Some(api) => kube::Config::new(format!("http://{api}").parse()?),
-        None => kube::Config::incluster()?,
+fn watch(
+    of: &Kubernetes,
+    server: Option<kube::Config>,
+) -> Result<Events, Box<dyn std::error::Error + Send + Sync>> {
+    let mut config = match (server, of.api) {
+        (Some(server), _) => server,
+        (None, Some(api)) => kube::Config::new(format!("http://{api}").parse()?),
+        (None, None) => kube::Config::incluster()?,
     };
     // The watch comes back by itself.
     config.default_retry = false;
     let api: Api<EndpointSlice> = Api::namespaced(Client::try_from(config)?, &of.namespace);
     let wanted = watcher::Config::default().labels(&format!("{SERVICE_LABEL}={}", of.service));
     Ok(watcher::watcher(api, wanted).default_backoff().boxed())
+}
+
+/// Whether the API server does not know us (any more).
+fn unauthorized(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(error)
+    | watcher::Error::WatchStartFailed(error)
+    | watcher::Error::WatchFailed(error)) = error
+    else {
+        return false;
+    };
+    matches!(error, kube::Error::Api(status) if status.code == 401)
 }
 
 fn failed(why: &str) -> Round {

@@ -53,7 +53,7 @@ fn what_is_known_of_an_endpoint_survives_answers_and_what_is_gone_gets_nothing()
     assert!(!fleet.first_round_done());
     say(&fleet, "aws", good(&[1, 2, 3]));
     assert_eq!(ports(&fleet, "aws"), [1, 2, 3], "what both name is there once");
-    fleet.probe_failed(at(2), &probe::Failure::Status(500));
+    fleet.probe_failed(at(2), &probe::Failure::Status(500, String::new()));
     let reading = fleet.reading(at(3));
     say(&fleet, "aws", good(&[2]));
     assert_eq!(ports(&fleet, "aws"), [1, 2], "the file's list stays");
@@ -71,7 +71,7 @@ fn what_is_known_of_an_endpoint_survives_answers_and_what_is_gone_gets_nothing()
 #[test]
 fn another_source_takes_over_when_it_has_answered_and_a_late_word_of_the_old_one_is_nothing() {
     let fleet = Fleet::new(config(&pool("aws", "endpoints = [\"127.0.0.1:1\", \"127.0.0.1:2\"]")));
-    fleet.probe_failed(at(2), &probe::Failure::Status(500));
+    fleet.probe_failed(at(2), &probe::Failure::Status(500, String::new()));
     fleet.apply(config(&pool("aws", &dns("one"))));
     assert_eq!(ports(&fleet, "aws"), [1, 2], "until there is an answer");
     let one = found(&fleet, "aws").source;

@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::super::tests::Served;
 use super::*;
-use crate::store::{AttemptEnd, Beat, Claim};
+use crate::store::{AttemptEnd, Beat, Claim, TENANT_DEFAULT};
 
 /// Longest that anything is waited for.
 const PATIENT: Duration = Duration::from_secs(20);
@@ -267,7 +267,9 @@ async fn a_reader_that_reads_nothing_costs_one_page() {
     let app = Arc::clone(&served.app);
     let _open = Open::new(&app).map_err(|_| ()).unwrap();
     let ready = VecDeque::new();
-    let mut listener = Listener { app, row, after: 0, told: None, ready, rests: false, ended: false, _open };
+    let tenant = TENANT_DEFAULT.to_owned();
+    let mut listener =
+        Listener { app, tenant, row, after: 0, told: None, ready, rests: false, ended: false, _open };
     drop(listener.next().await.unwrap());
     assert_eq!(listener.ready.len(), PAGE as usize - 1);
 }

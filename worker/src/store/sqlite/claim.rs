@@ -2,28 +2,28 @@
 
 use std::time::Duration;
 
-use millrace_wire::job::{FailureCode, State};
-use millrace_wire::{JobId, JobSpec, PoolId};
+use millrace_wire::job::State;
 use serde_json::json;
 use sqlx::Row;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::SqliteConnection;
 
+use super::super::row::Wanted;
+use super::super::rules::{CLASS_AGES_EVERY, HEAD_MAX, HEAD_START, SILENT, millis};
 use super::super::{Claim, Error, Identity, Lease};
 use super::ending::{close_attempt, count_failure, finish_job, leave};
-use super::row::corrupt;
-use super::{Sqlite, millis, now, record};
+use super::{Sqlite, now, record};
 
 /// Whether a worker of pool `?1` may claim a waiting task now, where a lease is `?2` milliseconds.
 ///
-/// Its own pool's, of course. Work that lost its worker is left to its own pool for two seconds before another pool takes
-/// it: an idle neighbour beside the input comes first, and looks every second. And where no worker of the task's pool has
-/// shown itself for a lease, the pool is gone, and what waits in it is anybody's.
+/// Its own pool's, of course. Work that lost its worker is left to its own pool for `?3` milliseconds before another pool
+/// takes it. And where no worker of the task's pool has shown itself for a lease, the pool is gone, and what waits in it is
+/// anybody's.
 macro_rules! claimable {
     () => {
         concat!(
             "task.state = 'waiting' AND task.not_before <= ",
             now!(),
-            " AND (task.pool = ?1 OR (task.epoch > 0 AND task.not_before + 2000 <= ",
+            " AND (task.pool = ?1 OR (task.epoch > 0 AND task.not_before + ?3 <= ",
             now!(),
             ") OR NOT EXISTS (SELECT 1 FROM worker WHERE worker.pool = task.pool AND worker.seen_at > ",
             now!(),
@@ -31,35 +31,6 @@ macro_rules! claimable {
         )
     };
 }
-/// How long a job waits for each class that it rises: strict classes alone would let the lowest wait for ever.
-const CLASS_AGES_EVERY: Duration = Duration::from_secs(600);
-/// How far down the queue a claim looks for a job that it can read.
-const HEAD_MAX: u32 = 32;
-/// A waiting task and what its job needs to be readable for.
-struct Head {
-    task_uid: String,
-    job_uid: String,
-    epoch: i64,
-    job_id: JobId,
-    spec: JobSpec,
-    bucket: PoolId,
-}
-
-impl Head {
-    fn read(row: &SqliteRow) -> Result<Self, Error> {
-        let (job_id, spec, bucket): (String, String, String) =
-            (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
-        Ok(Self {
-            task_uid: row.try_get(0)?,
-            job_uid: row.try_get(1)?,
-            epoch: row.try_get(2)?,
-            spec: serde_json::from_str(&spec).map_err(|_| corrupt("spec", &spec))?,
-            bucket: bucket.parse().map_err(|_| corrupt("bucket", &bucket))?,
-            job_id: job_id.parse().map_err(|_| corrupt("job_id", &job_id))?,
-        })
-    }
-}
-
 /// Claims for a worker: see [`super::super::Store::claim`].
 pub(super) async fn claim(store: &Sqlite, by: &Identity, lease: Duration) -> Result<Option<Claim>, Error> {
     // An idle worker asks every second: look without the write lock first.
@@ -72,6 +43,7 @@ pub(super) async fn claim(store: &Sqlite, by: &Identity, lease: Duration) -> Res
     ))
     .bind(by.pool.as_str())
     .bind(millis(lease))
+    .bind(millis(HEAD_START))
     .fetch_one(&store.readers)
     .await?;
     if !work {
@@ -85,21 +57,30 @@ pub(super) async fn claim(store: &Sqlite, by: &Identity, lease: Duration) -> Res
         claimable!(),
         " ORDER BY max(0, task.class - (",
         now!(),
-        " - task.created_at) / ?4), task.pool <> ?1, task.created_at, task.uid LIMIT ?3"
+        " - task.created_at) / ?5), task.pool <> ?1, task.created_at, task.uid LIMIT ?4"
     ))
     .bind(by.pool.as_str())
     .bind(millis(lease))
+    .bind(millis(HEAD_START))
     .bind(HEAD_MAX)
     .bind(millis(CLASS_AGES_EVERY))
     .fetch_all(&mut *tx)
     .await?;
     // A job that this version cannot read (a later one accepted it) must not stop those behind it.
     let mut unreadable = None;
-    let head = head.iter().find_map(|row| Head::read(row).map_err(|error| unreadable = Some(error)).ok());
-    let Some(Head { task_uid, job_uid, epoch, job_id, spec, bucket }) = head else {
+    let readable = head.iter().find_map(|row| match Wanted::read(row) {
+        Ok(wanted) => Some((row, wanted)),
+        Err(error) => {
+            unreadable = Some(error);
+            None
+        }
+    });
+    let Some((row, Wanted { job_id, spec, bucket })) = readable else {
         tx.commit().await?;
         return unreadable.map_or(Ok(None), Err);
     };
+    let (task_uid, job_uid, epoch): (String, String, i64) =
+        (row.try_get("uid")?, row.try_get("job_uid")?, row.try_get("epoch")?);
     let task = sqlx::query(concat!(
         "UPDATE task SET state = 'running', epoch = epoch + 1, owner = ?, owner_incarnation = ?, pool = ?, ",
         "lease_expires_at = ",
@@ -174,13 +155,12 @@ async fn reap(on: &mut SqliteConnection, failures_max: u32) -> Result<(), Error>
         };
         let cancelled: bool = row.try_get(3)?;
         leave(on, &lease, if cancelled { "cancelled" } else { "waiting" }).await?;
-        let detail = "the worker that ran it stopped answering";
-        close_attempt(on, &lease, "lease_lost", Some((FailureCode::LeaseLost.as_str(), detail))).await?;
+        close_attempt(on, &lease, "lease_lost", Some((SILENT.0.as_str(), SILENT.1))).await?;
         if cancelled {
             finish_job(on, &lease.job_uid, State::Cancelled, None).await?;
         } else {
             // No back-off: the work is sound as far as anybody knows, and its client has already waited a lease.
-            count_failure(on, &lease, (FailureCode::LeaseLost, detail), Duration::ZERO, failures_max).await?;
+            count_failure(on, &lease, SILENT, Duration::ZERO, failures_max).await?;
         }
     }
     Ok(())

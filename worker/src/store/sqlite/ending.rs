@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use millrace_wire::JobId;
 use millrace_wire::job::{FailureCode, State};
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 
-use super::super::{Error, Lease};
-use super::{millis, now, record};
+use super::super::rules::{end_of, millis};
+use super::super::{AttemptEnd, Cancelled, Error, Lease, Manifest, Published};
+use super::{Sqlite, find, now, record};
 
 /// Ends the attempt row of a claim.
 pub(super) async fn close_attempt(
@@ -46,6 +48,7 @@ pub(super) async fn leave(on: &mut SqliteConnection, lease: &Lease, state: &str)
     Ok(left.rows_affected() == 1)
 }
 
+/// Ends a job without outputs.
 pub(super) async fn finish_job(
     on: &mut SqliteConnection,
     job_uid: &str,
@@ -74,14 +77,6 @@ pub(super) async fn count_failure(
     retry_after: Duration,
     failures_max: u32,
 ) -> Result<(), Error> {
-    let error = Some((code.as_str(), detail));
-    if code.is_permanent() {
-        sqlx::query("UPDATE task SET state = 'failed' WHERE uid = ?")
-            .bind(&lease.task_uid)
-            .execute(&mut *on)
-            .await?;
-        return finish_job(on, &lease.job_uid, State::Failed, error).await;
-    }
     let failures: i64 = sqlx::query_scalar(concat!(
         "UPDATE task SET failures = failures + 1, not_before = ",
         now!(),
@@ -91,12 +86,12 @@ pub(super) async fn count_failure(
     .bind(&lease.task_uid)
     .fetch_one(&mut *on)
     .await?;
-    if failures >= i64::from(failures_max) {
+    if let Some(end) = end_of(code, failures, failures_max) {
         sqlx::query("UPDATE task SET state = 'failed' WHERE uid = ?")
             .bind(&lease.task_uid)
             .execute(&mut *on)
             .await?;
-        return finish_job(on, &lease.job_uid, State::Dead, error).await;
+        return finish_job(on, &lease.job_uid, end, Some((code.as_str(), detail))).await;
     }
     sqlx::query(
         "UPDATE job SET state = 'retry_wait', phase = NULL, error_code = ?, error_detail = ? WHERE uid = ?",
@@ -108,4 +103,112 @@ pub(super) async fn count_failure(
     .await?;
     let body = json!({ "code": code.as_str(), "failures": failures, "retry_after_ms": millis(retry_after) });
     record(on, &lease.job_uid, "retry_wait", body).await
+}
+
+/// See [`super::super::Store::publish`].
+pub(super) async fn publish(store: &Sqlite, lease: &Lease, manifest: &Manifest) -> Result<Published, Error> {
+    let text = serde_json::to_string(manifest).expect("a manifest is plain data");
+    let mut tx = store.begin().await?;
+    let committed = sqlx::query(concat!(
+        "UPDATE job SET state = 'succeeded', phase = NULL, manifest = ?, progress = '{\"percent\":100.0}', ",
+        "error_code = NULL, error_detail = NULL, finished_at = ", now!(),
+        " WHERE uid = ? AND state = 'running' AND phase = 'publishing' AND epoch = ? AND cancel_requested_at IS NULL"
+    ))
+    .bind(&text)
+    .bind(&lease.job_uid)
+    .bind(lease.epoch as i64)
+    .execute(&mut *tx)
+    .await?;
+    if committed.rows_affected() == 0 {
+        // The answer to an earlier try may have been lost: succeeded with my manifest is success.
+        let stored: Option<Option<String>> = sqlx::query_scalar("SELECT manifest FROM job WHERE uid = ?")
+            .bind(&lease.job_uid)
+            .fetch_optional(&mut *tx)
+            .await?;
+        return Ok(if stored.flatten().as_deref() == Some(&text) { Published::Yes } else { Published::No });
+    }
+    leave(&mut tx, lease, "done").await?;
+    close_attempt(&mut tx, lease, "succeeded", None).await?;
+    record(&mut tx, &lease.job_uid, "succeeded", json!({ "bytes": manifest.outputs.bytes })).await?;
+    tx.commit().await?;
+    Ok(Published::Yes)
+}
+
+/// See [`super::super::Store::end`].
+pub(super) async fn end(store: &Sqlite, lease: &Lease, end: &AttemptEnd) -> Result<(), Error> {
+    let mut tx = store.begin().await?;
+    let to = if matches!(end, AttemptEnd::Cancelled) { "cancelled" } else { "waiting" };
+    if !leave(&mut tx, lease, to).await? {
+        return Ok(());
+    }
+    // A client's cancel that came while the attempt was ending wins over another try.
+    let cancelled: bool = sqlx::query_scalar("SELECT cancel_requested_at IS NOT NULL FROM job WHERE uid = ?")
+        .bind(&lease.job_uid)
+        .fetch_one(&mut *tx)
+        .await?;
+    match end {
+        _ if cancelled => {
+            sqlx::query("UPDATE task SET state = 'cancelled' WHERE uid = ?")
+                .bind(&lease.task_uid)
+                .execute(&mut *tx)
+                .await?;
+            close_attempt(&mut tx, lease, "cancelled", None).await?;
+            finish_job(&mut tx, &lease.job_uid, State::Cancelled, None).await?;
+        }
+        AttemptEnd::Cancelled => {
+            close_attempt(&mut tx, lease, "cancelled", None).await?;
+            finish_job(&mut tx, &lease.job_uid, State::Cancelled, None).await?;
+        }
+        AttemptEnd::Released => {
+            close_attempt(&mut tx, lease, "released", None).await?;
+            sqlx::query("UPDATE job SET state = 'queued', phase = NULL WHERE uid = ?")
+                .bind(&lease.job_uid)
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query(concat!("UPDATE task SET not_before = ", now!(), " WHERE uid = ?"))
+                .bind(&lease.task_uid)
+                .execute(&mut *tx)
+                .await?;
+            record(&mut tx, &lease.job_uid, "released", json!({})).await?;
+        }
+        AttemptEnd::Failed { code, detail, retry_after } => {
+            close_attempt(&mut tx, lease, "failed", Some((code.as_str(), detail))).await?;
+            count_failure(&mut tx, lease, (*code, detail), *retry_after, store.failures_max).await?;
+        }
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// See [`super::super::Store::cancel`].
+pub(super) async fn cancel(store: &Sqlite, tenant: &str, job_id: &JobId) -> Result<Cancelled, Error> {
+    let mut tx = store.begin().await?;
+    let Some(job) = find(&mut tx, tenant, job_id).await? else { return Ok(Cancelled::NotFound) };
+    match job.state {
+        State::Cancelled => return Ok(Cancelled::Done(job)),
+        state if state.is_final() => return Ok(Cancelled::TooLate(job)),
+        State::Running => {
+            sqlx::query(concat!(
+                "UPDATE job SET cancel_requested_at = COALESCE(cancel_requested_at, ",
+                now!(),
+                ") WHERE uid = ?"
+            ))
+            .bind(&job.uid)
+            .execute(&mut *tx)
+            .await?;
+            if !job.cancel_requested {
+                record(&mut tx, &job.uid, "cancel_requested", json!({})).await?;
+            }
+        }
+        _ => {
+            sqlx::query("UPDATE task SET state = 'cancelled' WHERE job_uid = ? AND state = 'waiting'")
+                .bind(&job.uid)
+                .execute(&mut *tx)
+                .await?;
+            finish_job(&mut tx, &job.uid, State::Cancelled, None).await?;
+        }
+    }
+    let job = find(&mut tx, tenant, job_id).await?.expect("the row was there in this transaction");
+    tx.commit().await?;
+    Ok(if job.state == State::Cancelled { Cancelled::Done(job) } else { Cancelled::Requested(job) })
 }

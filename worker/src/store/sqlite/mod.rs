@@ -5,35 +5,27 @@
 //! claims serial: unlike on a server database there is nothing to gain from picking at random among the head of the
 //! queue, so the oldest is taken and the order is strict. It survives a process, not its disk.
 
+mod accept;
 mod claim;
 mod ending;
-mod row;
+mod open;
 mod upkeep;
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use millrace_wire::job::{Phase, State};
+use millrace_wire::job::Phase;
 use millrace_wire::{JobId, PoolId, WorkerId};
-use serde_json::json;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
-    SqliteSynchronous,
-};
-use sqlx::{Connection as _, Row, Sqlite as Db, Transaction};
+use serde_json::{Value, json};
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqliteRow};
+use sqlx::{Row, Sqlite as Db, Transaction};
 
+use super::row::job_row;
+use super::rules::millis;
 use super::{
     Accepted, AttemptEnd, Backlog, Beat, Cancelled, Claim, Error, Event, Filter, Heartbeat, Identity, JobRow,
     Lease, Manifest, NewJob, Published, Room, Store, Verdict,
 };
-use ending::{close_attempt, count_failure, finish_job, leave};
-use row::{class_of, job_row};
-
-/// How long a transaction waits for its turn before the store counts as unavailable.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that read; one writes.
-const READERS_MAX: u32 = 4;
 
 /// Milliseconds since 1970 by the database's clock.
 macro_rules! now {
@@ -54,99 +46,9 @@ pub struct Sqlite {
 }
 
 impl Sqlite {
-    /// Opens `sqlite:PATH`, creates the file and its folder where missing, and brings the schema up to date.
-    ///
-    /// `failures_max` is how many counted failures make a job `dead`.
-    ///
-    /// # Errors
-    /// [`Error::Open`] when the path cannot be used or the schema is from a later version.
-    pub async fn open(url: &str, failures_max: u32) -> Result<Self, Error> {
-        let refuse = |message: String| Error::Open { url: url.to_owned(), message };
-        let path = url.strip_prefix("sqlite:").map(|p| p.strip_prefix("//").unwrap_or(p)).unwrap_or_default();
-        if path.is_empty() || path.contains([':', '?']) {
-            return Err(refuse("it must be sqlite:PATH, a file on a local disk".to_owned()));
-        }
-        let path = PathBuf::from(path);
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(folder)
-            .map_err(|e| refuse(format!("cannot create {}: {e}", folder.display())))?;
-
-        let options = SqliteConnectOptions::new()
-            .filename(&path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT);
-
-        // Workers of one host start together; switching to WAL and migrating are for one of them at a time.
-        let guard =
-            lock_beside(&path).await.map_err(|e| refuse(format!("cannot lock it for opening: {e}")))?;
-        // A full disk makes SQLite roll back by itself; sqlx's own rollback then fails and leaves the connection
-        // counting a transaction that is gone. Such a connection would refuse every later one: drop it.
-        let pool = |connections: u32| {
-            SqlitePoolOptions::new().max_connections(connections).acquire_timeout(BUSY_TIMEOUT).after_release(
-                |connection, _| {
-                    Box::pin(async move {
-                        // A transaction that was dropped is rolled back on the connection's own thread; a question
-                        // that is asked behind it is answered after it.
-                        connection.ping().await?;
-                        Ok(!connection.is_in_transaction())
-                    })
-                },
-            )
-        };
-        let writer = pool(1).connect_with(options.clone()).await.map_err(|e| refuse(e.to_string()))?;
-        sqlx::migrate!("./migrations/sqlite").run(&writer).await.map_err(|e| refuse(e.to_string()))?;
-        let id = meta(&writer, "store_id", || uuid::Uuid::now_v7().to_string()).await?;
-        let key = meta(&writer, "signing_key", || hex::encode(rand::random::<[u8; 32]>())).await?;
-        drop(guard);
-
-        let readers = pool(READERS_MAX).connect_with(options).await.map_err(|e| refuse(e.to_string()))?;
-        let signing_key = hex::decode(key).map_err(|e| Error::Corrupt(format!("signing_key: {e}")))?;
-        Ok(Self { writer, readers, id, signing_key, failures_max })
-    }
-
     async fn begin(&self) -> Result<Transaction<'static, Db>, Error> {
         Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
     }
-}
-
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => {
-                Self::Corrupt(error.to_string())
-            }
-            other => Self::Unavailable(other),
-        }
-    }
-}
-
-/// Holds `PATH.lock` until dropped.
-async fn lock_beside(path: &Path) -> std::io::Result<std::fs::File> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    tokio::task::spawn_blocking(move || {
-        let file = std::fs::File::options().create(true).truncate(false).write(true).open(name)?;
-        file.lock()?;
-        Ok(file)
-    })
-    .await
-    .expect("locking does not panic")
-}
-
-async fn meta(pool: &SqlitePool, key: &str, make: impl FnOnce() -> String) -> Result<String, Error> {
-    sqlx::query("INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT DO NOTHING")
-        .bind(key)
-        .bind(make())
-        .execute(pool)
-        .await?;
-    Ok(sqlx::query_scalar("SELECT value FROM meta WHERE key = ?").bind(key).fetch_one(pool).await?)
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }
 
 async fn find(on: &mut SqliteConnection, tenant: &str, job_id: &JobId) -> Result<Option<JobRow>, Error> {
@@ -158,22 +60,42 @@ async fn find(on: &mut SqliteConnection, tenant: &str, job_id: &JobId) -> Result
     row.as_ref().map(job_row).transpose()
 }
 
+/// A job's row as a [`millrace_wire::job::JobUpdate`] is written, without reading its words.
+fn update(row: &SqliteRow) -> Result<Value, Error> {
+    let text = |column: &str| row.try_get::<String, _>(column);
+    let maybe = |column: &str| row.try_get::<Option<String>, _>(column);
+    let progress: Value =
+        serde_json::from_str(&text("progress")?).unwrap_or_else(|_| json!({ "percent": 0.0 }));
+    let mut update = json!({
+        "job_id": text("job_id")?,
+        "state": text("state")?,
+        "progress": progress,
+        "pool": text("pool")?,
+        "attempt": row.try_get::<i64, _>("attempt")?,
+    });
+    if let Some(phase) = maybe("phase")? {
+        update["phase"] = phase.into();
+    }
+    if let Some(worker) = maybe("worker")? {
+        update["worker"] = worker.into();
+    }
+    if let Some(code) = maybe("error_code")? {
+        update["error"] = json!({ "code": code, "detail": maybe("error_detail")?.unwrap_or_default() });
+    }
+    Ok(update)
+}
+
 /// Enters an event: last in what changes a job, for the body also says how the job stands after it.
 ///
 /// The row's words go in as they are: one of a later version must not keep this one from writing.
-async fn record(
-    on: &mut SqliteConnection,
-    job_uid: &str,
-    kind: &str,
-    mut body: serde_json::Value,
-) -> Result<(), Error> {
+async fn record(on: &mut SqliteConnection, job_uid: &str, kind: &str, mut body: Value) -> Result<(), Error> {
     let row = sqlx::query(
         "SELECT job_id, state, phase, progress, pool, worker, attempt, error_code, error_detail FROM job WHERE uid = ?",
     )
     .bind(job_uid)
     .fetch_one(&mut *on)
     .await?;
-    body["job"] = row::update(&row)?;
+    body["job"] = update(&row)?;
     sqlx::query(concat!("INSERT INTO event (job_uid, at, kind, body) VALUES (?, ", now!(), ", ?, ?)"))
         .bind(job_uid)
         .bind(kind)
@@ -229,61 +151,7 @@ impl Store for Sqlite {
     }
 
     async fn accept(&self, new: &NewJob, by: &Identity, room: Room) -> Result<Accepted, Error> {
-        let hash = new.spec.hash();
-        let mut tx = self.begin().await?;
-        if let Some(existing) = find(&mut tx, &new.tenant, &new.job_id).await? {
-            return Ok(if existing.spec_hash == hash {
-                Accepted::Existing(existing)
-            } else {
-                Accepted::Conflict
-            });
-        }
-        let held: i64 = sqlx::query_scalar(
-            "SELECT (SELECT count(*) FROM task WHERE state = 'waiting' AND accepted_by = ?1) \
-                  + (SELECT count(*) FROM task WHERE state = 'running' AND owner = ?1)",
-        )
-        .bind(by.worker.as_str())
-        .fetch_one(&mut *tx)
-        .await?;
-        let priority = new.spec.priority();
-        let queue = (f64::from(room.queue_max) * priority.queue_share()).floor() as i64;
-        if held >= i64::from(room.slots) + queue {
-            return Ok(Accepted::Full);
-        }
-        let uid = uuid::Uuid::now_v7().to_string();
-        let spec = serde_json::to_string(&new.spec).expect("a spec is plain data");
-        let row = sqlx::query(concat!(
-            "INSERT INTO job (uid, tenant, job_id, spec, spec_hash, class, state, pool, bucket, created_at) ",
-            "VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?, ",
-            now!(),
-            ") RETURNING *"
-        ))
-        .bind(&uid)
-        .bind(&new.tenant)
-        .bind(new.job_id.as_str())
-        .bind(spec)
-        .bind(&hash)
-        .bind(class_of(priority))
-        .bind(by.pool.as_str())
-        .bind(by.pool.as_str())
-        .fetch_one(&mut *tx)
-        .await?;
-        let job = job_row(&row)?;
-        sqlx::query(concat!(
-            "INSERT INTO task (uid, job_uid, kind, state, pool, class, accepted_by, work_seconds, not_before, created_at) ",
-            "VALUES (?, ?, 'video', 'waiting', ?, ?, ?, ?, ", now!(), ", ", now!(), ")"
-        ))
-        .bind(uuid::Uuid::now_v7().to_string())
-        .bind(&uid)
-        .bind(by.pool.as_str())
-        .bind(class_of(priority))
-        .bind(by.worker.as_str())
-        .bind(new.work_seconds)
-        .execute(&mut *tx)
-        .await?;
-        record(&mut tx, &uid, "accepted", json!({ "pool": by.pool, "worker": by.worker })).await?;
-        tx.commit().await?;
-        Ok(Accepted::Created(job))
+        accept::accept(self, new, by, room).await
     }
 
     async fn job(&self, tenant: &str, job_id: &JobId) -> Result<Option<JobRow>, Error> {
@@ -307,35 +175,7 @@ impl Store for Sqlite {
     }
 
     async fn cancel(&self, tenant: &str, job_id: &JobId) -> Result<Cancelled, Error> {
-        let mut tx = self.begin().await?;
-        let Some(job) = find(&mut tx, tenant, job_id).await? else { return Ok(Cancelled::NotFound) };
-        match job.state {
-            State::Cancelled => return Ok(Cancelled::Done(job)),
-            state if state.is_final() => return Ok(Cancelled::TooLate(job)),
-            State::Running => {
-                sqlx::query(concat!(
-                    "UPDATE job SET cancel_requested_at = COALESCE(cancel_requested_at, ",
-                    now!(),
-                    ") WHERE uid = ?"
-                ))
-                .bind(&job.uid)
-                .execute(&mut *tx)
-                .await?;
-                if !job.cancel_requested {
-                    record(&mut tx, &job.uid, "cancel_requested", json!({})).await?;
-                }
-            }
-            _ => {
-                sqlx::query("UPDATE task SET state = 'cancelled' WHERE job_uid = ? AND state = 'waiting'")
-                    .bind(&job.uid)
-                    .execute(&mut *tx)
-                    .await?;
-                finish_job(&mut tx, &job.uid, State::Cancelled, None).await?;
-            }
-        }
-        let job = find(&mut tx, tenant, job_id).await?.expect("the row was there in this transaction");
-        tx.commit().await?;
-        Ok(if job.state == State::Cancelled { Cancelled::Done(job) } else { Cancelled::Requested(job) })
+        ending::cancel(self, tenant, job_id).await
     }
 
     async fn claim(&self, by: &Identity, lease: Duration) -> Result<Option<Claim>, Error> {
@@ -424,81 +264,11 @@ impl Store for Sqlite {
     }
 
     async fn publish(&self, lease: &Lease, manifest: &Manifest) -> Result<Published, Error> {
-        let text = serde_json::to_string(manifest).expect("a manifest is plain data");
-        let mut tx = self.begin().await?;
-        let committed = sqlx::query(concat!(
-            "UPDATE job SET state = 'succeeded', phase = NULL, manifest = ?, progress = '{\"percent\":100.0}', ",
-            "error_code = NULL, error_detail = NULL, finished_at = ", now!(),
-            " WHERE uid = ? AND state = 'running' AND phase = 'publishing' AND epoch = ? AND cancel_requested_at IS NULL"
-        ))
-        .bind(&text)
-        .bind(&lease.job_uid)
-        .bind(lease.epoch as i64)
-        .execute(&mut *tx)
-        .await?;
-        if committed.rows_affected() == 0 {
-            // The answer to an earlier try may have been lost: succeeded with my manifest is success.
-            let stored: Option<Option<String>> = sqlx::query_scalar("SELECT manifest FROM job WHERE uid = ?")
-                .bind(&lease.job_uid)
-                .fetch_optional(&mut *tx)
-                .await?;
-            return Ok(if stored.flatten().as_deref() == Some(&text) {
-                Published::Yes
-            } else {
-                Published::No
-            });
-        }
-        leave(&mut tx, lease, "done").await?;
-        close_attempt(&mut tx, lease, "succeeded", None).await?;
-        record(&mut tx, &lease.job_uid, "succeeded", json!({ "bytes": manifest.outputs.bytes })).await?;
-        tx.commit().await?;
-        Ok(Published::Yes)
+        ending::publish(self, lease, manifest).await
     }
 
     async fn end(&self, lease: &Lease, end: &AttemptEnd) -> Result<(), Error> {
-        let mut tx = self.begin().await?;
-        let to = if matches!(end, AttemptEnd::Cancelled) { "cancelled" } else { "waiting" };
-        if !leave(&mut tx, lease, to).await? {
-            return Ok(());
-        }
-        // A client's cancel that came while the attempt was ending wins over another try.
-        let cancelled: bool =
-            sqlx::query_scalar("SELECT cancel_requested_at IS NOT NULL FROM job WHERE uid = ?")
-                .bind(&lease.job_uid)
-                .fetch_one(&mut *tx)
-                .await?;
-        match end {
-            _ if cancelled => {
-                sqlx::query("UPDATE task SET state = 'cancelled' WHERE uid = ?")
-                    .bind(&lease.task_uid)
-                    .execute(&mut *tx)
-                    .await?;
-                close_attempt(&mut tx, lease, "cancelled", None).await?;
-                finish_job(&mut tx, &lease.job_uid, State::Cancelled, None).await?;
-            }
-            AttemptEnd::Cancelled => {
-                close_attempt(&mut tx, lease, "cancelled", None).await?;
-                finish_job(&mut tx, &lease.job_uid, State::Cancelled, None).await?;
-            }
-            AttemptEnd::Released => {
-                close_attempt(&mut tx, lease, "released", None).await?;
-                sqlx::query("UPDATE job SET state = 'queued', phase = NULL WHERE uid = ?")
-                    .bind(&lease.job_uid)
-                    .execute(&mut *tx)
-                    .await?;
-                sqlx::query(concat!("UPDATE task SET not_before = ", now!(), " WHERE uid = ?"))
-                    .bind(&lease.task_uid)
-                    .execute(&mut *tx)
-                    .await?;
-                record(&mut tx, &lease.job_uid, "released", json!({})).await?;
-            }
-            AttemptEnd::Failed { code, detail, retry_after } => {
-                close_attempt(&mut tx, lease, "failed", Some((code.as_str(), detail))).await?;
-                count_failure(&mut tx, lease, (*code, detail), *retry_after, self.failures_max).await?;
-            }
-        }
-        tx.commit().await?;
-        Ok(())
+        ending::end(self, lease, end).await
     }
 
     async fn backlog(&self, of: &Identity) -> Result<Backlog, Error> {
@@ -542,112 +312,4 @@ impl Store for Sqlite {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::conformance::{ROOM, new_job};
-    use super::*;
-
-    async fn open(folder: &Path) -> (Sqlite, Identity) {
-        let store = Sqlite::open(&format!("sqlite:{}", folder.join("jobs.db").display()), 3).await.unwrap();
-        let worker = store.register(&"w1".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
-        (store, worker)
-    }
-
-    #[tokio::test]
-    async fn a_job_of_a_later_version_waits_and_does_not_stop_those_behind_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let (store, worker) = open(folder.path()).await;
-        for job in ["later", "plain"] {
-            store.accept(&new_job(job, ""), &worker, ROOM).await.unwrap();
-        }
-        sqlx::query(
-            "UPDATE job SET spec = '{\"input_url\":\"http://h/v\",\"novel\":1}' WHERE job_id = 'later'",
-        )
-        .execute(&store.writer)
-        .await
-        .unwrap();
-        let claim = store.claim(&worker, Duration::from_secs(60)).await.unwrap().unwrap();
-        assert_eq!(claim.job_id.as_str(), "plain");
-        let alone = store.claim(&worker, Duration::from_secs(60)).await;
-        assert!(matches!(alone, Err(Error::Corrupt(_))), "{alone:?}");
-        let state: String = sqlx::query_scalar("SELECT state FROM job WHERE job_id = 'later'")
-            .fetch_one(&store.readers)
-            .await
-            .unwrap();
-        assert_eq!(state, "queued");
-    }
-
-    #[tokio::test]
-    async fn a_job_rises_a_class_in_ten_minutes() {
-        let folder = tempfile::tempdir().unwrap();
-        let (store, worker) = open(folder.path()).await;
-        let waits =
-            [("live", "live", 0), ("normal", "normal", 0), ("aged", "batch", 11), ("old", "batch", 21)];
-        for (job, class, minutes) in waits.into_iter().chain([("young", "batch", 9)]) {
-            store.accept(&new_job(job, &format!(r#","priority":"{class}""#)), &worker, ROOM).await.unwrap();
-            sqlx::query(
-                "UPDATE task SET created_at = created_at - ? \
-                 WHERE job_uid = (SELECT uid FROM job WHERE job_id = ?)",
-            )
-            .bind(minutes * 60_000)
-            .bind(job)
-            .execute(&store.writer)
-            .await
-            .unwrap();
-        }
-        let mut order = Vec::new();
-        while let Some(claim) = store.claim(&worker, Duration::from_secs(60)).await.unwrap() {
-            order.push(claim.job_id.to_string());
-        }
-        assert_eq!(order, ["old", "live", "aged", "normal", "young"]);
-    }
-
-    #[tokio::test]
-    async fn an_answer_without_a_write_keeps_the_writers_connection() {
-        let folder = tempfile::tempdir().unwrap();
-        let (store, worker) = open(folder.path()).await;
-        sqlx::query("CREATE TEMP TABLE mark (n)").execute(&store.writer).await.unwrap();
-        store.accept(&new_job("j", ""), &worker, ROOM).await.unwrap();
-        for _ in 0..50 {
-            store.accept(&new_job("j", ""), &worker, ROOM).await.unwrap();
-        }
-        let marked = sqlx::query("SELECT * FROM mark").fetch_all(&store.writer).await;
-        assert!(marked.is_ok(), "it was closed and opened again: {marked:?}");
-    }
-
-    #[tokio::test]
-    async fn a_full_disk_refuses_and_heals_when_there_is_room_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let store =
-            Sqlite::open(&format!("sqlite:{}", folder.path().join("jobs.db").display()), 3).await.unwrap();
-        let worker = store.register(&"w1".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
-        // Where in a transaction the disk fills up decides who rolls back, so fill it in many places.
-        let (mut accepted, mut refused) = (0, 0);
-        for round in 0..30 {
-            // SQLite answers as on a full disk: the limit becomes the size that the file has now, plus a little.
-            let pages: i64 = sqlx::query_scalar("SELECT page_count + ? FROM pragma_page_count")
-                .bind(round % 4)
-                .fetch_one(&store.writer)
-                .await
-                .unwrap();
-            let limit =
-                |pages: i64| sqlx::query(sqlx::AssertSqlSafe(format!("PRAGMA max_page_count = {pages}")));
-            limit(pages).execute(&store.writer).await.unwrap();
-            for _ in 0..20 {
-                match store
-                    .accept(&new_job(&format!("j{accepted}"), ""), &worker, Room { slots: 10_000, ..ROOM })
-                    .await
-                {
-                    Ok(_) => accepted += 1,
-                    Err(Error::Unavailable(_)) => refused += 1,
-                    Err(other) => panic!("{other}"),
-                }
-            }
-            limit(1 << 30).execute(&store.writer).await.unwrap();
-            let after = store
-                .accept(&new_job(&format!("after-{round}"), ""), &worker, Room { slots: 10_000, ..ROOM })
-                .await;
-            assert!(matches!(after.unwrap(), Accepted::Created(_)));
-        }
-        assert!(refused >= 30, "the disk was never full: {accepted} accepted, {refused} refused");
-    }
-}
+mod tests;

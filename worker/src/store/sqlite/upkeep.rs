@@ -9,15 +9,9 @@ use millrace_wire::{JobId, PoolId};
 use sqlx::Row;
 
 use super::super::Error;
+use super::super::rules::{IN_USE_AGAIN, PARTS_GRACE, SWEEPS, millis};
 use super::super::upkeep::{Deleted, Due, NewUpload, Rules, Upkeep};
-use super::{Sqlite, find, millis, now};
-
-/// How long after its session's end an upload in parts is given up.
-const PARTS_GRACE: Duration = Duration::from_secs(3600);
-/// When an upload that a job reads is looked at again.
-const IN_USE_AGAIN: Duration = Duration::from_secs(3600);
-/// How often what a lost attempt wrote is removed. The same number stands in the index.
-const SWEEPS: i64 = 2;
+use super::{Sqlite, find, now};
 
 /// Whether a job that has not ended reads the upload of this row.
 macro_rules! in_use {
@@ -155,7 +149,9 @@ impl Upkeep for Sqlite {
         let uploads = sqlx::query(concat!(
             "SELECT key, parts FROM upload WHERE bucket = ? AND look_at <= ",
             now!(),
-            " AND (gone_at IS NOT NULL OR parts IS NOT NULL) ORDER BY look_at LIMIT ?"
+            " AND (parts IS NOT NULL OR gone_at IS NOT NULL AND NOT ",
+            in_use!(),
+            ") ORDER BY look_at LIMIT ?"
         ))
         .bind(bucket.as_str())
         .bind(limit)

@@ -1,0 +1,99 @@
+//! Rows into what the rest of the worker knows: the same columns, whatever database they come from.
+
+use std::str::FromStr;
+
+use millrace_wire::job::{FailureCode, Phase, State};
+use millrace_wire::spec::Priority;
+use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
+use sqlx::Row as _;
+
+use super::{Error, JobRow};
+
+/// A row of either database.
+pub(super) trait Columns {
+    fn text(&self, column: &str) -> Result<String, sqlx::Error>;
+    fn maybe_text(&self, column: &str) -> Result<Option<String>, sqlx::Error>;
+    fn int(&self, column: &str) -> Result<i64, sqlx::Error>;
+    fn maybe_int(&self, column: &str) -> Result<Option<i64>, sqlx::Error>;
+}
+
+macro_rules! columns {
+    ($($row:ty),*) => {$(
+        impl Columns for $row {
+            fn text(&self, column: &str) -> Result<String, sqlx::Error> {
+                self.try_get(column)
+            }
+            fn maybe_text(&self, column: &str) -> Result<Option<String>, sqlx::Error> {
+                self.try_get(column)
+            }
+            fn int(&self, column: &str) -> Result<i64, sqlx::Error> {
+                self.try_get(column)
+            }
+            fn maybe_int(&self, column: &str) -> Result<Option<i64>, sqlx::Error> {
+                self.try_get(column)
+            }
+        }
+    )*};
+}
+columns!(sqlx::sqlite::SqliteRow, sqlx::postgres::PgRow);
+
+fn corrupt(what: &str, got: &str) -> Error {
+    Error::Corrupt(format!("{what} {got:?}"))
+}
+
+fn parsed<T: FromStr>(column: &str, text: &str) -> Result<T, Error> {
+    text.parse().map_err(|_| corrupt(column, text))
+}
+
+fn json<T: serde::de::DeserializeOwned>(column: &str, text: &str) -> Result<T, Error> {
+    serde_json::from_str(text).map_err(|_| corrupt(column, text))
+}
+
+fn failure_code(name: &str) -> Result<FailureCode, Error> {
+    FailureCode::ALL.iter().copied().find(|c| c.as_str() == name).ok_or_else(|| corrupt("error_code", name))
+}
+
+/// Reads `SELECT * FROM job`.
+pub(super) fn job_row(row: &impl Columns) -> Result<JobRow, Error> {
+    let (phase, state) = (row.maybe_text("phase")?, row.text("state")?);
+    let error = match row.maybe_text("error_code")? {
+        Some(code) => Some((failure_code(&code)?, row.maybe_text("error_detail")?.unwrap_or_default())),
+        None => None,
+    };
+    Ok(JobRow {
+        uid: row.text("uid")?,
+        job_id: parsed("job_id", &row.text("job_id")?)?,
+        spec: json("spec", &row.text("spec")?)?,
+        spec_hash: row.text("spec_hash")?,
+        priority: Priority::ALL[usize::try_from(row.int("class")?).unwrap_or(1).min(2)],
+        state: State::parse(&state).ok_or_else(|| corrupt("state", &state))?,
+        phase: phase.map(|p| Phase::parse(&p).ok_or_else(|| corrupt("phase", &p))).transpose()?,
+        pool: parsed("pool", &row.text("pool")?)?,
+        worker: row.maybe_text("worker")?.map(|w| parsed::<WorkerId>("worker", &w)).transpose()?,
+        attempt: u32::try_from(row.int("attempt")?).unwrap_or(u32::MAX),
+        progress: json("progress", &row.text("progress")?)?,
+        manifest: row.maybe_text("manifest")?.map(|m| json("manifest", &m)).transpose()?,
+        error,
+        cancel_requested: row.maybe_int("cancel_requested_at")?.is_some(),
+        created_at_ms: row.int("created_at")?,
+        started_at_ms: row.maybe_int("started_at")?,
+        finished_at_ms: row.maybe_int("finished_at")?,
+    })
+}
+
+/// What a worker must be able to read of a job before it claims it: what a later version accepted, it may not be.
+pub(super) struct Wanted {
+    pub(super) job_id: JobId,
+    pub(super) spec: JobSpec,
+    pub(super) bucket: PoolId,
+}
+
+impl Wanted {
+    pub(super) fn read(row: &impl Columns) -> Result<Self, Error> {
+        Ok(Self {
+            job_id: parsed("job_id", &row.text("job_id")?)?,
+            spec: json("spec", &row.text("spec")?)?,
+            bucket: parsed("bucket", &row.text("bucket")?)?,
+        })
+    }
+}

@@ -1,0 +1,71 @@
+//! Accepting a job: the commit after which a client may be told so.
+
+use serde_json::json;
+
+use super::super::row::job_row;
+use super::super::rules::class_of;
+use super::super::{Accepted, Error, Identity, NewJob, Room};
+use super::{Sqlite, find, now, record};
+
+/// Accepts for a worker: see [`super::super::Store::accept`].
+pub(super) async fn accept(
+    store: &Sqlite,
+    new: &NewJob,
+    by: &Identity,
+    room: Room,
+) -> Result<Accepted, Error> {
+    let hash = new.spec.hash();
+    let mut tx = store.begin().await?;
+    if let Some(existing) = find(&mut tx, &new.tenant, &new.job_id).await? {
+        return Ok(if existing.spec_hash == hash {
+            Accepted::Existing(existing)
+        } else {
+            Accepted::Conflict
+        });
+    }
+    let held: i64 = sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM task WHERE state = 'waiting' AND accepted_by = ?1) \
+              + (SELECT count(*) FROM task WHERE state = 'running' AND owner = ?1)",
+    )
+    .bind(by.worker.as_str())
+    .fetch_one(&mut *tx)
+    .await?;
+    let priority = new.spec.priority();
+    if held >= room.limit(priority) {
+        return Ok(Accepted::Full);
+    }
+    let uid = uuid::Uuid::now_v7().to_string();
+    let spec = serde_json::to_string(&new.spec).expect("a spec is plain data");
+    let row = sqlx::query(concat!(
+        "INSERT INTO job (uid, tenant, job_id, spec, spec_hash, class, state, pool, bucket, created_at) ",
+        "VALUES (?, ?, ?, ?, ?, ?, 'queued', ?, ?, ",
+        now!(),
+        ") RETURNING *"
+    ))
+    .bind(&uid)
+    .bind(&new.tenant)
+    .bind(new.job_id.as_str())
+    .bind(spec)
+    .bind(&hash)
+    .bind(class_of(priority))
+    .bind(by.pool.as_str())
+    .bind(by.pool.as_str())
+    .fetch_one(&mut *tx)
+    .await?;
+    let job = job_row(&row)?;
+    sqlx::query(concat!(
+        "INSERT INTO task (uid, job_uid, kind, state, pool, class, accepted_by, work_seconds, not_before, created_at) ",
+        "VALUES (?, ?, 'video', 'waiting', ?, ?, ?, ?, ", now!(), ", ", now!(), ")"
+    ))
+    .bind(uuid::Uuid::now_v7().to_string())
+    .bind(&uid)
+    .bind(by.pool.as_str())
+    .bind(class_of(priority))
+    .bind(by.worker.as_str())
+    .bind(new.work_seconds)
+    .execute(&mut *tx)
+    .await?;
+    record(&mut tx, &uid, "accepted", json!({ "pool": by.pool, "worker": by.worker })).await?;
+    tx.commit().await?;
+    Ok(Accepted::Created(job))
+}
