@@ -9,15 +9,18 @@ BENCH = $(or $(CARGO_TARGET_DIR),target)/debug/millrace-bench
 # What measures is optimised.
 BENCH_RELEASE = $(or $(CARGO_TARGET_DIR),target)/release/millrace-bench
 BENCH_OUT = $(or $(CARGO_TARGET_DIR),target)/bench
+# Proxies of others that no package manager has.
+BENCH_PEERS = $(or $(CARGO_TARGET_DIR),target)/peers/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up build test check-deploy bench-worker bench-routing fmt lint clean-data
+.PHONY: help setup demo up build test check-deploy bench-worker bench-gateway bench-routing fmt lint clean-data
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PORT=8080        the gateway's port of \`make up\`; its admin side is on the next one"
-	@echo "  BENCH_ARGS=      for \`make bench-worker\`: --seconds 10 --runs 3 is quicker, --clip FILE is a clip of yours"
+	@echo "  BENCH_ARGS=      for \`make bench-worker\`: --seconds 10 --runs 3 is quicker, --clip FILE is a clip of yours;"
+	@echo "                   for \`make bench-gateway\`: --alone leaves the other proxies out, --rounds 3 is quicker"
 	@echo "  DATA=./.millrace where \`make demo\` and \`make up\` keep everything"
 
 setup: ## Install what is missing to build and run (ffmpeg, a C compiler, cmake, …), else say nothing
@@ -57,6 +60,12 @@ bench-worker: ## Measure a job beside the same ffmpeg by hand (about 15 minutes)
 	@scripts/setup demo
 	@$(CARGO) build --release --locked -p millrace-worker -p millrace-bench
 	@exec $(BENCH_RELEASE) worker --data '$(DATA)' --out '$(BENCH_OUT)' $(BENCH_ARGS)
+
+# Both in one build, so that the gateway and the minimal proxy have the same versions and features of everything.
+bench-gateway: ## Measure what a request costs the gateway beside a minimal proxy, nginx, HAProxy and Envoy (4 minutes)
+	@scripts/setup bench
+	@$(CARGO) build --release --locked -p millrace-gateway -p millrace-bench
+	@exec $(BENCH_RELEASE) gateway --out '$(BENCH_OUT)' --peers '$(BENCH_PEERS)' $(BENCH_ARGS)
 
 bench-routing: ## Simulate days of jobs with the real routing code, beside other balancers; measure one decision
 	@scripts/setup

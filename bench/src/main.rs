@@ -1,13 +1,18 @@
-//! `millrace-bench`: a whole system on this machine, to look at (`demo`, `up`) and to measure (`worker`).
+//! `millrace-bench`: a whole system on this machine, to look at (`demo`, `up`) and to measure (`worker`, `gateway`).
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
-use millrace_bench::{demo, install_crypto, leash, object_server, simulate, up, worker};
+use millrace_bench::{demo, gateway, install_crypto, leash, object_server, simulate, up, worker};
 use millrace_runtime::shutdown::Shutdown;
+
+/// The gateway's, so that the minimal proxy has it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Runs a whole Millrace system on this machine.
 #[derive(Debug, Parser)]
@@ -55,6 +60,30 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         worker: Option<PathBuf>,
     },
+    /// Measure what a request costs the gateway beside a minimal proxy and others; fails when a limit is broken.
+    Gateway {
+        /// How often everything is measured, in turns.
+        #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+        rounds: u32,
+        /// Requests of each turn.
+        #[arg(long, value_name = "N", default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(1..))]
+        requests: u32,
+        /// Connections that send them, each its next one after an answer.
+        #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        connections: u32,
+        /// Only the minimal proxy and the gateway.
+        #[arg(long)]
+        alone: bool,
+        /// Where gateway.txt goes.
+        #[arg(long, value_name = "DIR", default_value = "./target/bench")]
+        out: PathBuf,
+        /// The gateway's program [default: millrace-gateway beside this program]
+        #[arg(long, value_name = "FILE")]
+        gateway: Option<PathBuf>,
+        /// Where the others' programs are, beside the search path.
+        #[arg(long, value_name = "DIR", default_value = "./target/peers/bin")]
+        peers: PathBuf,
+    },
     /// Simulate days of jobs in virtual time with the real routing code, beside what other balancers would do.
     Simulate {
         /// Hours of arrivals in each day.
@@ -80,13 +109,35 @@ enum Command {
     ObjectServer {
         /// Where to listen.
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
-        listen: std::net::SocketAddr,
+        listen: SocketAddr,
         /// Holds a directory per bucket.
         #[arg(long, value_name = "DIR")]
         root: PathBuf,
         /// Buckets to create.
         #[arg(long = "bucket", value_name = "NAME")]
         buckets: Vec<String>,
+    },
+    /// Be the least that a Pingora proxy can be.
+    #[command(hide = true)]
+    MinimalProxy {
+        /// Where clients connect.
+        listen: SocketAddr,
+        /// Where everything goes.
+        upstream: SocketAddr,
+    },
+    /// Be workers that do no work.
+    #[command(hide = true)]
+    IdleWorkers,
+    /// Become PROGRAM, on one core.
+    #[command(hide = true)]
+    OnCore {
+        /// Which.
+        core: usize,
+        /// What to run.
+        program: OsString,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
     },
     /// Become PROGRAM, and die when PARENT does.
     #[command(hide = true)]
@@ -117,6 +168,9 @@ fn run(command: Command) -> Result<()> {
         return leash::run(*parent, program, args);
     }
     match &command {
+        Command::OnCore { core, program, args } => return gateway::pin::run(*core, program, args),
+        Command::MinimalProxy { listen, upstream } => gateway::minimal::run(*listen, *upstream),
+        Command::IdleWorkers => return gateway::upstream::run(),
         Command::Simulate { hours, seeds, first_seed, all, out } => {
             return simulate::run(&simulate::Options {
                 hours: *hours,
@@ -133,6 +187,8 @@ fn run(command: Command) -> Result<()> {
         _ => {}
     }
     install_crypto();
+    // Before the runtime, whose threads keep off that core too.
+    let division = matches!(command, Command::Gateway { .. }).then(gateway::pin::divide).transpose()?;
     let runtime = tokio::runtime::Runtime::new().context("start the runtime")?;
     runtime.block_on(async {
         let shutdown = Shutdown::on_signals().context("listen for signals")?;
@@ -156,7 +212,22 @@ fn run(command: Command) -> Result<()> {
                     () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
                 }
             }
-            Command::Leash { .. } | Command::Simulate { .. } | Command::Pick => unreachable!("handled above"),
+            Command::Gateway { rounds, requests, connections, alone, out, gateway: program, peers } => {
+                let division = division.context("the cores were not divided")?;
+                let [rounds, requests, connections] = [rounds, requests, connections].map(|n| n as usize);
+                let options =
+                    gateway::Options { rounds, requests, connections, alone, out, program, peers, division };
+                tokio::select! {
+                    done = gateway::run(&options) => done,
+                    () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
+                }
+            }
+            Command::Leash { .. }
+            | Command::OnCore { .. }
+            | Command::MinimalProxy { .. }
+            | Command::IdleWorkers
+            | Command::Simulate { .. }
+            | Command::Pick => unreachable!("handled above"),
         }
     })
 }

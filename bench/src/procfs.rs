@@ -1,7 +1,7 @@
 //! What runs, read from `/proc`: to prove that nothing was left behind, and to measure what it cost. Linux only;
 //! elsewhere every list is empty, and [`AVAILABLE`] says so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -103,6 +103,33 @@ impl Cpu {
     }
 }
 
+/// CPU time of several processes' threads, to the nanosecond, by the scheduler's own account.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Spent(BTreeMap<String, Duration>);
+
+impl Spent {
+    /// Looks at all threads of these processes; `None` when the first is gone or the kernel keeps no such account.
+    pub fn of(pids: impl IntoIterator<Item = u32>) -> Option<Self> {
+        let mut threads = BTreeMap::new();
+        for pid in pids {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task"));
+            for task in tasks.into_iter().flatten().flatten() {
+                let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+                let on_core = text.split_ascii_whitespace().next().and_then(|first| first.parse().ok());
+                threads
+                    .insert(format!("{pid}/{}", task.file_name().display()), Duration::from_nanos(on_core?));
+            }
+        }
+        (!threads.is_empty()).then_some(Self(threads))
+    }
+
+    /// What was spent since `before`. Of a thread that has ended in between nothing is known any more, and nothing counts.
+    pub fn since(&self, before: &Self) -> Duration {
+        let earlier = |thread| before.0.get(thread).copied().unwrap_or_default();
+        self.0.iter().map(|(thread, spent)| spent.saturating_sub(earlier(thread))).sum()
+    }
+}
+
 /// Every process of this machine that can be seen.
 pub fn all() -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
@@ -177,6 +204,25 @@ mod tests {
         let burn = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
         assert!(Command::new("sh").args(["-c", burn]).status().unwrap().success());
         assert!(Cpu::of(std::process::id()).unwrap().children > before.children);
+    }
+
+    #[test]
+    fn time_on_a_core_is_that_of_all_threads() {
+        let before = Spent::of([std::process::id()]).unwrap();
+        let (done, ended) = std::sync::mpsc::channel();
+        let (held, hold) = std::sync::mpsc::channel::<()>();
+        let busy = std::thread::spawn(move || {
+            let started = Cpu::of(std::process::id()).unwrap().own;
+            while Cpu::of(std::process::id()).unwrap().own < started + Duration::from_millis(50) {}
+            done.send(()).unwrap();
+            let _ = hold.recv();
+        });
+        ended.recv().unwrap();
+        let spent = Spent::of([std::process::id()]).unwrap().since(&before);
+        assert!(spent >= Duration::from_millis(20), "{spent:?}");
+        drop(held);
+        busy.join().unwrap();
+        assert_eq!(Spent::of([u32::MAX]), None);
     }
 
     #[test]

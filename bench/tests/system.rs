@@ -19,6 +19,8 @@ mod chromium;
 mod events;
 #[path = "system/gateway.rs"]
 mod gateway;
+#[path = "system/gateway_cost.rs"]
+mod gateway_cost;
 #[path = "system/jobs.rs"]
 mod jobs;
 #[path = "system/manifests.rs"]

@@ -50,33 +50,49 @@ pub struct Admitted {
     pub head: SpecHead,
 }
 
-/// Reads a whole body of at most [`SPEC_BYTES_MAX`] bytes within `deadline`.
+/// How long the client says that its body is.
+pub fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// Reads a whole body of at most [`SPEC_BYTES_MAX`] bytes within `deadline`. One that is announced as far too large is
+/// refused before it comes.
 ///
 /// # Errors
 /// Too large, too slow, or broken off.
-pub async fn read(body: &mut impl Body, headers: &HeaderMap, deadline: Duration) -> Result<Bytes, Refused> {
+pub async fn read(
+    body: &mut impl Body,
+    announced: Option<u64>,
+    deadline: Duration,
+) -> Result<Bytes, Refused> {
     let too_large = || {
         let detail = format!("a job spec has at most {SPEC_BYTES_MAX} bytes");
         Refused::from(Problem::new(Code::SpecTooLarge, detail))
     };
-    let announced =
-        headers.get(http::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > (SPEC_BYTES_MAX + OVERFLOW_BYTES_MAX) as u64) {
         return Err(too_large());
     }
     let whole = async {
-        let mut read = BytesMut::new();
+        // Most come in one piece, which need not be copied.
+        let (mut first, mut read) = (Bytes::new(), BytesMut::new());
         let mut length = 0;
         while let Some(piece) = body.next().await.map_err(Refused::Broken)? {
             length += piece.len();
             if length > SPEC_BYTES_MAX + OVERFLOW_BYTES_MAX {
                 break;
             }
-            if length <= SPEC_BYTES_MAX {
+            if length == piece.len() {
+                first = piece;
+            } else if length <= SPEC_BYTES_MAX {
+                read.extend_from_slice(&std::mem::take(&mut first));
                 read.extend_from_slice(&piece);
             }
         }
-        if length > SPEC_BYTES_MAX { Err(too_large()) } else { Ok(read.freeze()) }
+        match length {
+            _ if length > SPEC_BYTES_MAX => Err(too_large()),
+            _ if length == first.len() => Ok(first),
+            _ => Ok(read.freeze()),
+        }
     };
     match tokio::time::timeout(deadline, whole).await {
         Ok(read) => read,
@@ -140,8 +156,8 @@ mod tests {
         Pieces(sizes.iter().map(|size| (wait, Bytes::from(vec![b'x'; *size]))).collect())
     }
 
-    async fn refused(mut body: Pieces, headers: &HeaderMap) -> Code {
-        match read(&mut body, headers, Duration::from_secs(10)).await {
+    async fn refused(mut body: Pieces, announced: Option<u64>) -> Code {
+        match read(&mut body, announced, Duration::from_secs(10)).await {
             Err(Refused::Problem(problem)) => problem.code,
             other => panic!("{other:?}"),
         }
@@ -149,19 +165,24 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_is_read_whole_up_to_the_limit() {
-        let (none, now) = (HeaderMap::new(), Duration::ZERO);
-        let mut exact = pieces(&[60_000, 5_536], now);
-        assert_eq!(read(&mut exact, &none, Duration::from_secs(1)).await.unwrap().len(), SPEC_BYTES_MAX);
-        assert_eq!(refused(pieces(&[60_000, 5_537], now), &none).await, Code::SpecTooLarge);
-        assert_eq!(refused(pieces(&[1 << 20, 1 << 20], now), &none).await, Code::SpecTooLarge);
-        let huge = HeaderMap::from_iter([(http::header::CONTENT_LENGTH, "99999999".parse().unwrap())]);
-        assert_eq!(refused(pieces(&[1], Duration::from_secs(3600)), &huge).await, Code::SpecTooLarge);
+        let (none, now) = (None, Duration::ZERO);
+        for whole in [&[60_000, 5_536][..], &[0, 60_000, 0, 5_000, 536], &[65_536], &[65_536, 0]] {
+            let read = read(&mut pieces(whole, now), none, Duration::from_secs(1)).await.unwrap();
+            assert_eq!(read.len(), SPEC_BYTES_MAX, "{whole:?}");
+        }
+        let empty = read(&mut pieces(&[], now), none, Duration::from_secs(1)).await;
+        assert_eq!(empty, Ok(Bytes::new()));
+        assert_eq!(refused(pieces(&[60_000, 5_537], now), none).await, Code::SpecTooLarge);
+        assert_eq!(refused(pieces(&[1 << 20, 1 << 20], now), none).await, Code::SpecTooLarge);
+        let headers = HeaderMap::from_iter([(http::header::CONTENT_LENGTH, "99999999".parse().unwrap())]);
+        let huge = announced(&headers);
+        assert_eq!(refused(pieces(&[1], Duration::from_secs(3600)), huge).await, Code::SpecTooLarge);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_drips_is_cut_off_at_the_deadline() {
         let drip = pieces(&[1; 100], Duration::from_millis(900));
-        assert_eq!(refused(drip, &HeaderMap::new()).await, Code::BodyTimeout);
+        assert_eq!(refused(drip, None).await, Code::BodyTimeout);
     }
 
     #[test]

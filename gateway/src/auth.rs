@@ -101,10 +101,10 @@ impl Principal {
         Self { name: name.to_owned(), role, tenant: tenant.to_owned(), id: id.into(), headers }
     }
 
-    /// What workers are told.
-    pub fn headers(&self) -> [(&'static str, HeaderValue); 3] {
+    /// What workers are told: [`PRINCIPAL`], [`TENANT`] and [`ROLE`].
+    pub fn headers(&self) -> [HeaderValue; 3] {
         let [name, tenant] = self.headers.clone();
-        [(PRINCIPAL, name), (TENANT, tenant), (ROLE, HeaderValue::from_static(self.role.as_str()))]
+        [name, tenant, HeaderValue::from_static(self.role.as_str())]
     }
 }
 

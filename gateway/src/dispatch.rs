@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use millrace_wire::{Code, JobId, PoolId, Problem};
+use http::HeaderValue;
+use millrace_wire::{Code, JobId, PoolId, Problem, WorkerId, load};
 use tracing::debug;
 
 use crate::decisions::{Decisions, Made};
@@ -21,6 +22,9 @@ use crate::metrics::Metrics;
 use crate::request::Route;
 use crate::route::explain::{Reason, Why};
 use crate::route::{self, Draining, Exclude, Job, Refused};
+
+/// A report as fresh as this is enough beside what answers to reads say.
+const REPORT_REST: Duration = Duration::from_millis(100);
 
 /// Chooses workers for requests.
 #[derive(Debug)]
@@ -71,7 +75,7 @@ pub struct Target {
     /// Its address.
     pub address: SocketAddr,
     /// Its own name, once it has told.
-    pub worker: Option<String>,
+    pub worker: Option<WorkerId>,
     /// What its certificate names, where it is spoken to over TLS.
     pub tls: Option<Arc<str>>,
     /// Why it was chosen, for a submit.
@@ -219,7 +223,7 @@ impl Dispatch {
     }
 
     fn target(&self, pool: &PoolId, address: SocketAddr, reason: Option<Reason>) -> Target {
-        let known = |worker: &Worker| (worker.id().map(|id| id.as_str().to_owned()), worker.tls.clone());
+        let known = |worker: &Worker| (worker.id().cloned(), worker.tls.clone());
         let (worker, tls) = self.fleet.of(address, known).unwrap_or_default();
         Target { pool: pool.clone(), address, worker, tls, reason }
     }
@@ -260,6 +264,25 @@ impl Dispatch {
         Some((address, tls))
     }
 
+    /// A worker's answer carried a report. That of a read is believed unheard while another one is fresh: it costs more
+    /// than all else that is done for a read, and says little that is new. A submit's says where its job went.
+    ///
+    /// # Errors
+    /// The report is not believable.
+    pub fn heard(
+        &self,
+        request: &Request,
+        address: SocketAddr,
+        orca: &HeaderValue,
+        store: &HeaderValue,
+    ) -> Result<(), load::Error> {
+        let rest = if request.route.reads_body() { Duration::ZERO } else { REPORT_REST };
+        match (orca.to_str(), store.to_str()) {
+            (Ok(orca), Ok(store)) => self.fleet.heard_after(rest, address, orca, store),
+            _ => Err(load::Error::Syntax("it is no text".to_owned())),
+        }
+    }
+
     /// The worker has answered, and the answer goes to the client.
     pub fn answered(&self, request: &mut Request, status: u16) {
         let Some(trying) = &mut request.trying else { return };
@@ -272,8 +295,7 @@ impl Dispatch {
         let latency = (!request.route.reads_body()).then_some(elapsed);
         // From here on the job is in the worker's own report.
         trying.submitting = None;
-        let target = trying.target.clone();
-        self.judge(&target, verdict, latency);
+        self.judge(&trying.target, verdict, latency);
     }
 
     fn judge(&self, target: &Target, verdict: Verdict, latency: Option<Duration>) {

@@ -5,8 +5,12 @@
 //! connection has ended.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -51,7 +55,7 @@ const H2_FIRST: &[u8; 3] = b"PRI";
 
 tokio::task_local! {
     /// Told once the header of the request that this task waits for has arrived.
-    static HEADER: Arc<Notify>;
+    static HEADER: Arc<AtomicBool>;
 }
 
 /// How much a connection reads and writes at once.
@@ -62,7 +66,7 @@ pub fn buffers() -> L4BufferSettings {
 /// Says that the header of this task's request has arrived.
 pub fn header_arrived() {
     // Outside of an edge (HTTP/2 streams begin with their header) nobody waits.
-    let _ = HEADER.try_with(|arrived| arrived.notify_one());
+    let _ = HEADER.try_with(|arrived| arrived.store(true, Ordering::Relaxed));
 }
 
 /// Marks a connection that has carried a request already.
@@ -174,6 +178,15 @@ async fn unless(told: &Notify, deadline: Duration) {
     }
 }
 
+/// Ends after `deadline`, and never once `arrived`. In the same task: whoever sets that need wake nobody.
+async fn until(arrived: &AtomicBool, deadline: Duration) {
+    let mut sleep = pin!(tokio::time::sleep(deadline));
+    poll_fn(
+        |context| if arrived.load(Ordering::Relaxed) { Poll::Pending } else { sleep.as_mut().poll(context) },
+    )
+    .await;
+}
+
 /// The proxy with a deadline for each request's header.
 struct Timed {
     proxy: Arc<HttpProxy<Proxy>>,
@@ -194,11 +207,18 @@ impl Timed {
 
 #[async_trait]
 impl HttpServerApp for Timed {
-    async fn process_new_http(
-        self: &Arc<Self>,
+    /// What `async fn` would be, written out: its future would keep room for the whole session until the connection ends,
+    /// which by then has long been moved into Pingora's own.
+    fn process_new_http<'a, 'b, 'async_trait>(
+        self: &'a Arc<Self>,
         mut session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
+        shutdown: &'b ShutdownWatch,
+    ) -> Pin<Box<dyn Future<Output = Option<ReusedHttpStream>> + Send + 'async_trait>>
+    where
+        'a: 'async_trait,
+        'b: 'async_trait,
+        Self: 'async_trait,
+    {
         if let Some(begun) = &self.begun {
             begun.notify_one();
         }
@@ -206,15 +226,19 @@ impl HttpServerApp for Timed {
         let unused = if context.is_some() { KEEPALIVE } else { Duration::ZERO };
         session.set_connection_user_context(context);
         let deadline = unused + self.fleet.config().timeouts.header;
-        let arrived = Arc::new(Notify::new());
+        let arrived = Arc::new(AtomicBool::new(false));
         let request = HEADER.scope(arrived.clone(), self.proxy.process_new_http(session, shutdown));
-        tokio::select! {
-            reused = request => reused,
-            () = unless(&arrived, deadline) => {
-                debug!(?deadline, "the header did not arrive in time: connection closed");
-                None
+        Box::pin(async move {
+            // The request first: it says when the header is there, and then the time is not looked at any more.
+            tokio::select! {
+                biased;
+                reused = request => reused,
+                () = until(&arrived, deadline) => {
+                    debug!(?deadline, "the header did not arrive in time: connection closed");
+                    None
+                }
             }
-        }
+        })
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {

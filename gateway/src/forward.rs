@@ -3,17 +3,20 @@
 //! Pingora's own answers were rejected here: its default forbids to retry a POST, its `max_retries` counts tries per
 //! request and knows no budget, and none of its upstream timeouts is set.
 
+pub mod fields;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 use millrace_wire::{JobId, headers, problem};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorSource, ErrorType};
 
+use crate::auth::Principal;
 use crate::config::Timeouts;
 use crate::request::Route;
 
@@ -146,55 +149,74 @@ pub fn bounded(mut peer: HttpPeer, route: &Route, timeouts: &Timeouts) -> HttpPe
     peer
 }
 
+/// Who sent a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender<'a> {
+    /// Its address.
+    pub address: Option<IpAddr>,
+    /// Whether it came by TLS.
+    pub tls: bool,
+    /// What nobody but us may see is in the request.
+    pub secret: bool,
+    /// Who it is.
+    pub principal: Option<&'a Principal>,
+}
+
 /// Makes a client's request header one for a worker.
 ///
 /// # Errors
-/// Only when a header map is full.
+/// Never for a header that was parsed.
 pub fn request_header(
     header: &mut RequestHeader,
     route: &Route,
-    client: Option<IpAddr>,
-    tls: bool,
+    sender: Sender<'_>,
     job_id: Option<&JobId>,
 ) -> Result<(), Box<Error>> {
-    let ours = |name: &str| {
+    let ours = |name: &HeaderName| {
+        let name = name.as_str();
         name.starts_with("millrace-") || name.starts_with("x-forwarded-") || name == headers::LOAD
     };
-    let forged: Vec<String> = header
-        .headers
-        .keys()
-        .map(http::HeaderName::as_str)
-        .filter(|name| ours(name))
-        .map(str::to_owned)
-        .collect();
-    for name in &forged {
-        header.remove_header(name.as_str());
-    }
     let host = header.headers.get(http::header::HOST).cloned();
     let host = host.or_else(|| HeaderValue::from_str(header.uri.authority()?.as_str()).ok());
-    if let Some(host) = host {
-        header.insert_header("x-forwarded-host", host)?;
-    }
-    header.insert_header("x-forwarded-proto", if tls { "https" } else { "http" })?;
-    if let Some(client) = client {
-        header.insert_header("x-forwarded-for", client.to_string())?;
-    }
-    if let Some(job_id) = job_id {
-        header.insert_header(headers::IDEMPOTENCY_KEY, job_id.as_str())?;
-    }
-    if route.reads_body() {
-        // The body is here already; a worker asked to say "continue" would only say it to nobody.
-        header.remove_header("expect");
-    }
-    Ok(())
+    // Digits, dots and colons, and a name's characters.
+    let value = |text: &str| HeaderValue::from_str(text).expect("a plain word");
+    fields::change(header, |fields| {
+        let forged: Vec<HeaderName> = fields.keys().filter(|name| ours(name)).cloned().collect();
+        forged.iter().for_each(|name| drop(fields.remove(name)));
+        if let Some(host) = host {
+            fields.insert(&fields::FORWARDED_HOST, host);
+        }
+        let proto = HeaderValue::from_static(if sender.tls { "https" } else { "http" });
+        fields.insert(&fields::FORWARDED_PROTO, proto);
+        if let Some(client) = sender.address {
+            fields.insert(&fields::FORWARDED_FOR, value(&client.to_string()));
+        }
+        if let Some(job_id) = job_id {
+            fields.insert(&fields::IDEMPOTENCY_KEY, value(job_id.as_str()));
+        }
+        if route.reads_body() {
+            // The body is here already; a worker asked to say "continue" would only say it to nobody.
+            fields.remove(http::header::EXPECT);
+        }
+        if sender.secret {
+            fields.remove(http::header::AUTHORIZATION);
+            fields.remove(&fields::API_KEY);
+        }
+        if let Some(principal) = sender.principal {
+            let [name, tenant, role] = principal.headers();
+            fields.insert(&fields::PRINCIPAL, name);
+            fields.insert(&fields::TENANT, tenant);
+            fields.insert(&fields::ROLE, role);
+        }
+    })
 }
 
 /// A worker's load report, taken out of its response header: ORCA text and store id.
-pub fn take_report(header: &mut ResponseHeader) -> Option<(String, String)> {
-    let text = |value: Option<HeaderValue>| value.and_then(|value| value.to_str().ok().map(str::to_owned));
-    let orca = text(header.remove_header(headers::LOAD));
-    let store = text(header.remove_header(headers::STORE));
-    orca.zip(store)
+pub fn take_report(header: &mut ResponseHeader) -> Option<(HeaderValue, HeaderValue)> {
+    fields::change_answer(header, |fields| {
+        let (orca, store) = (fields.remove(&fields::LOAD), fields.remove(&fields::STORE));
+        orca.zip(store)
+    })
 }
 
 /// Whether a worker's error explains itself: a problem with a body.
@@ -245,7 +267,9 @@ mod tests {
             header.append_header(name, value).unwrap();
         }
         let id: JobId = "a".parse().unwrap();
-        request_header(&mut header, &Route::Submit, "10.0.0.9".parse().ok(), false, Some(&id)).unwrap();
+        let address = "10.0.0.9".parse().ok();
+        let sender = Sender { address, tls: false, secret: false, principal: None };
+        request_header(&mut header, &Route::Submit, sender, Some(&id)).unwrap();
         let get = |name: &str| header.headers.get(name).map(|value| value.to_str().unwrap());
         assert_eq!(get("x-forwarded-host"), Some("video.example"));
         assert_eq!(get("x-forwarded-for"), Some("10.0.0.9"));

@@ -16,6 +16,9 @@ use millrace_runtime::shutdown::Shutdown;
 use millrace_runtime::telemetry::{self, LogFormat};
 use millrace_runtime::tls::Files as _;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// One endpoint in front of transcode workers in several clouds.
 #[derive(Debug, Parser)]
 #[command(

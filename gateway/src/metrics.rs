@@ -1,16 +1,55 @@
 //! Every metric family of the gateway. Call sites only increment; labels are enums or configured names.
 
+use std::sync::OnceLock;
+
 use prometheus::{
-    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts,
+    Registry,
 };
+
+/// What a request is counted as.
+const ROUTES: [&str; 9] =
+    ["submit", "upload_request", "upload", "read", "media", "cancel", "local", "events", "none"];
+/// How it ended.
+const CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "none"];
+
+/// Requests and their times, by route. Looked up once each: a family finds its member by hashing labels under a lock.
+#[derive(Debug)]
+pub struct Requests {
+    count: IntCounterVec,
+    seconds: HistogramVec,
+    counts: [[OnceLock<IntCounter>; CLASSES.len()]; ROUTES.len()],
+    times: [OnceLock<Histogram>; ROUTES.len()],
+}
+
+impl Requests {
+    fn new(count: IntCounterVec, seconds: HistogramVec) -> Self {
+        Self { count, seconds, counts: Default::default(), times: Default::default() }
+    }
+
+    /// One has ended after `seconds`.
+    pub fn ended(&self, route: &'static str, class: &'static str, seconds: f64) {
+        let place = |of: &[&str], label| of.iter().position(|known| *known == label);
+        match (place(&ROUTES, route), place(&CLASSES, class)) {
+            (Some(at), Some(class_at)) => {
+                let count = || self.count.with_label_values(&[route, class]);
+                self.counts[at][class_at].get_or_init(count).inc();
+                let time = || self.seconds.with_label_values(&[route]);
+                self.times[at].get_or_init(time).observe(seconds);
+            }
+            _ => {
+                self.count.with_label_values(&[route, class]).inc();
+                self.seconds.with_label_values(&[route]).observe(seconds);
+            }
+        }
+    }
+}
 
 /// The families, registered.
 #[derive(Debug)]
 pub struct Metrics {
-    /// Requests by route and status class.
-    pub requests: IntCounterVec,
-    /// Seconds from a request's header to its end, by route.
-    pub request_seconds: HistogramVec,
+    /// Requests by route and status class, and their seconds from header to end.
+    pub requests: Requests,
     /// Requests that are being worked on.
     pub in_flight: IntGauge,
     /// Where submits went, by pool and reason.
@@ -105,6 +144,8 @@ impl Metrics {
             .buckets(prometheus::exponential_buckets(0.001, 2.5, 13)?);
         let request_seconds = HistogramVec::new(seconds, &["route"])?;
         registry.register(Box::new(request_seconds.clone()))?;
+        let labels = &["route", "status"];
+        let requests = registered!(registry, IntCounterVec, "requests_total", "Requests", labels);
         let counter = |name: &str, help: &str| {
             let counter = IntCounter::new(format!("millrace_gateway_{name}"), help)?;
             registry.register(Box::new(counter.clone()))?;
@@ -121,14 +162,7 @@ impl Metrics {
         )?;
         registry.register(Box::new(reload_timestamp.clone()))?;
         Ok(Self {
-            requests: registered!(
-                registry,
-                IntCounterVec,
-                "requests_total",
-                "Requests",
-                &["route", "status"]
-            ),
-            request_seconds,
+            requests: Requests::new(requests, request_seconds),
             in_flight: gauge("requests_in_flight", "Requests being worked on")?,
             decisions: registered!(
                 registry,

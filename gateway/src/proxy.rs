@@ -15,12 +15,13 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use answer::{carry_id, send, sign, tell, unexplained};
+use answer::{send, sign, tell, unexplained};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cors::{Marks, preflight};
 use millrace_wire::{Code, Problem};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -30,7 +31,7 @@ use weigh::Weighed;
 
 use crate::access_log::AccessLog;
 use crate::admission;
-use crate::auth::{self, Auth, Principal};
+use crate::auth::{Auth, Principal};
 use crate::config::Config;
 use crate::dispatch::{Dispatch, Repeatable, Request};
 use crate::drain::InFlight;
@@ -111,10 +112,11 @@ impl Proxy {
             continued.map_err(|error| admission::Refused::Broken(admission::Broken(error.to_string())))?;
         }
         session.enable_retry_buffering();
-        let header = session.req_header().headers.clone();
-        let body = admission::read(&mut Downstream(session), &header, deadline).await?;
+        let announced = admission::announced(&session.req_header().headers);
+        let body = admission::read(&mut Downstream(session), announced, deadline).await?;
         if request.route == Route::Submit {
-            let admitted = admission::admit(&body, &header).map_err(admission::Refused::Problem)?;
+            let admitted = admission::admit(&body, &session.req_header().headers)
+                .map_err(admission::Refused::Problem)?;
             request.job = Job::new(&admitted.head);
             request.job_id = Some(admitted.job_id);
         }
@@ -135,6 +137,9 @@ impl admission::Body for Downstream<'_> {
 #[async_trait]
 impl ProxyHttp for Proxy {
     type CTX = Ctx;
+
+    /// None: Pingora's own would compress nothing, for its price.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     fn new_ctx(&self) -> Ctx {
         edge::header_arrived();
@@ -211,20 +216,14 @@ impl ProxyHttp for Proxy {
         header: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        let (client, tls) = (client_ip(session), is_tls(session));
         let Some(request) = &ctx.request else { return Ok(()) };
-        forward::request_header(header, &request.route, client, tls, request.job_id.as_ref())?;
-        if self.auth.is_some() {
-            // The key is for us alone.
-            header.remove_header(&http::header::AUTHORIZATION);
-            header.remove_header(auth::API_KEY);
-        }
-        if let Some(principal) = &ctx.principal {
-            for (name, value) in principal.headers() {
-                header.insert_header(name, value)?;
-            }
-        }
-        Ok(())
+        let sender = forward::Sender {
+            address: client_ip(session),
+            tls: is_tls(session),
+            secret: self.auth.is_some(),
+            principal: ctx.principal.as_deref(),
+        };
+        forward::request_header(header, &request.route, sender, request.job_id.as_ref())
     }
 
     async fn request_body_filter(
@@ -266,13 +265,17 @@ impl ProxyHttp for Proxy {
             return Ok(());
         }
         let Some(request) = &mut ctx.request else { return Ok(()) };
-        let Some(target) = request.trying.as_ref().map(|trying| trying.target.clone()) else { return Ok(()) };
+        let Some(address) = request.trying.as_ref().map(|trying| trying.target.address) else {
+            return Ok(());
+        };
         if let Some((orca, store)) = forward::take_report(header)
-            && let Err(error) = self.dispatch.fleet.heard(target.address, &orca, &store)
+            && let Err(error) = self.dispatch.heard(request, address, &orca, &store)
         {
             self.dispatch.metrics.unbelievable_reports.with_label_values(&["response"]).inc();
-            debug!(address = %target.address, %error, "load report not believed");
+            debug!(%address, %error, "load report not believed");
         }
+        // What was tried is known no more once it has failed, and its answer may still go to the client.
+        let mut failed = None;
         let status = header.status.as_u16();
         match Failure::of_answer(header, &request.route).filter(|failure| failure.retryable(&request.route)) {
             None => self.dispatch.answered(request, status),
@@ -280,6 +283,7 @@ impl ProxyHttp for Proxy {
                 if failure == Failure::Refused {
                     request.refused_for(forward::retry_after(header));
                 }
+                failed = request.trying.as_ref().map(|trying| trying.target.clone());
                 if self.again(session, ctx, failure) {
                     let mut error = Error::new_up(TRY_AGAIN);
                     error.set_retry(true);
@@ -308,9 +312,11 @@ impl ProxyHttp for Proxy {
         if forward::is_event_stream(header) {
             ctx.in_flight = None;
         }
-        carry_id(session, header)?;
-        ctx.marks.put(header)?;
-        sign(header, &target)
+        let answered = ctx.request.as_ref().and_then(|request| Some(&request.trying.as_ref()?.target));
+        if let Some(target) = failed.as_ref().or(answered) {
+            sign(session, header, target);
+        }
+        ctx.marks.put(header)
     }
 
     fn response_body_filter(

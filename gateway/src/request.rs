@@ -3,6 +3,9 @@
 use http::Method;
 use millrace_wire::{Code, PoolId, Problem};
 
+/// So many segments of a path tell its route.
+const SEGMENTS_MAX: usize = 4;
+
 /// What a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
@@ -105,43 +108,44 @@ impl Refused {
 /// # Errors
 /// No such path, or not with this method.
 pub fn classify(method: &Method, path: &str) -> Result<Route, Refused> {
-    let segments: Vec<&str> = path.strip_prefix('/').ok_or(Refused::NotFound)?.split('/').collect();
-    let take = |allow: &'static str, routes: &[(Method, Route)]| {
-        let found = routes.iter().find(|(wanted, _)| wanted == method);
-        found.map(|(_, route)| route.clone()).ok_or(Refused::Method { allow })
-    };
-    let (get, head) = (Method::GET, Method::HEAD);
-    let reading = |route: Route| [(get.clone(), route.clone()), (head.clone(), route)];
-    match segments.as_slice() {
-        ["process"] => take("POST", &[(Method::POST, Route::Submit)]),
+    // Of a longer path only its begin counts.
+    let (mut parts, mut count) = ([""; SEGMENTS_MAX], 0);
+    for (place, part) in parts.iter_mut().zip(path.strip_prefix('/').ok_or(Refused::NotFound)?.split('/')) {
+        *place = part;
+        count += 1;
+    }
+    let gets = matches!(*method, Method::GET | Method::HEAD);
+    let posts = *method == Method::POST;
+    let only = |allow: &'static str, route: Option<Route>| route.ok_or(Refused::Method { allow });
+    match &parts[..count] {
+        ["process"] => only("POST", posts.then_some(Route::Submit)),
         ["jobs"] => {
-            let [get, head] = reading(Route::Read);
-            take("GET, HEAD, POST", &[get, head, (Method::POST, Route::Submit)])
+            let reads = gets.then_some(Route::Read);
+            only("GET, HEAD, POST", reads.or(posts.then_some(Route::Submit)))
         }
         ["jobs", id] if !id.is_empty() => {
-            let [get, head] = reading(Route::Read);
-            take("GET, HEAD, DELETE", &[get, head, (Method::DELETE, Route::Cancel)])
+            let reads = gets.then_some(Route::Read);
+            only("GET, HEAD, DELETE", reads.or((*method == Method::DELETE).then_some(Route::Cancel)))
         }
         // Pages elsewhere ask with OPTIONS whether they may; the worker knows.
         ["jobs", id, "events"] | ["download", id] | ["media", id, _, ..] if !id.is_empty() => {
-            let [get, head] = reading(Route::Media);
-            take("GET, HEAD, OPTIONS", &[get, head, (Method::OPTIONS, Route::Media)])
+            let takes = gets || *method == Method::OPTIONS;
+            only("GET, HEAD, OPTIONS", takes.then_some(Route::Media))
         }
-        ["upload", "request"] => take("POST", &[(Method::POST, Route::UploadRequest)]),
+        ["upload", "request"] => only("POST", posts.then_some(Route::UploadRequest)),
         ["upload", pool, key, ..] if !key.is_empty() => {
             let pool = pool.parse().map_err(|_| Refused::NotFound)?;
             // GET and POST are for what comes in parts, past the workers: how far it is, and that it is all there.
-            let upload = Route::Upload { pool };
-            let all = [Method::GET, Method::PUT, Method::POST].map(|method| (method, upload.clone()));
-            take("GET, POST, PUT", &all)
+            let takes = posts || matches!(*method, Method::GET | Method::PUT);
+            only("GET, POST, PUT", takes.then_some(Route::Upload { pool }))
         }
-        [""] => take("GET, HEAD", &reading(Route::Page)),
-        ["assets", name] => take("GET, HEAD", &reading(Route::Asset { name: (*name).to_owned() })),
-        ["pools"] => take("GET, HEAD", &reading(Route::Pools)),
-        ["openapi.json"] => take("GET, HEAD", &reading(Route::OpenApi)),
-        ["docs"] => take("GET, HEAD", &reading(Route::Docs)),
-        ["livez"] => take("GET, HEAD", &reading(Route::Livez)),
-        ["readyz" | "health"] => take("GET, HEAD", &reading(Route::Readyz)),
+        [""] => only("GET, HEAD", gets.then_some(Route::Page)),
+        ["assets", name] => only("GET, HEAD", gets.then(|| Route::Asset { name: (*name).to_owned() })),
+        ["pools"] => only("GET, HEAD", gets.then_some(Route::Pools)),
+        ["openapi.json"] => only("GET, HEAD", gets.then_some(Route::OpenApi)),
+        ["docs"] => only("GET, HEAD", gets.then_some(Route::Docs)),
+        ["livez"] => only("GET, HEAD", gets.then_some(Route::Livez)),
+        ["readyz" | "health"] => only("GET, HEAD", gets.then_some(Route::Readyz)),
         _ => Err(Refused::NotFound),
     }
 }
@@ -165,6 +169,7 @@ mod tests {
             (Method::OPTIONS, "/download/a", Route::Media),
             (Method::OPTIONS, "/media/a/t/720p.m3u8", Route::Media),
             (Method::GET, "/media/a/720p/seg-1.m4s", Route::Media),
+            (Method::GET, "/media/a/t/b/c/d/e/f", Route::Media),
             (Method::POST, "/upload/request", Route::UploadRequest),
             (Method::PUT, "/upload/aws/uploads/k/v.mp4", aws()),
             (Method::GET, "/upload/aws/uploads/k/v.mp4", aws()),

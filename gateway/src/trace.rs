@@ -3,6 +3,8 @@
 //! Both are put into the client's own request header, so that every hop behind reads the same ones: the worker, our
 //! answer, the log. What a client sends is believed only if it is one plain word; it ends up in logs.
 
+use std::ops::Range;
+
 use http::{HeaderMap, HeaderValue};
 use rand::Rng as _;
 
@@ -14,47 +16,63 @@ pub const TRACEPARENT: &str = "traceparent";
 pub const TRACESTATE: &str = "tracestate";
 /// Longest id of a client that is kept.
 const REQUEST_ID_MAX: usize = 128;
+/// Where what stands in a `traceparent`.
+const TRACE: Range<usize> = 3..35;
+const SPAN: Range<usize> = 36..52;
+const FLAGS: Range<usize> = 53..55;
 
 /// Settles a request's id and trace. A usable id of the client's is kept, and so is its trace, in which we are the next
 /// span; else both are fresh.
 pub fn adopt(headers: &HeaderMap) -> Names {
-    let trace = single(headers, TRACEPARENT).and_then(Trace::parse);
-    let given = single(headers, REQUEST_ID).filter(|id| is_plain(id)).map(str::to_owned);
-    let known_trace = trace.is_some();
+    let known = single(headers, TRACEPARENT).and_then(|value| Trace::parse(value.to_str().ok()?));
+    let given = single(headers, REQUEST_ID).filter(|id| is_plain(id.as_bytes())).cloned();
     let mut rng = rand::rng();
+    // Written into place and not by `format!`: every request pays for this.
+    let mut line = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    let mut fill = |place: Range<usize>, bytes: &[u8]| {
+        hex::encode_to_slice(bytes, &mut line[place]).expect("two digits for each byte");
+    };
     // Neither may be all zero.
-    let trace = trace.unwrap_or_else(|| Trace {
-        id: format!("{:032x}", rng.random_range(1..=u128::MAX)),
-        flags: "00".into(),
-    });
-    let traceparent = format!("00-{}-{:016x}-{}", trace.id, rng.random_range(1..=u64::MAX), trace.flags);
-    Names { request_id: given.unwrap_or_else(|| trace.id.clone()), traceparent, known_trace }
+    fill(SPAN, &rng.random_range(1..=u64::MAX).to_be_bytes());
+    match &known {
+        Some(trace) => {
+            line[TRACE].copy_from_slice(trace.id.as_bytes());
+            line[FLAGS].copy_from_slice(trace.flags.as_bytes());
+        }
+        None => fill(TRACE, &rng.random_range(1..=u128::MAX).to_be_bytes()),
+    }
+    let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).expect("digits and dashes");
+    Names {
+        request_id: given.unwrap_or_else(|| value(&line[TRACE])),
+        traceparent: value(&line),
+        known_trace: known.is_some(),
+    }
 }
 
 /// A request's names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
     /// The client's own id, else the trace's.
-    pub request_id: String,
+    pub request_id: HeaderValue,
     /// What is passed on.
-    pub traceparent: String,
+    pub traceparent: HeaderValue,
     /// Whether the client began the trace, so that its `tracestate` belongs to it.
     pub known_trace: bool,
 }
 
 /// The trace in a `traceparent` of ours.
 pub fn trace_id(traceparent: &HeaderValue) -> Option<&str> {
-    traceparent.to_str().ok()?.get(3..35)
+    traceparent.to_str().ok()?.get(TRACE)
 }
 
-struct Trace {
-    id: String,
-    flags: String,
+struct Trace<'a> {
+    id: &'a str,
+    flags: &'a str,
 }
 
-impl Trace {
+impl<'a> Trace<'a> {
     /// Reads <https://www.w3.org/TR/trace-context/#traceparent-header>; of a later version, what version 00 knows.
-    fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &'a str) -> Option<Self> {
         let fields: Vec<&str> = text.split('-').collect();
         let (version, id, span, flags) = match fields.as_slice() {
             ["00", id, span, flags] => ("00", *id, *span, *flags),
@@ -66,20 +84,19 @@ impl Trace {
         };
         let nonzero = |text: &str| text.bytes().any(|c| c != b'0');
         let known = hex(version, 2) && version != "ff" && hex(flags, 2);
-        (known && hex(id, 32) && nonzero(id) && hex(span, 16) && nonzero(span))
-            .then(|| Self { id: id.to_owned(), flags: flags.to_owned() })
+        (known && hex(id, 32) && nonzero(id) && hex(span, 16) && nonzero(span)).then_some(Self { id, flags })
     }
 }
 
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
-    values.next().is_none().then(|| first.to_str().ok()).flatten()
+    values.next().is_none().then_some(first)
 }
 
-fn is_plain(id: &str) -> bool {
-    let plain = |c: u8| c.is_ascii_alphanumeric() || b"._-".contains(&c);
-    (1..=REQUEST_ID_MAX).contains(&id.len()) && id.bytes().all(plain)
+fn is_plain(id: &[u8]) -> bool {
+    let plain = |c: &u8| c.is_ascii_alphanumeric() || b"._-".contains(c);
+    (1..=REQUEST_ID_MAX).contains(&id.len()) && id.iter().all(plain)
 }
 
 #[cfg(test)]
@@ -111,13 +128,15 @@ mod tests {
     fn a_trace_goes_on_with_a_span_of_ours() {
         let given = format!("00-{TRACE}-00f067aa0ba902b7-01");
         let names = with(&[(TRACEPARENT, &given)]);
-        assert!(names.traceparent.starts_with(&format!("00-{TRACE}-")) && names.traceparent.ends_with("-01"));
+        let traceparent = names.traceparent.to_str().unwrap();
+        assert!(traceparent.starts_with(&format!("00-{TRACE}-")) && traceparent.ends_with("-01"));
         assert_ne!(names.traceparent, given, "we are another span");
-        assert_eq!((names.request_id.as_str(), names.known_trace), (TRACE, true));
-        let value: HeaderValue = names.traceparent.parse().unwrap();
-        assert_eq!(trace_id(&value), Some(TRACE));
+        assert_eq!((names.request_id.to_str().unwrap(), names.known_trace), (TRACE, true));
+        assert_eq!(trace_id(&names.traceparent), Some(TRACE));
         let later = with(&[(TRACEPARENT, &format!("01-{TRACE}-00f067aa0ba902b7-01-more"))]);
-        assert!(later.known_trace && later.traceparent.starts_with(&format!("00-{TRACE}-")));
+        assert!(
+            later.known_trace && later.traceparent.to_str().unwrap().starts_with(&format!("00-{TRACE}-"))
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! Names: jobs, pools, workers.
+//! Names: jobs, pools, workers. They are shared rather than copied: each request carries some.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -32,7 +33,7 @@ macro_rules! name {
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
         #[schema(value_type = String, min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_-][A-Za-z0-9._-]*$")]
         #[serde(try_from = "String", into = "String")]
-        pub struct $type(String);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// The name as text.
@@ -44,20 +45,20 @@ macro_rules! name {
         impl TryFrom<String> for $type {
             type Error = BadName;
             fn try_from(name: String) -> Result<Self, BadName> {
-                check($what, &name).map(|()| Self(name))
+                name.parse()
             }
         }
 
         impl FromStr for $type {
             type Err = BadName;
             fn from_str(name: &str) -> Result<Self, BadName> {
-                Self::try_from(name.to_owned())
+                check($what, name).map(|()| Self(name.into()))
             }
         }
 
         impl From<$type> for String {
             fn from(name: $type) -> String {
-                name.0
+                name.0.as_ref().to_owned()
             }
         }
 
@@ -91,7 +92,8 @@ name!(
 impl JobId {
     /// A fresh id: a UUIDv7, so that ids sort by the time they were given.
     pub fn assign() -> Self {
-        Self(uuid::Uuid::now_v7().to_string())
+        let mut text = uuid::Uuid::encode_buffer();
+        Self(Arc::from(&*uuid::Uuid::now_v7().hyphenated().encode_lower(&mut text)))
     }
 }
 

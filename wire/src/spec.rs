@@ -4,10 +4,12 @@
 //! gateway reads that and leaves every other field alone, so that an old gateway never refuses what a new worker knows.
 
 mod fields;
+mod head;
 
 use std::collections::BTreeMap;
 
 use fields::{Fields, object};
+use head::head;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -357,7 +359,7 @@ impl SpecHead {
     /// A [`Problem`] when the body is no JSON object, is too large, or has an unusable `job_id` or `priority`.
     /// Anything else wrong is the worker's to say.
     pub fn peek(body: &[u8]) -> Result<Self, Problem> {
-        let mut fields = Fields(object(body)?);
+        let mut fields = Fields(head(body)?);
         let job_id = fields.job_id()?;
         let path = fields.0.get("input_path").and_then(Value::as_str);
         let input_pool = path.and_then(|path| path.split_once('/')).map(|(pool, _)| pool.to_owned());

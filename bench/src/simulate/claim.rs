@@ -55,6 +55,7 @@ mod tests {
     use super::*;
 
     const SQL: &str = include_str!("../../../worker/src/store/sqlite/claim.rs");
+    const RULES: &str = include_str!("../../../worker/src/store/rules.rs");
 
     fn task(job: usize, class: u32, created_at_s: f64) -> Task {
         Task { job, pool: 0, class, created_at_s, not_before_s: created_at_s, epoch: 0 }
@@ -66,16 +67,18 @@ mod tests {
 
     #[test]
     fn the_rule_is_the_one_of_the_stores_sql() {
-        let sql: String = SQL.split_whitespace().collect::<Vec<_>>().join(" ");
+        let rule: String = [SQL, RULES].concat().split_whitespace().collect::<Vec<_>>().join(" ");
         for part in [
             "task.state = 'waiting' AND task.not_before <= ",
-            "AND (task.pool = ?1 OR (task.epoch > 0 AND task.not_before + 2000 <= ",
+            "AND (task.pool = ?1 OR (task.epoch > 0 AND task.not_before + ?3 <= ",
             ") OR NOT EXISTS (SELECT 1 FROM worker WHERE worker.pool = task.pool AND worker.seen_at > ",
             "ORDER BY max(0, task.class - (",
-            "- task.created_at) / ?4), task.pool <> ?1, task.created_at, task.uid LIMIT ?3",
+            "- task.created_at) / ?5), task.pool <> ?1, task.created_at, task.uid LIMIT ?4",
+            ".bind(millis(HEAD_START)) .bind(HEAD_MAX) .bind(millis(CLASS_AGES_EVERY))",
+            "const HEAD_START: Duration = Duration::from_secs(2);",
             "const CLASS_AGES_EVERY: Duration = Duration::from_secs(600);",
         ] {
-            assert!(sql.contains(part), "the store's rule has changed: {part:?} is gone");
+            assert!(rule.contains(part), "the store's rule has changed: {part:?} is gone");
         }
     }
 

@@ -112,11 +112,28 @@ impl Fleet {
     /// # Errors
     /// The report is not believable; nothing changed.
     pub fn heard(&self, address: SocketAddr, orca: &str, store_id: &str) -> Result<(), load::Error> {
+        self.heard_after(Duration::ZERO, address, orca, store_id)
+    }
+
+    /// The same, unless the last report is younger than `rest`: then this one is not even read.
+    ///
+    /// # Errors
+    /// The report is not believable; nothing changed.
+    pub fn heard_after(
+        &self,
+        rest: Duration,
+        address: SocketAddr,
+        orca: &str,
+        store_id: &str,
+    ) -> Result<(), load::Error> {
         let now = self.now();
         let mut result = Ok(());
         self.endpoint(address, |_, worker, pool| {
             // The text form carries no names: until a probe has told them, there is nothing to believe it for.
             let Some(known) = &worker.report else { return false };
+            if now.saturating_sub(known.at) < rest {
+                return false;
+            }
             let drained = worker.drains();
             match LoadReport::from_orca(orca, &known.load.worker, pool, store_id) {
                 Ok(load) => learn(worker, load, now),

@@ -38,6 +38,8 @@ use snapshot::{Pool, Snapshot, Worker};
 pub const START_GRACE: Duration = Duration::from_secs(10);
 /// After a view was made, this many times its cost pass before small changes make another one.
 pub const REST: u32 = 20;
+/// … and at least this long: in a small fleet a request would else cost a view each, and nobody notices such an age.
+pub const REST_MIN: Duration = Duration::from_millis(1);
 /// A view as old as this is made anew though nothing changed: ejections end, reports get stale.
 pub const VIEW_AGE_MAX: Duration = Duration::from_millis(250);
 
@@ -203,7 +205,7 @@ impl Fleet {
         state.look(now);
         self.view.store(Arc::new(View::new(&state.snapshot, now)));
         let done = self.now();
-        let rest_until = done + done.saturating_sub(now) * REST;
+        let rest_until = done + (done.saturating_sub(now) * REST).max(REST_MIN);
         self.rest_until_us.store(rest_until.as_micros() as u64, Ordering::Release);
         self.urgent.store(false, Ordering::Release);
     }

@@ -1,7 +1,8 @@
 //! What the gateway says itself, and what it writes on workers' answers.
 
 use bytes::Bytes;
-use millrace_wire::{Code, Problem, headers, problem};
+use http::HeaderValue;
+use millrace_wire::{Code, Problem, problem};
 use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
@@ -12,6 +13,7 @@ use super::session::request_id;
 use crate::admin::status::Status;
 use crate::config::{self, Config};
 use crate::dispatch::Target;
+use crate::forward::fields;
 use crate::page::{self, Parts};
 use crate::request::{self, Route};
 use crate::trace;
@@ -141,24 +143,32 @@ pub(super) async fn tell(
     write(session, problem.status, problem::CONTENT_TYPE, problem.to_json(), &more, marks).await
 }
 
-/// Says on a response which request it answers.
-pub(super) fn carry_id(session: &Session, header: &mut ResponseHeader) -> Result<()> {
+/// Says on a response of ours which request it answers.
+fn carry_id(session: &Session, header: &mut ResponseHeader) -> Result<()> {
     match request_id(session) {
         Some(id) => header.insert_header(trace::REQUEST_ID, id.clone()),
         None => Ok(()),
     }
 }
 
-/// Says on a response where it comes from.
-pub(super) fn sign(header: &mut ResponseHeader, target: &Target) -> Result<()> {
-    header.insert_header(headers::POOL, target.pool.as_str())?;
-    let worker = target.worker.clone().unwrap_or_else(|| target.address.to_string());
-    header.insert_header(headers::WORKER, worker)?;
-    match target.reason {
-        Some(reason) => header.insert_header(headers::DECISION, reason.as_str())?,
-        None => drop(header.remove_header(headers::DECISION)),
-    }
-    Ok(())
+/// Says on a worker's response which request it answers and where it comes from.
+pub(super) fn sign(session: &Session, header: &mut ResponseHeader, target: &Target) {
+    let value = |text: &str| HeaderValue::from_str(text).expect("a name or an address is a plain word");
+    fields::change_answer(header, |fields| {
+        if let Some(id) = request_id(session) {
+            fields.insert(&fields::REQUEST_ID, id.clone());
+        }
+        fields.insert(&fields::POOL, value(target.pool.as_str()));
+        let worker = match &target.worker {
+            Some(worker) => value(worker.as_str()),
+            None => value(&target.address.to_string()),
+        };
+        fields.insert(&fields::WORKER, worker);
+        match target.reason {
+            Some(reason) => fields.insert(&fields::DECISION, HeaderValue::from_static(reason.as_str())),
+            None => fields.remove(&fields::DECISION),
+        };
+    });
 }
 
 /// For a worker's error that says nothing itself.

@@ -70,7 +70,9 @@ impl Proxy {
         if request.route == Route::Media {
             ctx.marks = Marks::default();
         }
-        request.request_id = decisions::request_id(&header.headers);
+        if request.route.reads_body() {
+            request.request_id = decisions::request_id(&header.headers);
+        }
         if let Some(auth) = &self.auth {
             ctx.principal = auth.admit(&request.route, &header.method, path, &header.headers)?;
         }

@@ -29,8 +29,7 @@ impl Proxy {
         };
         let elapsed = ctx.started.elapsed();
         let metrics = &self.dispatch.metrics;
-        metrics.requests.with_label_values(&[route, class]).inc();
-        metrics.request_seconds.with_label_values(&[route]).observe(elapsed.as_secs_f64());
+        metrics.requests.ended(route, class, elapsed.as_secs_f64());
         if AccessLog::wants(&ctx.config.access_log, status) {
             self.write_line(session, ctx, route, status);
         }
@@ -60,7 +59,8 @@ impl Proxy {
                     "submit failed"
                 );
             }
-            Route::Submit => {
+            // What goes as it should is the access log's to tell, if there is one: its lines make no request wait.
+            Route::Submit if status >= 400 || tries != 1 || !ctx.config.access_log.enabled => {
                 info!(request_id, job_id, status, pool, address, tries, cause, ?elapsed, "submit")
             }
             _ => debug!(request_id, route, status, pool, address, tries, cause, ?elapsed, error, "request"),

@@ -6,6 +6,7 @@ use pingora::Result;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
+use crate::forward::fields;
 use crate::trace;
 
 /// Whether anything of an answer went to the client; "continue" is none.
@@ -26,15 +27,16 @@ pub(super) fn is_tls(session: &Session) -> bool {
 /// Puts a request's names into its own header, where all that follows reads them.
 pub(super) fn name(header: &mut RequestHeader) -> Result<()> {
     let names = trace::adopt(&header.headers);
-    header.insert_header(trace::REQUEST_ID, names.request_id)?;
-    header.insert_header(trace::TRACEPARENT, names.traceparent)?;
-    if !names.known_trace {
-        header.remove_header(trace::TRACESTATE);
-    }
-    Ok(())
+    fields::change(header, |fields| {
+        fields.insert(&fields::REQUEST_ID, names.request_id);
+        fields.insert(&fields::TRACEPARENT, names.traceparent);
+        if !names.known_trace {
+            fields.remove(&fields::TRACESTATE);
+        }
+    })
 }
 
 /// A request's id, once it has one.
 pub(super) fn request_id(session: &Session) -> Option<&http::HeaderValue> {
-    session.req_header().headers.get(trace::REQUEST_ID)
+    session.req_header().headers.get(&fields::REQUEST_ID)
 }

@@ -1,0 +1,207 @@
+//! The gateway's bench: what a request costs it, beside the least that a Pingora proxy can be, and beside others.
+//!
+//! CPU time is what is compared, as in [`crate::worker`], and the ratio is taken round by round: whatever makes the
+//! machine slow for a while meets all sides of a round. The minimal proxy has our versions, profile and allocator, so
+//! what is left is what our gateway does: tokens, routing, reports, names, metrics, records and logs. Requests come by real
+//! sockets on loopback, in a closed loop over connections that stay, from cores of their own.
+//!
+//! [`pin`] divides the cores, [`upstream`] plays the workers, [`sides`] starts the proxies, [`load`] is their clients,
+//! [`identity`] is who they are, [`figures`] judges. [`minimal`] is what we are measured against, [`message`] what both ends know of HTTP.
+
+pub mod figures;
+pub mod identity;
+pub mod load;
+pub mod message;
+pub mod minimal;
+pub mod pin;
+pub mod sides;
+pub mod upstream;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use self::figures::{Comparison, READ_MAX, SUBMIT_MAX, Series, Turn};
+use self::identity::Identity;
+use self::load::Kind;
+use self::pin::Division;
+use self::sides::{LOG_SAMPLE, PEERS, Setting, Side};
+use crate::data::Data;
+use crate::process::{Process, Spawner, Spec};
+use crate::{binaries, procfs};
+
+/// From a start to the `ready` line.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+/// Requests of a turn before the first, which fill caches and open connections, are so many of a real one's.
+const WARM_UP_SHARE: usize = 5;
+
+/// What the bench may be told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// How often everything is measured.
+    pub rounds: usize,
+    /// Requests of each turn.
+    pub requests: usize,
+    /// Connections that send them.
+    pub connections: usize,
+    /// Only the minimal proxy and the gateway.
+    pub alone: bool,
+    /// Where `gateway.txt` goes, and what is worked on meanwhile.
+    pub out: PathBuf,
+    /// The gateway's program; else the one beside this program.
+    pub program: Option<PathBuf>,
+    /// Where the others' programs are, beside the search path.
+    pub peers: PathBuf,
+    /// Who has which core.
+    pub division: Division,
+}
+
+/// Runs it, prints the tables and writes `gateway.txt`.
+///
+/// # Errors
+/// A limit that is broken, or a step that failed.
+pub async fn run(options: &Options) -> Result<()> {
+    if !procfs::AVAILABLE {
+        bail!("this needs a /proc to read CPU times from");
+    }
+    let bench = std::env::current_exe().context("find this program's own path")?;
+    let program = match &options.program {
+        Some(program) => program.canonicalize().with_context(|| format!("open {}", program.display()))?,
+        None => binaries::find(
+            bench.parent().context("this program's path has no directory")?,
+            "millrace-gateway",
+        )?,
+    };
+    let data = Data::open(Some(&options.out.join("gateway")), true)?;
+    let spawner = Spawner::new(bench.clone()).context("start the spawner thread")?;
+    let (_workers, endpoints) = workers(&spawner, bench.clone(), &data).await?;
+    let setting = Setting {
+        spawner: &spawner,
+        bench,
+        directory: data.path(),
+        core: options.division.proxy,
+        endpoints: &endpoints,
+    };
+    let identity = Identity::new()?;
+    let mut sides = vec![setting.minimal().await?];
+    sides.push(setting.gateway(&program, &identity).await?);
+    let mut absent = Vec::new();
+    for peer in PEERS.iter().filter(|_| !options.alone) {
+        match setting.peer(peer, &options.peers).await? {
+            Some(side) => sides.push(side),
+            None => absent.push(peer.name),
+        }
+    }
+    let kinds = [(Kind::read(&identity.token), READ_MAX), (Kind::submit(&identity.token), SUBMIT_MAX)];
+    let comparisons = measure(options, &sides, &kinds).await?;
+
+    let mut text = about(options, &sides, &absent);
+    for comparison in &comparisons {
+        text += &format!("\n{}\n", comparison.text());
+    }
+    println!("\n{text}");
+    let path = options.out.join("gateway.txt");
+    fs::write(&path, &text).with_context(|| format!("write {}", path.display()))?;
+    println!("all of it is in {}", path.display());
+    let broken: Vec<&str> = comparisons.iter().filter(|c| !c.holds()).map(|c| c.kind).collect();
+    if !broken.is_empty() {
+        bail!("a limit is broken: {}", broken.join(", "));
+    }
+    Ok(())
+}
+
+/// Starts the workers; answers all endpoints with their pools.
+async fn workers(
+    spawner: &Spawner,
+    bench: PathBuf,
+    data: &Data,
+) -> Result<(Process, Vec<(String, SocketAddr)>)> {
+    let logs = data.path().join("logs");
+    let (name, args) = ("workers".to_owned(), vec!["idle-workers".into()]);
+    let mut process = spawner.start(Spec { name, program: bench, args, logs: logs.clone() })?;
+    process.ready(READY_PATIENCE).await?;
+    let said = fs::read_to_string(logs.join("workers.out")).context("read what the workers said")?;
+    let endpoint = |line: &str| {
+        let (pool, address) = line.strip_prefix("endpoint ")?.split_once(' ')?;
+        Some((pool.to_owned(), address.parse().ok()?))
+    };
+    Ok((process, said.lines().filter_map(endpoint).collect()))
+}
+
+async fn measure(options: &Options, sides: &[Side], kinds: &[(Kind, f64)]) -> Result<Vec<Comparison>> {
+    let mut comparisons: Vec<Comparison> = kinds
+        .iter()
+        .map(|(kind, max)| Comparison {
+            kind: kind.name,
+            max: *max,
+            series: sides
+                .iter()
+                .map(|side| Series { side: side.name.to_owned(), turns: Vec::new() })
+                .collect(),
+        })
+        .collect();
+    println!("warming up …");
+    for (kind, _) in kinds {
+        for side in sides {
+            turn(side, kind, options.connections, options.requests.div_ceil(WARM_UP_SHARE)).await?;
+        }
+    }
+    for round in 0..options.rounds {
+        let mut line = format!("round {} of {}:", round + 1, options.rounds);
+        for ((kind, _), comparison) in kinds.iter().zip(&mut comparisons) {
+            // Each begins a round in its turn: nobody always has the cache of the same one before it.
+            for place in (0..sides.len()).map(|place| (place + round) % sides.len()) {
+                let turn = turn(&sides[place], kind, options.connections, options.requests).await?;
+                comparison.series[place].turns.push(turn);
+            }
+            let last = |place: usize| comparison.series[place].turns.last().map_or(f64::NAN, |t| t.cpu_us);
+            line += &format!("  {} {:.1} ÷ {:.1} = {:.3}", kind.name, last(1), last(0), last(1) / last(0));
+        }
+        println!("{line}");
+    }
+    Ok(comparisons)
+}
+
+async fn turn(side: &Side, kind: &Kind, connections: usize, requests: usize) -> Result<Turn> {
+    let (to, what) = (side.address, kind.clone());
+    let before = side.spent()?;
+    // On a thread of its own: the clients want one runtime to themselves.
+    let driven = tokio::task::spawn_blocking(move || load::drive(to, &what, connections, requests)).await;
+    let wall = driven.context("the clients panicked")?.with_context(|| format!("measure {}", side.name))?;
+    let cpu = side.spent()?.since(&before);
+    Ok(Turn {
+        cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64,
+        per_second: requests as f64 / wall.as_secs_f64(),
+        busy: cpu.as_secs_f64() / wall.as_secs_f64(),
+    })
+}
+
+fn about(options: &Options, sides: &[Side], absent: &[&str]) -> String {
+    let Options { rounds, requests, connections, division, .. } = options;
+    let mut text = format!(
+        "CPU time (user and system) per request, medians of {rounds} rounds of {requests} requests over {connections} \
+         connections, HTTP/1.1, taken in turns.\n"
+    );
+    text += &match division.proxy {
+        Some(core) => format!(
+            "{} cores: core {core} is the proxy's, the rest the load's and the workers'.\n",
+            division.cores
+        ),
+        None => "One core, which the proxy shares with the load and the workers.\n".to_owned(),
+    };
+    text += &format!(
+        "millrace-gateway checks a JWT (by its cache of verified ones), chooses among 4 workers of 2 pools, reads their load reports, and has metrics, \
+         request ids, traces, records of decisions, and an access log of {} %; the others have one upstream.\n",
+        100.0 * LOG_SAMPLE
+    );
+    let versions: Vec<String> =
+        sides.iter().map(|side| format!("{} ({})", side.name, side.version)).collect();
+    text += &format!("Sides: {}.\n", versions.join(", "));
+    if !absent.is_empty() {
+        text += &format!("Not installed, so not measured: {}.\n", absent.join(", "));
+    }
+    text
+}
