@@ -8,7 +8,7 @@ use futures::stream;
 use millrace_wire::headers;
 use millrace_wire::job::{Job, JobPage, UploadTicket};
 use millrace_wire::problem::Problem;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER};
 use reqwest::{Body, Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -300,6 +300,10 @@ impl Client {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_LENGTH, length.into());
         headers.insert(CONTENT_TYPE, content_type.parse().context("read the content type")?);
+        for (name, value) in &ticket.headers {
+            let name: HeaderName = name.parse().context("read a header of the ticket")?;
+            headers.insert(name, value.parse().context("read a header of the ticket")?);
+        }
         self.send(Method::PUT, &ticket.upload_url, headers, Body::wrap_stream(chunks)).await
     }
 }

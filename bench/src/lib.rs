@@ -7,8 +7,9 @@
 //! In the order in which a system comes to life: [`binaries`] finds the programs, [`process`] starts them (through
 //! [`leash`], so that none outlives us), `data` is the directory it lives in, [`routing`] writes the gateway's file, [`system`] holds them together,
 //! [`postgres`] is a database server for those that want one, [`client`] talks to them, [`procfs`] proves what they left
-//! behind. [`clip`], [`media`], [`progress`] and [`table`] serve [`demo`] and [`up`]. [`worker`] measures one worker beside
-//! ffmpeg by hand, [`gateway`] the gateway beside the least that a proxy can be. [`simulate`] stands apart: it starts
+//! behind. [`clip`], [`media`], [`progress`] and [`table`] serve [`demo`] and [`up`]; [`object_server`] is an S3 store of
+//! tests. [`worker`] measures one worker beside ffmpeg by hand, [`gateway`] the gateway beside the least that a proxy can be.
+//! [`simulate`] stands apart: it starts
 //! nothing, and runs the gateway's routing code in virtual time.
 
 pub mod binaries;
@@ -19,6 +20,7 @@ pub mod demo;
 pub mod gateway;
 pub mod leash;
 pub mod media;
+pub mod object_server;
 pub mod postgres;
 pub mod process;
 pub mod procfs;

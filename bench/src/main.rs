@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
-use millrace_bench::{demo, gateway, install_crypto, leash, simulate, up, worker};
+use millrace_bench::{demo, gateway, install_crypto, leash, object_server, simulate, up, worker};
 use millrace_runtime::shutdown::Shutdown;
 
 /// The gateway's, so that the minimal proxy has it too.
@@ -104,6 +104,19 @@ enum Command {
     },
     /// Measure what one routing decision costs.
     Pick,
+    /// Serve S3 out of a directory, for tests.
+    #[command(hide = true)]
+    ObjectServer {
+        /// Where to listen.
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+        /// Holds a directory per bucket.
+        #[arg(long, value_name = "DIR")]
+        root: PathBuf,
+        /// Buckets to create.
+        #[arg(long = "bucket", value_name = "NAME")]
+        buckets: Vec<String>,
+    },
     /// Be the least that a Pingora proxy can be.
     #[command(hide = true)]
     MinimalProxy {
@@ -187,6 +200,9 @@ fn run(command: Command) -> Result<()> {
                     // Dropping the demo kills all that it started.
                     () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
                 }
+            }
+            Command::ObjectServer { listen, root, buckets } => {
+                object_server::run(object_server::Options { listen, root, buckets }, &shutdown).await
             }
             Command::Up { port, data } => up::run(&up::Options { port, data }, &shutdown).await,
             Command::Worker { clip, seconds, runs, data, out, worker } => {

@@ -27,6 +27,8 @@ mod jobs;
 mod manifests;
 #[path = "system/mutual_tls.rs"]
 mod mutual_tls;
+#[path = "system/object_store.rs"]
+mod object_store;
 #[path = "system/playlist.rs"]
 mod playlist;
 #[path = "system/postgres.rs"]

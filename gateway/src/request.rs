@@ -135,7 +135,9 @@ pub fn classify(method: &Method, path: &str) -> Result<Route, Refused> {
         ["upload", "request"] => only("POST", posts.then_some(Route::UploadRequest)),
         ["upload", pool, key, ..] if !key.is_empty() => {
             let pool = pool.parse().map_err(|_| Refused::NotFound)?;
-            only("PUT", (*method == Method::PUT).then_some(Route::Upload { pool }))
+            // GET and POST are for what comes in parts, past the workers: how far it is, and that it is all there.
+            let takes = posts || matches!(*method, Method::GET | Method::PUT);
+            only("GET, POST, PUT", takes.then_some(Route::Upload { pool }))
         }
         [""] => only("GET, HEAD", gets.then_some(Route::Page)),
         ["assets", name] => only("GET, HEAD", gets.then(|| Route::Asset { name: (*name).to_owned() })),
@@ -170,6 +172,8 @@ mod tests {
             (Method::GET, "/media/a/t/b/c/d/e/f", Route::Media),
             (Method::POST, "/upload/request", Route::UploadRequest),
             (Method::PUT, "/upload/aws/uploads/k/v.mp4", aws()),
+            (Method::GET, "/upload/aws/uploads/k/v.mp4", aws()),
+            (Method::POST, "/upload/aws/uploads/k/v.mp4", aws()),
             (Method::GET, "/", Route::Page),
             (Method::HEAD, "/assets/app.js", Route::Asset { name: "app.js".to_owned() }),
             (Method::GET, "/pools", Route::Pools),

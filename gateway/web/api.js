@@ -34,7 +34,7 @@ import { Stream } from "./stream.js";
  * @property {string} [started_at]
  * @property {string} [finished_at]
  *
- * @typedef {{ upload_url: string, input_path: string, bytes_max: number }} Ticket
+ * @typedef {{ upload_url: string, headers?: Record<string, string>, input_path: string, bytes_max: number }} Ticket
  * @typedef {Pick<Job, "job_id" | "state" | "phase" | "progress" | "pool" | "worker" | "attempt" | "error">} JobUpdate
  */
 
@@ -128,18 +128,18 @@ export function uploadAddress(ticket, origin) {
  * @param {File} file
  * @param {(sent: number, all: number) => void} progress
  * @param {AbortSignal} signal
+ * @param {Record<string, string>} [signed] Headers that the URL's signature covers.
  * @returns {Promise<void>}
  */
-export function put(url, file, progress, signal) {
+export function put(url, file, progress, signal, signed = {}) {
   return new Promise((resolve, reject) => {
     const stopped = () => reject(new Problem(0, { code: "stopped", title: "The upload was stopped" }));
     if (signal.aborted) return stopped();
     const request = new XMLHttpRequest();
     request.open("PUT", url);
     // Another origin's permission is in its address, and a key is for this one alone.
-    if (url.startsWith("/") && !url.startsWith("//")) {
-      for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
-    }
+    const who = url.startsWith("/") && !url.startsWith("//") ? headers() : {};
+    for (const [name, value] of Object.entries({ ...who, ...signed })) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => progress(event.loaded, event.total || file.size);
     request.onload = () => {
       if (request.status < 300) resolve();

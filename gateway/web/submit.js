@@ -122,7 +122,7 @@ async function upload(item) {
     const rate = sent / ((performance.now() - started) / 1000);
     const left = rate > 0 && share < 1 ? `, ${span(Math.ceil((all - sent) / rate))} left` : "";
     item.say(share < 1 ? `${percent(share)} of ${bytes(all)}, ${bytes(rate)}/s${left}` : "is being stored");
-  }, item.stop.signal);
+  }, item.stop.signal, ticket.headers);
   item.path = ticket.input_path;
 }
 

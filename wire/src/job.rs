@@ -350,6 +350,9 @@ pub struct Job {
     /// What came of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outputs: Option<Outputs>,
+    /// RFC 3339, UTC: until when the outputs of a finished job are kept, or since when they are gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outputs_until: Option<String>,
     /// What was odd, but not fatal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -384,16 +387,55 @@ pub struct JobPage {
 /// The answer of `POST /upload/request`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct UploadTicket {
-    /// `PUT` the bytes here.
+    /// Where the bytes go. With `parts`, what completes the upload, and says on `GET` how far it is.
     pub upload_url: String,
-    /// Always `PUT`.
+    /// `PUT`; `POST` with `parts`.
     pub method: String,
+    /// What the `PUT` must carry: the URL's signature covers it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
     /// Then submit a job with this.
     pub input_path: String,
     /// RFC 3339, UTC: the URL's end.
     pub expires_at: String,
     /// Most bytes that the URL takes.
     pub bytes_max: u64,
+    /// Where each part goes, when the upload is resumable. Then `POST` to `upload_url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<UploadParts>,
+}
+
+/// How far an upload in parts is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct UploadParts {
+    /// Bytes of each part but the last.
+    pub part_bytes: u64,
+    /// How many there must be.
+    pub count: u32,
+    /// What is there with the size that it must have.
+    pub arrived: Vec<ArrivedPart>,
+    /// Where the next missing ones go, at most a hundred. `GET` of `upload_url` gives more of them, and fresh ones.
+    pub urls: Vec<PartUrl>,
+}
+
+/// A part that is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ArrivedPart {
+    /// From 1.
+    pub number: u32,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// Where a part goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PartUrl {
+    /// From 1.
+    pub number: u32,
+    /// `PUT` it here, as often as needed. The answer's `ETag` is for the body of the `POST`, where the store asks for it.
+    pub url: String,
+    /// How many bytes it must have.
+    pub bytes: u64,
 }
 
 #[cfg(test)]

@@ -61,6 +61,9 @@ pub(crate) struct JobSpec {
     /// A guess at the input's size in bytes.
     #[schema(minimum = 1)]
     size_hint_bytes: Option<u64>,
+    /// How many days the outputs are kept after the job's end. Left out: as the deployment has it.
+    #[schema(minimum = 1, maximum = 3650)]
+    retention_days: Option<u32>,
     /// Names and values of the client's own, kept as they are.
     #[schema(schema_with = labels)]
     labels: Option<BTreeMap<String, String>>,
@@ -95,6 +98,11 @@ struct UploadRequest {
     /// `video/…` or `application/octet-stream`.
     #[schema(pattern = "^(video/.*|application/octet-stream)$", example = "video/mp4")]
     content_type: Option<String>,
+    /// The file's size. A resumable upload needs it, and so does one that is too large for a single `PUT`.
+    #[schema(minimum = 1)]
+    bytes: Option<u64>,
+    /// In parts that can be sent again, where the object store can do that; else the ticket has no `parts`.
+    resumable: Option<bool>,
 }
 
 /// Whether it serves.

@@ -93,6 +93,8 @@ codes! {
     JobNotReady = "job_not_ready", 409, "The job has no outputs yet";
     /// Media of a job that ended without any.
     JobWithoutOutputs = "job_without_outputs", 409, "The job ended without outputs";
+    /// Media of a job whose outputs were deleted, or kept no longer.
+    OutputsGone = "outputs_gone", 410, "The job's outputs are gone";
     /// No such job.
     JobNotFound = "job_not_found", 404, "No such job";
     /// No such path.

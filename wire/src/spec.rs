@@ -238,13 +238,16 @@ pub struct JobSpec {
     /// The client's guess at the input's size, for routing before the probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size_hint_bytes: Option<u64>,
+    /// How many days the outputs are kept after the job's end, 1–3650; as the deployment has it when the client does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_days: Option<u32>,
     /// The client's own names and values, kept as they are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
 /// Every field that a submit may carry.
-pub const FIELDS: [&str; 14] = [
+pub const FIELDS: [&str; 15] = [
     "job_id",
     "input_url",
     "input_path",
@@ -258,6 +261,7 @@ pub const FIELDS: [&str; 14] = [
     "strict",
     "duration_hint_s",
     "size_hint_bytes",
+    "retention_days",
     "labels",
 ];
 
@@ -291,6 +295,7 @@ impl JobSpec {
             strict: fields.take("strict", "true or false", Value::as_bool)?.unwrap_or(false),
             duration_hint_s: fields.integer("duration_hint_s", 1, 86_400)?.map(|n| n as u32),
             size_hint_bytes: fields.integer("size_hint_bytes", 1, 1 << 50)?,
+            retention_days: fields.integer("retention_days", 1, 3650)?.map(|n| n as u32),
             labels: fields.labels()?,
         };
         debug_assert!(fields.0.is_empty(), "every known field is read above");

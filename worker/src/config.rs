@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use crate::objects::Places;
 use crate::store::postgres;
+use crate::store::upkeep::Rules;
 use crate::tls;
 
 /// Declares every setting once, as flag, variable and key.
@@ -66,6 +67,24 @@ settings! {
     /// Inputs and outputs: a directory, file://, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; POOL=… is one pool's own, and
     /// several stand with commas between. The same for every worker of a deployment [default: .millrace/objects]
     objects: String = "MILLRACE_OBJECTS", "PLACE";
+    /// What clients do past the workers, by URLs of the object store's own: off, uploads, or all, media included, for which
+    /// the bucket must allow the players' sites [default: uploads]
+    presign: Presign = "MILLRACE_PRESIGN", "WHAT";
+    /// How long a job's outputs are kept after its end, where it does not say itself, at least 1s [default: 30d]
+    #[serde(deserialize_with = "duration")]
+    outputs_kept: Duration = "MILLRACE_OUTPUTS_KEPT", "TIME", value_parser = humantime::parse_duration;
+    /// How long an upload is kept after its URL's end, or the end of the last job that read it [default: 30d]
+    #[serde(deserialize_with = "duration")]
+    uploads_kept: Duration = "MILLRACE_UPLOADS_KEPT", "TIME", value_parser = humantime::parse_duration;
+    /// How long what a lost attempt wrote is kept; more than any worker is out of reach and writes on [default: 24h]
+    #[serde(deserialize_with = "duration")]
+    lost_kept: Duration = "MILLRACE_LOST_KEPT", "TIME", value_parser = humantime::parse_duration;
+    /// From when something is gone for everybody to when its bytes are: longer than readers' URLs hold [default: 2h]
+    #[serde(deserialize_with = "duration")]
+    delete_after: Duration = "MILLRACE_DELETE_AFTER", "TIME", value_parser = humantime::parse_duration;
+    /// Time between two looks at what is to be removed from the object store, at least 1s [default: 10m]
+    #[serde(deserialize_with = "duration")]
+    sweep_every: Duration = "MILLRACE_SWEEP_EVERY", "TIME", value_parser = humantime::parse_duration;
     /// Directory to work in; what is left there from an earlier life is removed [default: .millrace/scratch]
     scratch: PathBuf = "MILLRACE_SCRATCH", "DIR";
     /// Jobs to run at once, 1–64; slots × threads should be the cores [default: 1]
@@ -119,8 +138,35 @@ settings! {
 const MEDIA_EXPIRY: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
 
+/// In terms of which things are kept.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 fn duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
     humantime_serde::deserialize(from)
+}
+
+/// What clients do past the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Presign {
+    /// Nothing: every byte goes through a worker.
+    Off,
+    /// They upload.
+    Uploads,
+    /// They upload, and read media.
+    All,
+}
+
+impl Presign {
+    /// Whether they upload.
+    pub fn uploads(self) -> bool {
+        self != Self::Off
+    }
+
+    /// Whether they read media.
+    pub fn downloads(self) -> bool {
+        self == Self::All
+    }
 }
 
 /// Which sites' pages may read media and events.
@@ -174,6 +220,9 @@ pub struct Config {
     pub store: String,
     pub postgres: postgres::Settings,
     pub objects: Places,
+    pub presign: Presign,
+    pub keep: Rules,
+    pub sweep_every: Duration,
     pub scratch: PathBuf,
     pub slots: u32,
     pub threads: u32,
@@ -284,6 +333,12 @@ impl Settings {
             let wants = format!("above 0 and at most a third of --lease ({})", shown(lease));
             return Err(Error::Limits { setting: "--heartbeat", got: shown(heartbeat), wants });
         }
+        for (setting, said) in [("--outputs-kept", said.outputs_kept), ("--sweep-every", said.sweep_every)] {
+            let least = Duration::from_secs(1);
+            if let Some(time) = said.filter(|time| *time < least) {
+                return Err(Error::Limits { setting, got: shown(time), wants: "at least 1s".to_owned() });
+            }
+        }
         let media_expiry = said.media_expiry.unwrap_or(Duration::from_secs(12 * 3600));
         if !MEDIA_EXPIRY.contains(&media_expiry) {
             return Err(Error::Limits {
@@ -314,6 +369,14 @@ impl Settings {
             name: said.name,
             store: said.store.unwrap_or_else(|| "sqlite:.millrace/jobs.db".to_owned()),
             objects: places(said.objects.as_deref().unwrap_or(".millrace/objects"))?,
+            presign: said.presign.unwrap_or(Presign::Uploads),
+            keep: Rules {
+                outputs_kept: said.outputs_kept.unwrap_or(30 * DAY),
+                uploads_kept: said.uploads_kept.unwrap_or(30 * DAY),
+                lost_kept: said.lost_kept.unwrap_or(DAY),
+                delete_after: said.delete_after.unwrap_or(DAY / 12),
+            },
+            sweep_every: said.sweep_every.unwrap_or(Duration::from_secs(600)),
             scratch: said.scratch.unwrap_or_else(|| ".millrace/scratch".into()),
             slots,
             threads: within("--threads", said.threads.unwrap_or((cores / slots).max(1)), 1, 64)?,

@@ -12,7 +12,17 @@ const FILENAME_LENGTH_MAX: usize = 100;
 
 /// Where an attempt writes; every attempt elsewhere, so that a zombie can never touch what was published.
 pub fn attempt_prefix(lease: &Lease) -> String {
-    format!("jobs/{}/video/a{}", lease.job_uid, lease.epoch)
+    prefix_of_attempt(&lease.job_uid, lease.epoch)
+}
+
+/// Where an attempt wrote, by its job's internal name and its number.
+pub fn prefix_of_attempt(job_uid: &str, number: u64) -> String {
+    format!("{}/video/a{number}", job_prefix(job_uid))
+}
+
+/// Below which all attempts at a job write.
+pub fn job_prefix(job_uid: &str) -> String {
+    format!("jobs/{job_uid}")
 }
 
 /// A fresh key for an upload.

@@ -25,6 +25,7 @@ pub mod queue;
 pub mod run;
 pub mod source;
 pub mod store;
+pub mod sweep;
 pub mod thumbnails;
 pub mod tls;
 mod workbench;
@@ -38,7 +39,7 @@ use config::Config;
 use millrace_runtime::listen;
 use millrace_runtime::shutdown::Shutdown;
 use millrace_wire::WorkerId;
-use store::{Room, Store};
+use store::Room;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -60,8 +61,9 @@ pub async fn serve(
         None => default_name(&config.pool, address.port()),
     };
     let (scratch, _scratch_lock) = claim_scratch(&config.scratch, &name)?;
-    let store: Arc<dyn Store> = store::open(&config.store, config.postgres, config.attempts_max).await?;
+    let (store, upkeep) = store::open(&config.store, config.postgres, config.attempts_max).await?;
     let objects = objects::Objects::connect(&config.objects)?;
+    check_bucket(&objects, &config.pool).await?;
     let ffmpeg = ffmpeg::Ffmpeg::start(ffmpeg::Settings {
         ffmpeg: config.ffmpeg,
         ffprobe: config.ffprobe,
@@ -126,6 +128,15 @@ pub async fn serve(
         metrics: Arc::clone(&metrics),
         nudge: Arc::clone(&nudge),
     };
+    let sweeper = sweep::Sweeper {
+        upkeep: Arc::clone(&upkeep),
+        objects: objects.clone(),
+        pool: identity.pool.clone(),
+        name: format!("{} {}", identity.worker, identity.incarnation),
+        rules: config.keep,
+        every: config.sweep_every,
+        metrics: Arc::clone(&metrics),
+    };
     let app = http::App {
         store: Arc::clone(&store),
         identity: identity.clone(),
@@ -136,6 +147,10 @@ pub async fn serve(
         metrics: Arc::clone(&metrics),
         nudge,
         room,
+        upkeep,
+        presign: config.presign,
+        outputs_kept: config.keep.outputs_kept,
+        uploads_kept: config.keep.uploads_kept,
         upload_bytes_max: config.upload_bytes_max,
         upload_expiry: config.upload_expiry,
         media_expiry: config.media_expiry,
@@ -166,12 +181,17 @@ pub async fn serve(
         let (graceful, immediate) = (shutdown.graceful.clone(), shutdown.immediate.clone());
         queue.run(graceful, immediate, config.grace)
     });
+    let mut sweeping = tokio::spawn(sweeper.run(shutdown.graceful.clone()));
     ready(address);
 
     let taken = "another process registered under this worker's name: give each worker its own --name";
     tokio::select! {
         biased;
         () = shutdown.graceful.cancelled() => {}
+        ended = &mut sweeping => {
+            ended.context("the sweeper died")?;
+            anyhow::bail!("the sweeper ended by itself");
+        }
         ended = &mut work => {
             ended.context("the claim loop died")?;
             anyhow::bail!("the claim loop ended by itself");
@@ -211,6 +231,18 @@ pub async fn serve(
     anyhow::ensure!(!superseded, taken);
     info!("worker ends");
     Ok(())
+}
+
+/// Refuses a bucket that is not there. A store that is away, or does not know us yet, may be so for a moment only.
+async fn check_bucket(objects: &objects::Objects, pool: &millrace_wire::PoolId) -> anyhow::Result<()> {
+    match objects.check(pool).await {
+        Err(error @ objects::Error::NoBucket(_)) => Err(error).context("--objects leads nowhere"),
+        Err(error) => {
+            warn!(%error, "the object store does not answer as it should; jobs will be tried all the same");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
 /// The host's name where it is a legal one (a pod's always is), else POOL-PORT.

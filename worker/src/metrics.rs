@@ -22,6 +22,7 @@ pub struct Metrics {
     pub leases_lost: IntCounter,
     pub store_errors: IntCounterVec,
     pub event_streams: IntGauge,
+    pub swept: IntCounterVec,
     pub tls_handshakes_failed: IntCounterVec,
     pub certificate_expiry: IntGauge,
     pub certificate_success: IntGauge,
@@ -96,6 +97,7 @@ impl Metrics {
             failures: counters("failures_total", "Failed attempts by code", &["code"])?,
             leases_lost,
             store_errors: counters("store_errors_total", "Calls of the job store that failed", &["kind"])?,
+            swept: counters("swept_total", "What was removed from the object store", &["what"])?,
             event_streams: gauge("event_streams", "Event streams that are open")?,
             tls_handshakes_failed: counters(
                 "tls_handshakes_failed_total",

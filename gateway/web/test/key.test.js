@@ -84,29 +84,28 @@ test("a key is asked for when the gateway wants one, and again when the one give
   useKey(null);
 });
 
-test("an upload takes the key along to this origin alone", async () => {
+test("an upload takes the key along to this origin alone, and what its URL's signature covers to any", async () => {
   const sent = [];
   globalThis.XMLHttpRequest = class {
     upload = {};
     headers = {};
     status = 201;
-    open(method, url) {
-      this.url = url;
-    }
+    open() {}
     setRequestHeader(name, value) {
       this.headers[name] = value;
     }
     send() {
-      sent.push([this.url, this.headers.authorization]);
+      sent.push(this.headers);
       this.onload();
     }
   };
   useKey("secret");
   for (const url of ["/upload/aws/k?sig=a", "https://bucket.example/k?sig=a", "//bucket.example/k"]) {
-    await put(url, { size: 1 }, () => {}, new AbortController().signal);
+    await put(url, { size: 1 }, () => {}, new AbortController().signal, { "x-amz-storage-class": "STANDARD" });
   }
   useKey(null);
-  assert.deepEqual(sent.map(([, authorization]) => authorization), ["Bearer secret", undefined, undefined]);
+  const signed = { "x-amz-storage-class": "STANDARD" };
+  assert.deepEqual(sent, [{ authorization: "Bearer secret", ...signed }, signed, signed]);
 });
 
 /** A body that is written piece by piece. */

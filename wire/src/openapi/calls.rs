@@ -45,11 +45,14 @@ pub(super) fn read() {}
 /// Cancel a job.
 ///
 /// One that waits is cancelled at once (200); of one that runs the worker is told (202). What has ended stays as it is
-/// (409).
+/// (409). With `?outputs` it is another wish: the outputs of a job that succeeded are gone for everybody from then on.
 #[utoipa::path(delete, path = "/jobs/{job_id}", operation_id = "cancelJob", tag = "jobs",
-    params(("job_id" = JobId, Path, description = "The job")),
+    params(
+        ("job_id" = JobId, Path, description = "The job"),
+        ("outputs" = Option<String>, Query, description = "Not the job, but its outputs; any value"),
+    ),
     responses(
-        (status = 200, description = "Cancelled", body = Job),
+        (status = 200, description = "Cancelled; or its outputs are gone", body = Job),
         (status = 202, description = "Being cancelled", body = Job),
     ))]
 pub(super) fn cancel() {}
@@ -71,7 +74,8 @@ pub(super) fn follow() {}
 
 /// Ask for a URL to upload to.
 ///
-/// `PUT` the bytes to `upload_url`, once, then submit a job with `input_path`. The URL is its own permission.
+/// `PUT` the bytes to `upload_url` with `headers`, once, then submit a job with `input_path`. The URL is its own
+/// permission. A ticket with `parts` is another way: `PUT` each part to its URL, then `POST` to `upload_url`.
 #[utoipa::path(post, path = "/upload/request", operation_id = "requestUpload", tag = "uploads", request_body = UploadRequest,
     responses((status = 200, description = "Where to put the bytes", body = UploadTicket)))]
 pub(super) fn upload() {}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use millrace_wire::job::{Job, JobError, JobPage};
@@ -19,6 +19,7 @@ use super::{App, Refusal, Shared, media};
 use crate::keys;
 use crate::lease::Stop;
 use crate::objects;
+use crate::store::upkeep::Deleted;
 use crate::store::{Accepted, Cancelled, Filter, JobRow, NewJob};
 
 /// Longest time for a spec to arrive.
@@ -26,8 +27,25 @@ const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
 /// Jobs on a page when the client does not say, and at most.
 const PAGE: (u32, u32) = (50, 500);
 
-/// A stored job as clients read it.
-pub(super) fn view(app: &App, tenant: &str, row: JobRow) -> Job {
+/// Stored jobs as clients read them.
+async fn views(app: &App, tenant: &str, rows: Vec<JobRow>) -> Result<Vec<Job>, Refusal> {
+    let finished = rows.iter().filter(|row| row.manifest.is_some()).map(|row| row.uid.clone());
+    let gone = app.upkeep.outputs_gone(&finished.collect::<Vec<_>>()).await?;
+    Ok(rows.into_iter().map(|row| view(app, tenant, gone.get(&row.uid).copied(), row)).collect())
+}
+
+/// One of them.
+async fn seen(app: &App, tenant: &str, row: JobRow) -> Result<Json<Job>, Refusal> {
+    Ok(Json(views(app, tenant, vec![row]).await?.pop().expect("one row gives one view")))
+}
+
+/// How long a job's outputs are kept, from its end.
+fn kept(app: &App, row: &JobRow) -> Duration {
+    let days = row.spec.retention_days.map(|days| Duration::from_secs(u64::from(days) * 86_400));
+    days.unwrap_or(app.outputs_kept)
+}
+
+fn view(app: &App, tenant: &str, gone_at_ms: Option<i64>, row: JobRow) -> Job {
     let time =
         |ms: i64| jiff::Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |t| t.to_string());
     let mut links = BTreeMap::from([
@@ -35,7 +53,10 @@ pub(super) fn view(app: &App, tenant: &str, row: JobRow) -> Job {
         ("events".to_owned(), format!("/jobs/{}/events", row.job_id)),
     ]);
     let (mut outputs, mut warnings) = (None, Vec::new());
-    if let Some(manifest) = row.manifest {
+    let kept_ms = i64::try_from(kept(app, &row).as_millis()).unwrap_or(i64::MAX / 4);
+    let until_ms = row.finished_at_ms.filter(|_| row.manifest.is_some());
+    let until_ms = gone_at_ms.or(until_ms.map(|end| end.saturating_add(kept_ms)));
+    if let Some(manifest) = row.manifest.filter(|_| gone_at_ms.is_none()) {
         let base = media::base(app, tenant, &row.job_id, &row.uid);
         let mut seen = manifest.outputs;
         seen.paths_mut().for_each(|path| *path = format!("{base}/{path}"));
@@ -53,6 +74,7 @@ pub(super) fn view(app: &App, tenant: &str, row: JobRow) -> Job {
         attempt: row.attempt,
         spec: row.spec,
         outputs,
+        outputs_until: until_ms.map(time),
         warnings,
         error: row.error.map(|(code, detail)| JobError { code, detail }),
         cancel_requested: row.cancel_requested,
@@ -150,7 +172,7 @@ async fn accept(
         }
     };
     let location = format!("/jobs/{job_id}");
-    Ok((status, [(header::LOCATION, location)], Json(view(app, &new.tenant, row))).into_response())
+    Ok((status, [(header::LOCATION, location)], seen(app, &new.tenant, row).await?).into_response())
 }
 
 async fn uploaded_bytes(app: &App, tenant: &str, path: &str) -> Result<u64, Refusal> {
@@ -162,7 +184,21 @@ async fn uploaded_bytes(app: &App, tenant: &str, path: &str) -> Result<u64, Refu
         // Another tenant's, of which nothing is told.
         return Err(nothing());
     }
+    if !app.objects.knows(&bucket) {
+        return Err(bad("no pool of that name has uploads here"));
+    }
+    if app.upkeep.upload_gone(&bucket, key).await? {
+        return Err(bad("the upload was kept no longer; upload it again"));
+    }
     match app.objects.head(&bucket, key).await {
+        // A URL of the object store's own cannot bound what is sent there.
+        Ok(meta) if meta.bytes > app.upload_bytes_max => {
+            let detail = format!(
+                "the upload has {} bytes, and at most {} are taken",
+                meta.bytes, app.upload_bytes_max
+            );
+            Err(Problem::new(Code::UploadTooLarge, detail).field("input_path").into())
+        }
         Ok(meta) => Ok(meta.bytes),
         Err(objects::Error::NotFound) => Err(nothing()),
         Err(error) => Err(error.into()),
@@ -174,7 +210,7 @@ pub(super) async fn read(
     Tenant(tenant): Tenant,
     Path(id): Path<String>,
 ) -> Result<Json<Job>, Refusal> {
-    Ok(Json(view(&app, &tenant, find(&app, &tenant, &id).await?)))
+    seen(&app, &tenant, find(&app, &tenant, &id).await?).await
 }
 
 pub(super) async fn find(app: &App, tenant: &str, id: &str) -> Result<JobRow, Refusal> {
@@ -219,23 +255,48 @@ pub(super) async fn list(
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let next_cursor = rows.last().filter(|_| more).map(|row| row.uid.clone());
-    Ok(Json(JobPage { jobs: rows.into_iter().map(|row| view(&app, &tenant, row)).collect(), next_cursor }))
+    Ok(Json(JobPage { jobs: views(&app, &tenant, rows).await?, next_cursor }))
+}
+
+/// Deletes what a job gave. Never what `DELETE` of a job does by itself: a cancel that came too late would take away
+/// what its sender would rather have kept.
+async fn delete_outputs(app: &App, tenant: &str, id: &JobId) -> Result<Response, Refusal> {
+    match app.upkeep.delete_outputs(tenant, id).await? {
+        Deleted::Done(row) => {
+            info!(%id, tenant, "outputs deleted");
+            Ok(seen(app, tenant, *row).await?.into_response())
+        }
+        Deleted::None(state) if state.is_final() => {
+            let detail = format!("job {id} is {} and has no outputs", state.as_str());
+            Err(Problem::new(Code::JobWithoutOutputs, detail).job(id).into())
+        }
+        Deleted::None(state) => {
+            let detail = format!("job {id} is {}; cancel it, and it will have none", state.as_str());
+            Err(Problem::new(Code::JobNotReady, detail).job(id).into())
+        }
+        Deleted::NotFound => Err(Problem::new(Code::JobNotFound, format!("there is no job {id}")).into()),
+    }
 }
 
 pub(super) async fn cancel(
     State(app): Shared,
     Tenant(tenant): Tenant,
     Path(id): Path<String>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, Refusal> {
     let id = job_id(&id)?;
+    let words = query.as_deref().unwrap_or_default().split('&');
+    if words.map(|pair| pair.split('=').next()).any(|word| word == Some("outputs")) {
+        return delete_outputs(&app, &tenant, &id).await;
+    }
     match app.store.cancel(&tenant, &id).await? {
         Cancelled::Done(row) => {
             app.load.stale();
-            Ok((StatusCode::OK, Json(view(&app, &tenant, row))).into_response())
+            Ok((StatusCode::OK, seen(&app, &tenant, row).await?).into_response())
         }
         Cancelled::Requested(row) => {
             app.leases.stop_one(&row.uid, Stop::Cancelled);
-            Ok((StatusCode::ACCEPTED, Json(view(&app, &tenant, row))).into_response())
+            Ok((StatusCode::ACCEPTED, seen(&app, &tenant, row).await?).into_response())
         }
         Cancelled::TooLate(row) => {
             let detail = format!("job {id} has already ended: it {}", row.state.as_str());

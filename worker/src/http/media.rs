@@ -3,6 +3,8 @@
 //! Who may read a job reads its media by plain name and is led to a URL with a [`token`] in it; that URL works for a
 //! player that can send nothing, until it expires, and so do the relative names in the playlists behind it.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::header::{
@@ -25,6 +27,17 @@ use crate::store::{JobRow, Manifest};
 /// Longest that a cache keeps a file, whatever its URL still allows: what an operator takes down is gone in a day.
 const FILE_AGE_MAX_S: i64 = 86_400;
 
+/// How long a URL of the object store's own holds, where readers are sent there.
+const PRESIGNED_FOR: Duration = Duration::from_secs(3600);
+/// How long such an answer is kept: much shorter, since temporary credentials may end before the URL does.
+const REDIRECT_AGE_MAX_S: i64 = 60;
+
+/// Manifests and their like are served here: what they name is relative to where they came from, and a URL of the
+/// object store's has no place for a permission that reaches those names.
+fn goes_past_the_workers(name: &str) -> bool {
+    matches!(extension(name), "m4s" | "mp4" | "m4a" | "jpg")
+}
+
 /// Nothing under one token ever changes. Files are kept as long as the token holds; playlists and their like are asked
 /// for again each time (an ETag makes that cheap), because with them a playback begins, and one that begins should
 /// find what is there now.
@@ -45,7 +58,11 @@ pub(super) fn base(app: &App, tenant: &str, job_id: &JobId, job_uid: &str) -> St
     format!("/media/{job_id}/{token}")
 }
 
-fn published(row: JobRow) -> Result<Manifest, Refusal> {
+async fn published(app: &App, row: JobRow) -> Result<Manifest, Refusal> {
+    if row.manifest.is_some() && !app.upkeep.outputs_gone(std::slice::from_ref(&row.uid)).await?.is_empty() {
+        let detail = format!("the outputs of job {} were deleted, or kept no longer", row.job_id);
+        return Err(Problem::new(Code::OutputsGone, detail).job(&row.job_id).into());
+    }
     let (id, state) = (row.job_id, row.state);
     row.manifest.ok_or_else(|| {
         if state.is_final() {
@@ -99,7 +116,7 @@ pub(super) async fn direct(
 ) -> Result<Response, Refusal> {
     let row = jobs::find(&app, &tenant, &id).await?;
     let base = base(&app, &tenant, &row.job_id, &row.uid);
-    published(row)?;
+    published(&app, row).await?;
     if !is_plain(&name) {
         return Err(no_such_file());
     }
@@ -149,11 +166,23 @@ pub(super) async fn serve(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let (row, seconds_left) = permitted(&app, &id, &token).await?;
-    let manifest = published(row)?;
+    let manifest = published(&app, row).await?;
     if !is_plain(&name) {
         return Err(no_such_file());
     }
     let key = format!("{}/{name}", manifest.prefix);
+    let saved = asks_for_a_file(query.as_deref()).then(|| format!("{id}-{name}"));
+    if app.presign.downloads()
+        && goes_past_the_workers(&name)
+        && let Some(url) = app
+            .objects
+            .sign_read(method.clone(), &manifest.bucket, &key, PRESIGNED_FOR, saved.as_deref())
+            .await?
+    {
+        let cached = format!("public, max-age={}", seconds_left.min(REDIRECT_AGE_MAX_S));
+        let headers = [(LOCATION, location(url.into())?), (CACHE_CONTROL, location(cached)?)];
+        return Ok((StatusCode::TEMPORARY_REDIRECT, headers).into_response());
+    }
     let missing = |error| match error {
         objects::Error::NotFound => no_such_file(),
         error => error.into(),
@@ -192,9 +221,9 @@ pub(super) async fn serve(
         Span::All => (StatusCode::OK, fixed, body).into_response(),
         _ => (StatusCode::PARTIAL_CONTENT, fixed, [(CONTENT_RANGE, part)], body).into_response(),
     };
-    if asks_for_a_file(query.as_deref()) {
+    if let Some(saved) = saved {
         // Job ids and file names are plain characters: nothing in there needs quoting.
-        let saved = format!("attachment; filename=\"{id}-{name}\"");
+        let saved = format!("attachment; filename=\"{saved}\"");
         let saved = saved.parse().expect("plain names are legal in a header");
         response.headers_mut().insert(CONTENT_DISPOSITION, saved);
     }
@@ -221,7 +250,7 @@ pub(super) async fn download(
 ) -> Result<Response, Refusal> {
     let row = jobs::find(&app, &tenant, &id).await?;
     let base = base(&app, &tenant, &row.job_id, &row.uid);
-    let outputs = published(row)?.outputs;
+    let outputs = published(&app, row).await?.outputs;
     let name = match query.rendition {
         None => best(&outputs),
         Some(wanted) => {

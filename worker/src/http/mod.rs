@@ -26,13 +26,13 @@ use millrace_wire::{Code, Problem, headers, problem};
 use tokio::sync::{Notify, Semaphore};
 use tracing::{error, warn};
 
-use crate::config::Origins;
+use crate::config::{Origins, Presign};
 use crate::cost::CostModel;
 use crate::lease::Leases;
 use crate::load::Load;
 use crate::metrics::Metrics;
 use crate::objects::{self, Objects};
-use crate::store::{self, Identity, Room, Store};
+use crate::store::{self, Identity, Room, Store, Upkeep};
 
 /// What handlers need.
 pub struct App {
@@ -54,6 +54,14 @@ pub struct App {
     pub nudge: Arc<Notify>,
     /// How full we may get.
     pub room: Room,
+    /// Keeps house.
+    pub upkeep: Arc<dyn Upkeep>,
+    /// What clients do past the workers, where the object store lets them.
+    pub presign: Presign,
+    /// How long outputs are kept.
+    pub outputs_kept: Duration,
+    /// How long uploads are kept.
+    pub uploads_kept: Duration,
     /// Largest upload, in bytes.
     pub upload_bytes_max: u64,
     /// How long an upload URL holds.
@@ -98,6 +106,11 @@ impl From<objects::Error> for Refusal {
     fn from(error: objects::Error) -> Self {
         match error {
             objects::Error::NotFound => Self(Problem::new(Code::NotFound, "no such object")),
+            objects::Error::Denied { .. } => {
+                warn!(%error, "the object store refuses us");
+                let detail = "the object store refuses this deployment's credentials; try again later";
+                Self(Problem::new(Code::ObjectsUnavailable, detail).retry_after(10))
+            }
             error => {
                 warn!(%error, "the object store failed a request");
                 Self(
@@ -137,7 +150,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/jobs", post(jobs::submit).get(jobs::list))
         .route("/jobs/{job_id}", get(jobs::read).delete(jobs::cancel))
         .route("/upload/request", post(uploads::request))
-        .route("/upload/{pool}/{*key}", put(uploads::receive))
+        .route(
+            "/upload/{pool}/{*key}",
+            put(uploads::receive).get(uploads::parts::status).post(uploads::parts::complete),
+        )
         .route("/load", get(ops::load))
         .route("/health", get(ops::live))
         .route("/livez", get(ops::live))

@@ -1,3 +1,5 @@
+mod past_the_workers;
+
 use millrace_wire::job::{Job, Outputs, Phase, Rendition};
 use millrace_wire::{JobId, JobSpec};
 use reqwest::redirect::Policy;
@@ -23,7 +25,8 @@ impl Served {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", folder.path().join("jobs.db").display());
-        let store: Arc<dyn Store> = Arc::new(store::Sqlite::open(&url, 3).await.unwrap());
+        let sqlite = Arc::new(store::Sqlite::open(&url, 3).await.unwrap());
+        let (store, upkeep): (Arc<dyn Store>, Arc<dyn Upkeep>) = (Arc::clone(&sqlite) as _, sqlite);
         let identity = store.register(&"w1".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
         let room = Room { slots: 1, queue_max: 2 };
         let leases = Arc::new(Leases::new(Duration::from_secs(30)));
@@ -40,6 +43,10 @@ impl Served {
             metrics: Arc::new(Metrics::new().unwrap()),
             nudge: Arc::default(),
             room,
+            upkeep,
+            presign: Presign::All,
+            outputs_kept: Duration::from_secs(30 * 86_400),
+            uploads_kept: Duration::from_secs(30 * 86_400),
             upload_bytes_max: 1000,
             upload_expiry: Duration::from_secs(60),
             media_expiry: Duration::from_secs(3600),

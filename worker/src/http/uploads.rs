@@ -1,7 +1,12 @@
 //! Uploads: a signed, expiring, size-limited URL, and the stream behind it.
 //!
 //! The signature is the permission: whoever holds the URL may write that one object, once, up to that size, until
-//! then. All workers of a store share the key, so any of them may take the bytes.
+//! then. All workers of a store share the key, so any of them may take the bytes. Where the object store signs URLs of
+//! its own, the bytes go there, past the workers; large ones [in parts](parts).
+
+pub(super) mod parts;
+
+use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::body::Body;
@@ -17,6 +22,7 @@ use tracing::info;
 
 use super::tenant::Tenant;
 use super::{App, Refusal, Shared};
+use crate::store::NewUpload;
 use crate::{keys, objects};
 
 /// Most bytes of an upload request's body.
@@ -30,7 +36,16 @@ struct UploadRequest {
     filename: String,
     #[serde(default)]
     content_type: Option<String>,
+    /// How large the file is, if the client knows.
+    #[serde(default)]
+    bytes: Option<u64>,
+    /// In parts, where the store can.
+    #[serde(default)]
+    resumable: bool,
 }
+
+/// What one `PUT` to an object store may have.
+const PUT_BYTES_MAX: u64 = 5 << 30;
 
 #[derive(Deserialize)]
 pub(super) struct Signed {
@@ -66,7 +81,7 @@ pub(super) async fn request(
     let body = axum::body::to_bytes(body, REQUEST_BYTES_MAX).await.map_err(|_| {
         Problem::new(Code::BadJson, format!("an upload request has at most {REQUEST_BYTES_MAX} bytes"))
     })?;
-    let wants = r#"the body must be {"filename": "clip.mp4", "content_type": "video/mp4"}"#;
+    let wants = r#"the body must be {"filename": "clip.mp4", "content_type": "video/mp4", "bytes": 1234}"#;
     let asked: UploadRequest =
         serde_json::from_slice(&body).map_err(|e| Problem::new(Code::BadJson, format!("{wants}: {e}")))?;
     if asked.filename.is_empty() || asked.filename.len() > FILENAME_LENGTH_MAX {
@@ -81,21 +96,95 @@ pub(super) async fn request(
         let detail = "content_type must be video/… or application/octet-stream";
         return Err(Problem::new(Code::BadField, detail).field("content_type").into());
     }
-    let (pool, key, max) = (&app.identity.pool, keys::upload(&tenant, &asked.filename), app.upload_bytes_max);
-    let expires_at = jiff::Timestamp::now() + app.upload_expiry;
-    let expires = expires_at.as_second();
-    let sig = hex::encode(mac(app.store.signing_key(), pool, &key, expires, max).finalize().into_bytes());
-    let ticket = UploadTicket {
-        upload_url: format!(
-            "{}/upload/{pool}/{key}?expires={expires}&max={max}&sig={sig}",
-            base_url(&app, &headers)
-        ),
-        method: "PUT".to_owned(),
-        input_path: format!("{pool}/{key}"),
-        expires_at: jiff::Timestamp::from_second(expires).map_or_else(|_| String::new(), |t| t.to_string()),
-        bytes_max: max,
+    let max = app.upload_bytes_max;
+    if asked.bytes == Some(0) || asked.resumable && asked.bytes.is_none() {
+        let detail = "bytes must be the file's size, at least 1; a resumable upload needs it";
+        return Err(Problem::new(Code::BadField, detail).field("bytes").into());
+    }
+    if asked.bytes.is_some_and(|bytes| bytes > max) {
+        let detail = format!("an upload has at most {max} bytes here");
+        return Err(Problem::new(Code::UploadTooLarge, detail).field("bytes").into());
+    }
+    let key = keys::upload(&tenant, &asked.filename);
+    let ticket = if app.presign.uploads() && app.objects.signs(&app.identity.pool) {
+        past_the_workers(&app, &headers, key, &asked).await?
+    } else {
+        through_a_worker(&app, &headers, key).await?
     };
     Ok((StatusCode::OK, Json(ticket)))
+}
+
+/// A time in seconds since 1970, as answers have it.
+fn shown(time: i64) -> String {
+    jiff::Timestamp::from_second(time).map_or_else(|_| String::new(), |time| time.to_string())
+}
+
+/// Enters the upload before its URL is given out: what nobody knows of, nobody would ever remove.
+async fn enter(app: &App, key: &str, parts: Option<&str>, expires: i64) -> Result<(), Refusal> {
+    let (bucket, until_ms) = (app.identity.pool.clone(), expires.saturating_mul(1000));
+    let upload = NewUpload { bucket, key: key.to_owned(), parts: parts.map(str::to_owned), until_ms };
+    Ok(app.upkeep.enter_upload(&upload, app.uploads_kept).await?)
+}
+
+async fn through_a_worker(app: &App, headers: &HeaderMap, key: String) -> Result<UploadTicket, Refusal> {
+    let (pool, max) = (&app.identity.pool, app.upload_bytes_max);
+    let expires = (jiff::Timestamp::now() + app.upload_expiry).as_second();
+    enter(app, &key, None, expires).await?;
+    let sig = hex::encode(mac(app.store.signing_key(), pool, &key, expires, max).finalize().into_bytes());
+    let base = base_url(app, headers);
+    Ok(UploadTicket {
+        upload_url: format!("{base}/upload/{pool}/{key}?expires={expires}&max={max}&sig={sig}"),
+        method: "PUT".to_owned(),
+        headers: BTreeMap::new(),
+        input_path: format!("{pool}/{key}"),
+        expires_at: shown(expires),
+        bytes_max: max,
+        parts: None,
+    })
+}
+
+async fn past_the_workers(
+    app: &App,
+    headers: &HeaderMap,
+    key: String,
+    asked: &UploadRequest,
+) -> Result<UploadTicket, Refusal> {
+    let pool = app.identity.pool.clone();
+    let now = jiff::Timestamp::now();
+    let input_path = format!("{pool}/{key}");
+    let in_parts = asked.bytes.filter(|bytes| asked.resumable || *bytes > PUT_BYTES_MAX);
+    if let Some(bytes) = in_parts {
+        let id = app.objects.begin_parts(&pool, &key).await?.ok_or(objects::Error::NotFound)?;
+        let expires = (now + parts::SESSION).as_second();
+        if let Err(refusal) = enter(app, &key, Some(&id), expires).await {
+            // Nobody would ever complete it or give it up.
+            let _ = app.objects.abort_parts(&pool, &key, &id).await;
+            return Err(refusal);
+        }
+        let session = parts::Session { pool, key, expires, bytes, id };
+        return Ok(UploadTicket {
+            upload_url: format!("{}{}", base_url(app, headers), session.target(app.store.signing_key())),
+            method: "POST".to_owned(),
+            headers: BTreeMap::new(),
+            input_path,
+            expires_at: shown(expires),
+            bytes_max: bytes,
+            parts: Some(session.answer(app, &[]).await?),
+        });
+    }
+    let expires = (now + app.upload_expiry).as_second();
+    enter(app, &key, None, expires).await?;
+    let signed =
+        app.objects.sign_put(&pool, &key, app.upload_expiry).await?.ok_or(objects::Error::NotFound)?;
+    Ok(UploadTicket {
+        upload_url: signed.url.into(),
+        method: "PUT".to_owned(),
+        headers: signed.headers,
+        input_path,
+        expires_at: shown(expires),
+        bytes_max: app.upload_bytes_max.min(PUT_BYTES_MAX),
+        parts: None,
+    })
 }
 
 pub(super) async fn receive(

@@ -18,7 +18,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    fn directory() -> Self {
+    pub(crate) fn directory() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let objects = Objects::open(&folder.path().join("objects")).unwrap();
         Self { objects, folder, server: None }

@@ -30,6 +30,7 @@ pub use multipart::Part;
 pub use place::Places;
 pub use presign::SignedPut;
 pub use read::Span;
+pub use write::part_bytes;
 
 use crate::failure::Failure;
 use connect::Bucket;

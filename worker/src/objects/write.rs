@@ -33,7 +33,7 @@ const FILE_RETRY_AFTER: Duration = Duration::from_millis(250);
 const COPY_BYTES_MAX: u64 = 5 << 30;
 
 /// How large each part of an object is: as many equal ones as a store takes.
-pub(super) fn part_bytes(object_bytes: u64) -> u64 {
+pub fn part_bytes(object_bytes: u64) -> u64 {
     object_bytes.div_ceil(PARTS_MAX).next_multiple_of(1 << 20).max(PART_BYTES)
 }
 

@@ -1,13 +1,18 @@
 //! What every store must do, whatever database is behind it: each backend keeps these promises on its own
 //! `Fixture`.
 
+mod upkeep;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use millrace_wire::job::{FailureCode, Outputs, Phase, Progress, State};
 use millrace_wire::{JobId, JobSpec};
+use sqlx::{Connection as _, Executor as _};
 
+use self::upkeep::*;
+use super::upkeep::{Deleted, Due, Rules};
 use super::*;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -17,7 +22,23 @@ pub(super) const ROOM: Room = Room { slots: 100, queue_max: 100 };
 /// A fresh database that is a store, and more handles on the same one.
 #[async_trait]
 trait Fixture: Send + Sync {
-    async fn open(&self) -> Arc<dyn Store>;
+    async fn open(&self) -> Arc<dyn Store> {
+        self.both().await.0
+    }
+
+    /// One handle, seen from two sides.
+    async fn both(&self) -> (Arc<dyn Store>, Arc<dyn Upkeep>);
+
+    /// Lets so much time go by for what ended and for uploads.
+    async fn age(&self, by: Duration);
+}
+
+/// What [`Fixture::age`] does.
+fn aging(by: Duration) -> sqlx::AssertSqlSafe<String> {
+    let ms = by.as_millis();
+    sqlx::AssertSqlSafe(format!(
+        "UPDATE job SET finished_at = finished_at - {ms}; UPDATE upload SET look_at = look_at - {ms}"
+    ))
 }
 
 async fn worker(store: &dyn Store, name: &str, pool: &str) -> Identity {
@@ -413,6 +434,13 @@ macro_rules! promises {
             the_backlog_counts_what_waits_whoever_accepted_it
             pages_are_newest_first_and_complete
             workers_that_start_together_open_one_store
+            what_lost_attempts_wrote_is_due_twice_and_what_may_still_publish_never
+            outputs_are_gone_for_readers_first_and_due_later
+            a_client_deletes_the_outputs_of_its_own_finished_jobs_alone
+            an_upload_is_due_when_no_job_reads_it_and_comes_back_when_one_does
+            however_many_uploads_jobs_read_none_of_them_is_due
+            an_upload_in_parts_is_due_after_its_session_unless_it_was_completed
+            a_bucket_has_one_sweeper_at_a_time
         }
     };
 }
@@ -424,9 +452,19 @@ mod sqlite {
 
     #[async_trait]
     impl Fixture for File {
-        async fn open(&self) -> Arc<dyn Store> {
-            let url = format!("sqlite:{}", self.0.path().join("jobs.db").display());
-            Arc::new(Sqlite::open(&url, 3).await.unwrap())
+        async fn both(&self) -> (Arc<dyn Store>, Arc<dyn Upkeep>) {
+            let store = Arc::new(Sqlite::open(&self.url(), 3).await.unwrap());
+            (Arc::clone(&store) as _, store)
+        }
+
+        async fn age(&self, by: Duration) {
+            sqlx::SqliteConnection::connect(&self.url()).await.unwrap().execute(aging(by)).await.unwrap();
+        }
+    }
+
+    impl File {
+        fn url(&self) -> String {
+            format!("sqlite:{}", self.0.path().join("jobs.db").display())
         }
     }
 
@@ -455,8 +493,13 @@ mod postgres {
 
     #[async_trait]
     impl Fixture for Database {
-        async fn open(&self) -> Arc<dyn Store> {
-            Arc::new(Postgres::open(&self.0, settings(), 3).await.unwrap())
+        async fn both(&self) -> (Arc<dyn Store>, Arc<dyn Upkeep>) {
+            let store = Arc::new(Postgres::open(&self.0, settings(), 3).await.unwrap());
+            (Arc::clone(&store) as _, store)
+        }
+
+        async fn age(&self, by: Duration) {
+            sqlx::PgConnection::connect(&self.0).await.unwrap().execute(aging(by)).await.unwrap();
         }
     }
 

@@ -17,7 +17,9 @@ pub mod private_server;
 mod row;
 mod rules;
 mod sqlite;
+pub mod upkeep;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -28,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;
+pub use upkeep::{NewUpload, Upkeep};
 
 /// Whose jobs those are that came without a tenant: of a gateway that asks nobody who he is.
 pub const TENANT_DEFAULT: &str = "default";
@@ -308,7 +311,8 @@ pub struct Event {
     pub body: String,
 }
 
-/// Opens the store that a URL names: `sqlite:PATH`, or `postgres://…`, several of those with commas between them.
+/// Opens the store that a URL names: `sqlite:PATH`, or `postgres://…`, several of those with commas between them. It is one
+/// store, seen from two sides.
 ///
 /// `failures_max` is how many counted failures make a job `dead`.
 ///
@@ -318,11 +322,13 @@ pub async fn open(
     url: &str,
     settings: postgres::Settings,
     failures_max: u32,
-) -> Result<std::sync::Arc<dyn Store>, Error> {
+) -> Result<(Arc<dyn Store>, Arc<dyn Upkeep>), Error> {
     if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-        return Ok(std::sync::Arc::new(Postgres::open(url, settings, failures_max).await?));
+        let store = Arc::new(Postgres::open(url, settings, failures_max).await?);
+        return Ok((Arc::clone(&store) as _, store));
     }
-    Ok(std::sync::Arc::new(Sqlite::open(url, failures_max).await?))
+    let store = Arc::new(Sqlite::open(url, failures_max).await?);
+    Ok((Arc::clone(&store) as _, store))
 }
 
 /// The job store. Every method is one transaction; nothing but the database is awaited inside one.

@@ -18,6 +18,13 @@ pub(super) const HEAD_START: Duration = Duration::from_secs(2);
 pub(super) const SILENT: (FailureCode, &str) =
     (FailureCode::LeaseLost, "the worker that ran it stopped answering");
 
+/// How long after its session's end an upload in parts is given up.
+pub(super) const PARTS_GRACE: Duration = Duration::from_secs(3600);
+/// When an upload that a job reads is looked at again.
+pub(super) const IN_USE_AGAIN: Duration = Duration::from_secs(3600);
+/// How often what a lost attempt wrote is removed. The same number stands in the index.
+pub(super) const SWEEPS: i64 = 2;
+
 impl Room {
     /// How many jobs a worker may hold, running ones included, for one more of this class to be accepted.
     pub(super) fn limit(self, class: Priority) -> i64 {

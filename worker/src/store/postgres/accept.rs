@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
 
+use millrace_wire::spec::Input;
 use sqlx::postgres::PgConnection;
 
 use super::super::row::job_row;
@@ -61,12 +62,17 @@ pub(super) async fn accept(
     let class = new.spec.priority();
     let room = room.limit(class) - i64::try_from(ticket.ahead).unwrap_or(i64::MAX);
     let hash = new.spec.hash();
+    let input_path = match &new.spec.input {
+        Input::Path(path) => Some(path),
+        Input::Url(_) => None,
+    };
     let created = sqlx::query(concat!(
         "WITH held AS (SELECT \
            (SELECT count(*) FROM (SELECT FROM task WHERE state IN ('waiting', 'delayed') AND accepted_by = $1 LIMIT $2) w) \
            + (SELECT count(*) FROM task WHERE state = 'running' AND owner = $1) AS jobs), \
-         j AS (INSERT INTO job (uid, tenant, job_id, spec, spec_hash, class, state, pool, bucket, created_at) \
-           SELECT $3, $4, $5, $6, $7, $8, 'queued', $9, $9, ",
+         j AS (INSERT INTO job (uid, tenant, job_id, spec, spec_hash, class, state, pool, bucket, \
+             retention_days, input_path, created_at) \
+           SELECT $3, $4, $5, $6, $7, $8, 'queued', $9, $9, $12, $13, ",
         now!(),
         " FROM held WHERE jobs < $2 ON CONFLICT (tenant, job_id) DO NOTHING RETURNING *), \
          t AS (INSERT INTO task (uid, job_uid, kind, state, pool, class, accepted_by, work_seconds, not_before, created_at) \
@@ -86,6 +92,8 @@ pub(super) async fn accept(
     .bind(by.pool.as_str())
     .bind(uuid::Uuid::now_v7().to_string())
     .bind(new.work_seconds)
+    .bind(new.spec.retention_days.map(i64::from))
+    .bind(input_path)
     .fetch_optional(&mut *on)
     .await?;
     if let Some(row) = created {

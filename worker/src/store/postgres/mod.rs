@@ -18,6 +18,7 @@ mod server;
 mod sql;
 #[cfg(test)]
 pub(super) mod tests;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ pub struct Settings {
     pub password_file: Option<PathBuf>,
 }
 
-/// [`Store`] on PostgreSQL.
+/// [`Store`] and [`super::Upkeep`] on PostgreSQL.
 #[derive(Debug)]
 pub struct Postgres {
     link: Arc<Link>,
@@ -77,6 +78,7 @@ macro_rules! ask {
         }
     }};
 }
+use ask;
 
 #[async_trait]
 impl Store for Postgres {
