@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::discovery::server::Server;
 use crate::fake::{Behaviour, Fake};
-use crate::harness::{Gateway, Load, check, eventually, gauge, pools, problem, without_roots};
+use crate::harness::{Gateway, Load, check, eventually, gauge, pools, problem, roots_from};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reloads_under_load_fail_no_request_and_leave_nothing_behind() {
@@ -255,14 +255,19 @@ async fn the_command_line_checks_and_shows() {
 #[tokio::test]
 async fn a_system_without_ca_certificates_is_good_enough_for_plain_workers() {
     let worker = Fake::start("aws", "aws-1").await;
-    let gateway = Gateway::start_without_roots(&pools(&[("aws", 1.0, &[&worker])])).await;
-    gateway.healthy(1).await;
-    let accepted = gateway.client.post(gateway.url("/process")).body("{}").send().await.unwrap();
-    assert_eq!(accepted.status(), 202);
-    let mut status = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-gateway"));
-    let status = without_roots(&mut status).args(["status", "--admin", &gateway.admin.to_string()]);
-    let output = status.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let folder = tempfile::tempdir().unwrap();
+    let garbage = folder.path().join("garbage.pem");
+    std::fs::write(&garbage, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    for file in ["/dev/null", "/nonexistent.pem", garbage.to_str().unwrap()] {
+        let gateway = Gateway::start_with_roots(file, &pools(&[("aws", 1.0, &[&worker])])).await;
+        gateway.healthy(1).await;
+        let accepted = gateway.client.post(gateway.url("/process")).body("{}").send().await.unwrap();
+        assert_eq!(accepted.status(), 202, "{file}");
+        let mut status = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-gateway"));
+        let status = roots_from(&mut status, file).args(["status", "--admin", &gateway.admin.to_string()]);
+        let output = status.output().unwrap();
+        assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[tokio::test]
@@ -273,10 +278,12 @@ async fn keys_behind_tls_want_ca_certificates_and_say_so() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("routing.toml");
     std::fs::write(&file, pools(&[("aws", 1.0, &[&worker])]) + jwt).unwrap();
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-gateway"));
-    let output = without_roots(&mut command).args(["run", "--config"]).arg(&file).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success());
-    assert!(said.contains("https://id.example/jwks.json") && said.contains("CA cert"), "{said}");
-    assert!(!said.contains("builder error"), "{said}");
+    for roots in ["/dev/null", "/nonexistent.pem"] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-gateway"));
+        let output = roots_from(&mut command, roots).args(["run", "--config"]).arg(&file).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(said.contains("https://id.example/jwks.json") && said.contains("CA cert"), "{roots}: {said}");
+        assert!(!said.contains("builder error") && !said.contains("panicked"), "{roots}: {said}");
+    }
 }
