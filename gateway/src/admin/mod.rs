@@ -258,6 +258,7 @@ async fn audit(State(admin): State<Admin>) -> Json<Vec<Entry>> {
 
 /// The page's answer as axum's.
 fn plain(response: Option<axum::http::Response<Bytes>>) -> Response {
+    problem::must_be_json(&headers)?;
     response.map_or_else(|| StatusCode::NOT_FOUND.into_response(), |response| response.map(Body::from))
 }
 

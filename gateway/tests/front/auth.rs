@@ -129,7 +129,7 @@ async fn keys_are_exchanged_while_it_runs_and_a_bad_file_changes_nothing() {
     );
 
     gateway.write(&file.replace("[auth]\n", "").replace(&format!("keys = {keys:?}\n"), ""));
-    let opened = gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+    let opened = gateway.reload().await;
     assert!(problem(opened).await["detail"].as_str().unwrap().contains("auth: changing it needs a restart"));
     assert!(!may("old").await, "the door stays shut");
 }

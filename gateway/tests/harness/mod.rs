@@ -189,6 +189,12 @@ impl Gateway {
         self.client.post(self.url("/process")).body(body.to_owned()).send().await.unwrap()
     }
 
+    /// `POST /reload`.
+    pub(crate) async fn reload(&self) -> reqwest::Response {
+        let reload = self.client.post(self.admin_url("/reload")).header("content-type", "application/json");
+        reload.send().await.unwrap()
+    }
+
     pub(crate) async fn status(&self) -> Value {
         self.client.get(self.admin_url("/status")).send().await.unwrap().json().await.unwrap()
     }

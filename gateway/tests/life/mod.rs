@@ -41,7 +41,7 @@ async fn reloads_under_load_fail_no_request_and_leave_nothing_behind() {
     let before = settled().await;
     for n in 0..50 {
         gateway.write(if n % 2 == 0 { &large } else { &small });
-        let reloaded = gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+        let reloaded = gateway.reload().await;
         assert_eq!(reloaded.status(), StatusCode::OK);
     }
     eventually("the third worker is forgotten again", || async {
@@ -139,7 +139,7 @@ async fn two_hundred_reloads_under_load_leave_nothing_behind() {
         while reloaded < until {
             let file = &files[reloaded % files.len()];
             gateway.write(file);
-            let answer = gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+            let answer = gateway.reload().await;
             let bad = file.starts_with("[[") || file.contains("-1");
             let wants = if bad { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
             assert_eq!(answer.status(), wants, "{file}\n{}", answer.text().await.unwrap());
@@ -147,7 +147,7 @@ async fn two_hundred_reloads_under_load_leave_nothing_behind() {
         }
         // Ends with what it began with: the same workers, the same pools.
         gateway.write(&plain);
-        gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+        gateway.reload().await;
         left(&gateway, load, &workers).await
     };
     let load = gateway.load(4);
@@ -180,13 +180,13 @@ async fn a_bad_file_keeps_the_old_one_and_says_where_it_is_bad() {
     .await;
     assert!(gateway.metrics().await.contains("millrace_gateway_config_reload_success 0"));
     assert!(gateway.log().contains(&wants), "{}", gateway.log());
-    let refused = gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+    let refused = gateway.reload().await;
     assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY);
     assert!(problem(refused).await["detail"].as_str().unwrap().contains(&wants));
     assert_eq!(gateway.submit("{}").await.status(), StatusCode::ACCEPTED);
 
     gateway.write(&good.replacen("127.0.0.1:0", "127.0.0.1:1", 1));
-    let moved = gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+    let moved = gateway.reload().await;
     assert!(problem(moved).await["detail"].as_str().unwrap().contains(
         "routing.toml:2:8: listen.http: changing it from 127.0.0.1:0 to 127.0.0.1:1 needs a restart"
     ));
