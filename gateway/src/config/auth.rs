@@ -40,9 +40,9 @@ pub struct Jwt {
     pub tenant_claim: String,
     /// What the role claim's values mean here; empty: they are our roles' own names.
     pub roles: BTreeMap<String, Role>,
-    /// The role of tokens that name none.
+    /// The role of tokens without that claim.
     pub role: Option<Role>,
-    /// The tenant of tokens that name none.
+    /// The tenant of tokens without that claim.
     pub tenant: Option<String>,
 }
 
