@@ -39,7 +39,7 @@ impl Proxy {
         let shows = [AUTHORIZATION.as_str(), API_KEY].into_iter().any(|name| headers.contains_key(name));
         if let Some(auth) = self.auth.as_ref().filter(|_| shows && ctx.principal.is_none()) {
             // A bad one is none: the URL's signature is what permits it.
-            ctx.principal = auth.identify(headers).ok();
+            ctx.principal = auth.known(headers);
         }
         let who = match &ctx.principal {
             Some(principal) => Who::Principal(principal.id.clone()),
