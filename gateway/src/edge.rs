@@ -59,11 +59,6 @@ tokio::task_local! {
     static HEADER: Arc<AtomicBool>;
 }
 
-/// How much a connection reads and writes at once.
-pub fn buffers() -> L4BufferSettings {
-    L4BufferSettings::default().read(READ_BUFFER)
-}
-
 /// Says that the header of this task's request has arrived.
 pub fn header_arrived() {
     // Outside of an edge (HTTP/2 streams begin with their header) nobody waits.
@@ -99,6 +94,11 @@ impl Edge {
         Self { tls: Some(tls), ..self.clone() }
     }
 
+    /// How much its connections read and write at once. TLS reads ahead by itself.
+    pub fn buffers(&self) -> L4BufferSettings {
+        L4BufferSettings::default().read(if self.tls.is_some() { 0 } else { READ_BUFFER })
+    }
+
     fn count(&self, address: IpAddr) -> Option<Counted> {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let count = connections.entry(address).or_default();
@@ -130,7 +130,21 @@ impl Drop for Counted {
 
 #[async_trait]
 impl ServerApp for Edge {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    /// Goes on in a task of its own: Pingora's keeps nine kilobytes for a handshake of its own kind for as long as it
+    /// lives, and nobody waits for either.
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        tokio::spawn(self.clone().carry(stream, shutdown.clone()));
+        None
+    }
+
+    async fn cleanup(&self) {
+        self.http1.http_cleanup().await;
+    }
+}
+
+impl Edge {
+    /// A connection's whole life.
+    async fn carry(self: Arc<Self>, mut stream: Stream, shutdown: ShutdownWatch) -> Option<Stream> {
         let digest = stream.get_socket_digest();
         let address = digest.as_ref().and_then(|digest| digest.peer_addr()?.as_inet()).map(|inet| inet.ip());
         let _counted = match address {
@@ -156,12 +170,12 @@ impl ServerApp for Edge {
             first == *H2_FIRST
         };
         if !http2 {
-            return self.http1.process_new(stream, shutdown).await;
+            return self.http1.process_new(stream, &shutdown).await;
         }
         // Nothing in Pingora bounds the time until a connection of HTTP/2 begins.
         let begun = Arc::new(Notify::new());
         let app = Arc::new(Timed::new(&self.proxy, &self.fleet, Some(begun.clone())));
-        let mut connection = app.process_new(stream, shutdown);
+        let mut connection = app.process_new(stream, &shutdown);
         // On the heap and gone once it has begun, so that an idle connection keeps no room for it.
         let began = Box::pin(tokio::time::timeout(KEEPALIVE + deadline, begun.notified()));
         tokio::select! {
@@ -170,10 +184,6 @@ impl ServerApp for Edge {
             began = began => began.ok()?,
         }
         connection.await
-    }
-
-    async fn cleanup(&self) {
-        self.http1.http_cleanup().await;
     }
 }
 
