@@ -7,10 +7,10 @@ use millrace_wire::spec::Input;
 use sqlx::postgres::PgConnection;
 
 use super::super::row::job_row;
-use super::super::rules::class_of;
+use super::super::rules::{class_of, steal_after};
 use super::super::{Accepted, Error, Identity, NewJob, Room};
 use super::read::find;
-use super::sql::{event, now};
+use super::sql::{event, held, now};
 
 /// The submits that are on their way into the database from here. The database does not show them to each other, so each
 /// counts those that came before it as accepted: a burst never overfills a queue.
@@ -67,9 +67,9 @@ pub(super) async fn accept(
         Input::Url(_) => None,
     };
     let created = sqlx::query(concat!(
-        "WITH held AS (SELECT \
-           (SELECT count(*) FROM (SELECT FROM task WHERE state IN ('waiting', 'delayed') AND accepted_by = $1 LIMIT $2) w) \
-           + (SELECT count(*) FROM task WHERE state = 'running' AND owner = $1) AS jobs), \
+        "WITH held AS (",
+        held!(),
+        "), \
          j AS (INSERT INTO job (uid, tenant, job_id, spec, spec_hash, class, state, pool, bucket, \
              retention_days, input_path, created_at) \
            SELECT $3, $4, $5, $6, $7, $8, 'queued', $9, $9, $12, $13, ",
@@ -77,6 +77,8 @@ pub(super) async fn accept(
         " FROM held WHERE jobs < $2 ON CONFLICT (tenant, job_id) DO NOTHING RETURNING *), \
          t AS (INSERT INTO task (uid, job_uid, kind, state, pool, class, accepted_by, work_seconds, not_before, created_at) \
            SELECT $10, uid, 'video', 'waiting', pool, class, $1, $11, created_at, created_at FROM j), \
+         s AS (INSERT INTO steal (task_uid, pool, class, at) SELECT $10, price.pool, j.class, j.created_at + price.after \
+           FROM j, unnest($14::text[], $15::bigint[]) AS price (pool, after) WHERE price.pool <> j.pool), \
          e AS (",
         event!("'accepted'", "jsonb_build_object('pool', pool, 'worker', $1)"),
         ") SELECT * FROM j"
@@ -94,6 +96,8 @@ pub(super) async fn accept(
     .bind(new.work_seconds)
     .bind(new.spec.retention_days.map(i64::from))
     .bind(input_path)
+    .bind(new.steal.iter().map(|(pool, _)| pool.as_str()).collect::<Vec<_>>())
+    .bind(new.steal.iter().map(|(_, price)| steal_after(price)).collect::<Vec<_>>())
     .fetch_optional(&mut *on)
     .await?;
     if let Some(row) = created {
