@@ -150,16 +150,21 @@ pub fn bounded(mut peer: HttpPeer, route: &Route, timeouts: &Timeouts) -> HttpPe
 }
 
 /// Who sent a request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Sender<'a> {
-    /// Its address.
-    pub address: Option<IpAddr>,
+    /// Its [`address`].
+    pub address: Option<HeaderValue>,
     /// Whether it came by TLS.
     pub tls: bool,
     /// What nobody but us may see is in the request.
     pub secret: bool,
     /// Who it is.
     pub principal: Option<&'a Principal>,
+}
+
+/// A client's address as workers are told.
+pub fn address(of: IpAddr) -> HeaderValue {
+    HeaderValue::from_str(&of.to_string()).expect("digits, dots and colons")
 }
 
 /// Makes a client's request header one for a worker.
@@ -189,7 +194,7 @@ pub fn request_header(
         let proto = HeaderValue::from_static(if sender.tls { "https" } else { "http" });
         fields.insert(&fields::FORWARDED_PROTO, proto);
         if let Some(client) = sender.address {
-            fields.insert(&fields::FORWARDED_FOR, value(&client.to_string()));
+            fields.insert(&fields::FORWARDED_FOR, client);
         }
         if let Some(job_id) = job_id {
             fields.insert(&fields::IDEMPOTENCY_KEY, value(job_id.as_str()));
@@ -267,7 +272,7 @@ mod tests {
             header.append_header(name, value).unwrap();
         }
         let id: JobId = "a".parse().unwrap();
-        let address = "10.0.0.9".parse().ok();
+        let address = "10.0.0.9".parse().ok().map(address);
         let sender = Sender { address, tls: false, secret: false, principal: None };
         request_header(&mut header, &Route::Submit, sender, Some(&id)).unwrap();
         let get = |name: &str| header.headers.get(name).map(|value| value.to_str().unwrap());
