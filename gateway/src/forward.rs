@@ -132,6 +132,9 @@ impl Drop for Ticket {
     }
 }
 
+/// Most fields that a worker's request has and a client's has not.
+pub const OURS_MAX: usize = 8;
+
 /// Sets every timeout of a connection to a worker.
 pub fn bounded(mut peer: HttpPeer, route: &Route, timeouts: &Timeouts) -> HttpPeer {
     let answer = match route {
@@ -183,9 +186,10 @@ pub fn request_header(
     };
     let host = header.headers.get(http::header::HOST).cloned();
     let host = host.or_else(|| HeaderValue::from_str(header.uri.authority()?.as_str()).ok());
-    // Digits, dots and colons, and a name's characters.
+    // A name's characters.
     let value = |text: &str| HeaderValue::from_str(text).expect("a plain word");
     fields::change(header, |fields| {
+        fields.reserve(OURS_MAX);
         let forged: Vec<HeaderName> = fields.keys().filter(|name| ours(name)).cloned().collect();
         forged.iter().for_each(|name| drop(fields.remove(name)));
         if let Some(host) = host {
@@ -216,12 +220,9 @@ pub fn request_header(
     })
 }
 
-/// A worker's load report, taken out of its response header: ORCA text and store id.
-pub fn take_report(header: &mut ResponseHeader) -> Option<(HeaderValue, HeaderValue)> {
-    fields::change_answer(header, |fields| {
-        let (orca, store) = (fields.remove(&fields::LOAD), fields.remove(&fields::STORE));
-        orca.zip(store)
-    })
+/// A worker's load report in its response header: ORCA text and store id.
+pub fn report(header: &ResponseHeader) -> Option<(&HeaderValue, &HeaderValue)> {
+    header.headers.get(&fields::LOAD).zip(header.headers.get(&fields::STORE))
 }
 
 /// Whether a worker's error explains itself: a problem with a body.

@@ -279,8 +279,8 @@ impl ProxyHttp for Proxy {
         let Some(address) = request.trying.as_ref().map(|trying| trying.target.address) else {
             return Ok(());
         };
-        if let Some((orca, store)) = forward::take_report(header)
-            && let Err(error) = self.dispatch.heard(request, address, &orca, &store)
+        if let Some((orca, store)) = forward::report(header)
+            && let Err(error) = self.dispatch.heard(request, address, orca, store)
         {
             self.dispatch.metrics.unbelievable_reports.with_label_values(&["response"]).inc();
             debug!(%address, %error, "load report not believed");
@@ -324,9 +324,7 @@ impl ProxyHttp for Proxy {
             ctx.in_flight = None;
         }
         let answered = ctx.request.as_ref().and_then(|request| Some(&request.trying.as_ref()?.target));
-        if let Some(target) = failed.as_ref().or(answered) {
-            sign(session, header, target);
-        }
+        sign(session, header, failed.as_ref().or(answered));
         ctx.marks.put(header)
     }
 
