@@ -308,10 +308,10 @@ impl Dispatch {
         store: &HeaderValue,
     ) -> Result<(), load::Error> {
         let rest = if request.route.reads_body() { Duration::ZERO } else { REPORT_REST };
-        match (orca.to_str(), store.to_str()) {
-            (Ok(orca), Ok(store)) => self.fleet.heard_after(rest, address, orca, store),
+        self.fleet.heard_after(rest, address, || match (orca.to_str(), store.to_str()) {
+            (Ok(orca), Ok(store)) => Ok((orca, store)),
             _ => Err(load::Error::Syntax("it is no text".to_owned())),
-        }
+        })
     }
 
     /// The worker has answered, and the answer goes to the client.
