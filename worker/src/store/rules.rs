@@ -25,6 +25,10 @@ pub(super) const IN_USE_AGAIN: Duration = Duration::from_secs(3600);
 /// How often what a lost attempt wrote is removed. The same number stands in the index.
 pub(super) const SWEEPS: i64 = 2;
 
+/// How many webhooks that are due a claim looks at. A receiver with more than these is busy after one look, and then passed
+/// over.
+pub(super) const WEBHOOKS_SEEN_MAX: i64 = 1000;
+
 impl Room {
     /// How many jobs a worker may hold, running ones included, for one more of this class to be accepted.
     pub(super) fn limit(self, class: Priority) -> i64 {

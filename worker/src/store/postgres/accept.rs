@@ -6,9 +6,11 @@ use std::sync::{Mutex, MutexGuard};
 use millrace_wire::spec::Input;
 use sqlx::postgres::PgConnection;
 
+use super::super::outbox::receiver;
 use super::super::row::job_row;
 use super::super::rules::class_of;
 use super::super::{Accepted, Error, Identity, NewJob, Room};
+use super::outbox::tenant_word;
 use super::read::find;
 use super::sql::{event, now};
 
@@ -66,6 +68,8 @@ pub(super) async fn accept(
         Input::Path(path) => Some(path),
         Input::Url(_) => None,
     };
+    let words = Some(new.spec.words()).filter(|words| !words.is_empty());
+    let words = words.map(|words| words.into_iter().chain([tenant_word(&new.tenant)]).collect::<Vec<_>>());
     let created = sqlx::query(concat!(
         "WITH held AS (SELECT \
            (SELECT count(*) FROM (SELECT FROM task WHERE state IN ('waiting', 'delayed') AND accepted_by = $1 LIMIT $2) w) \
@@ -77,6 +81,9 @@ pub(super) async fn accept(
         " FROM held WHERE jobs < $2 ON CONFLICT (tenant, job_id) DO NOTHING RETURNING *), \
          t AS (INSERT INTO task (uid, job_uid, kind, state, pool, class, accepted_by, work_seconds, not_before, created_at) \
            SELECT $10, uid, 'video', 'waiting', pool, class, $1, $11, created_at, created_at FROM j), \
+         w AS (INSERT INTO job_words (job_uid, words) SELECT uid, array_to_tsvector($14::text[]) FROM j \
+           WHERE $14::text[] IS NOT NULL), \
+         h AS (INSERT INTO job_webhook (job_uid, receiver) SELECT uid, $15 FROM j WHERE $15::text IS NOT NULL), \
          e AS (",
         event!("'accepted'", "jsonb_build_object('pool', pool, 'worker', $1)"),
         ") SELECT * FROM j"
@@ -94,6 +101,8 @@ pub(super) async fn accept(
     .bind(new.work_seconds)
     .bind(new.spec.retention_days.map(i64::from))
     .bind(input_path)
+    .bind(words)
+    .bind(new.spec.webhook_url.as_deref().and_then(receiver))
     .fetch_optional(&mut *on)
     .await?;
     if let Some(row) = created {
