@@ -100,6 +100,8 @@ impl Failure {
             Route::Submit | Route::UploadRequest => true,
             Route::Read | Route::Media => !matches!(self, Self::Refused | Self::Status(502 | 504)),
             Route::Upload { .. } | Route::Cancel => self == Self::Connect,
+            // The worker that refuses has changed nothing.
+            Route::Retry => matches!(self, Self::Connect | Self::Refused),
             _ => false,
         }
     }
@@ -135,7 +137,7 @@ impl Drop for Ticket {
 /// Sets every timeout of a connection to a worker.
 pub fn bounded(mut peer: HttpPeer, route: &Route, timeouts: &Timeouts) -> HttpPeer {
     let answer = match route {
-        Route::Submit | Route::UploadRequest | Route::Cancel => timeouts.submit,
+        Route::Submit | Route::UploadRequest | Route::Cancel | Route::Retry => timeouts.submit,
         Route::Read => timeouts.query,
         Route::Upload { .. } => timeouts.upload,
         _ => timeouts.read,
@@ -171,6 +173,7 @@ pub fn request_header(
     route: &Route,
     sender: Sender<'_>,
     job_id: Option<&JobId>,
+    steal: Option<&HeaderValue>,
 ) -> Result<(), Box<Error>> {
     let ours = |name: &HeaderName| {
         let name = name.as_str();
@@ -193,6 +196,9 @@ pub fn request_header(
         }
         if let Some(job_id) = job_id {
             fields.insert(&fields::IDEMPOTENCY_KEY, value(job_id.as_str()));
+        }
+        if let Some(steal) = steal {
+            fields.insert(&fields::STEAL, steal.clone());
         }
         if route.reads_body() {
             // The body is here already; a worker asked to say "continue" would only say it to nobody.
@@ -259,6 +265,7 @@ mod tests {
         for (name, value) in [
             ("host", "video.example"),
             ("Millrace-Pool", "x"),
+            ("Millrace-Steal", "aws=0"),
             ("endpoint-load-metrics", "TEXT a=1"),
             ("x-forwarded-for", "6.6.6.6"),
             ("x-forwarded-host", "evil.example"),
@@ -269,12 +276,13 @@ mod tests {
         let id: JobId = "a".parse().unwrap();
         let address = "10.0.0.9".parse().ok();
         let sender = Sender { address, tls: false, secret: false, principal: None };
-        request_header(&mut header, &Route::Submit, sender, Some(&id)).unwrap();
+        let steal = HeaderValue::from_static("gcp=42");
+        request_header(&mut header, &Route::Submit, sender, Some(&id), Some(&steal)).unwrap();
         let get = |name: &str| header.headers.get(name).map(|value| value.to_str().unwrap());
         assert_eq!(get("x-forwarded-host"), Some("video.example"));
         assert_eq!(get("x-forwarded-for"), Some("10.0.0.9"));
         assert_eq!(get("x-forwarded-proto"), Some("http"));
-        assert_eq!(get("idempotency-key"), Some("a"));
+        assert_eq!((get("idempotency-key"), get("millrace-steal")), (Some("a"), Some("gcp=42")));
         assert_eq!((get("millrace-pool"), get("endpoint-load-metrics"), get("expect")), (None, None, None));
     }
 
@@ -285,7 +293,8 @@ mod tests {
         assert!(Failure::Refused.retryable(&Route::Submit) && !Failure::Refused.outcome_unknown());
         assert!(Failure::Status(503).retryable(&Route::Read) && !Failure::Refused.retryable(&Route::Read));
         assert!(Failure::Connect.retryable(&upload) && !Failure::Broke.retryable(&upload));
-        assert!(!Failure::Broke.retryable(&Route::Cancel));
+        assert!(!Failure::Broke.retryable(&Route::Cancel) && !Failure::Broke.retryable(&Route::Retry));
+        assert!(Failure::Refused.retryable(&Route::Retry) && !Failure::Status(503).retryable(&Route::Retry));
         let answer = |status| ResponseHeader::build(status, None).unwrap();
         let (read, media) = (Route::Read, Route::Media);
         let failed = Failure::of_answer(&answer(500), &Route::Submit);

@@ -1,4 +1,5 @@
 mod past_the_workers;
+mod retry;
 
 use millrace_wire::job::{Job, Outputs, Phase, Rendition};
 use millrace_wire::{JobId, JobSpec};
@@ -76,7 +77,7 @@ impl Served {
     pub(crate) async fn accept(&self, id: &str) -> JobRow {
         let (spec, _) = JobSpec::parse(br#"{"input_url":"http://h/v"}"#).unwrap();
         let (tenant, job_id) = (TENANT_DEFAULT.to_owned(), id.parse().unwrap());
-        let new = NewJob { tenant, job_id, spec, work_seconds: 1.0 };
+        let new = NewJob { tenant, job_id, spec, work_seconds: 1.0, steal: Default::default() };
         let room = Room { slots: 99, queue_max: 99 };
         match self.app.store.accept(&new, &self.app.identity, room).await.unwrap() {
             Accepted::Created(row) => row,
@@ -160,6 +161,7 @@ async fn every_error_is_a_problem_and_no_client_can_make_a_worker_look_ill() {
         ("GET", "/jobs?colour=red", "", 400, Code::BadQuery),
         ("GET", "/jobs/%20", "", 422, Code::BadJobId),
         ("GET", "/jobs/none", "", 404, Code::JobNotFound),
+        ("GET", "/jobs/j/retry", "", 405, Code::MethodNotAllowed),
         ("PATCH", "/jobs/j", "", 405, Code::MethodNotAllowed),
         ("GET", "/nothing", "", 404, Code::NotFound),
         ("PUT", "/upload/aws/uploads/k/v.mp4", "", 403, Code::BadSignature),

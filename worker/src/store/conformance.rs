@@ -2,6 +2,8 @@
 //! `Fixture`.
 
 mod outbox;
+mod retry;
+mod steal;
 mod upkeep;
 
 use std::collections::HashSet;
@@ -13,7 +15,10 @@ use millrace_wire::{JobId, JobSpec};
 use sqlx::{Connection as _, Executor as _};
 
 use self::outbox::*;
+use self::retry::*;
+use self::steal::*;
 use self::upkeep::*;
+use super::rules::HEAD_START;
 use super::upkeep::{Deleted, Due, Rules};
 use super::*;
 
@@ -31,7 +36,7 @@ trait Fixture: Send + Sync {
     /// One handle, seen from two sides.
     async fn both(&self) -> (Arc<dyn Store>, Arc<dyn Upkeep>);
 
-    /// Lets so much time go by for what ended and for uploads.
+    /// Lets so much time go by for what ended, for uploads, and for what waits for a thief.
     async fn age(&self, by: Duration);
 
     /// Enters the last event of a job once more.
@@ -42,7 +47,8 @@ trait Fixture: Send + Sync {
 fn aging(by: Duration) -> sqlx::AssertSqlSafe<String> {
     let ms = by.as_millis();
     sqlx::AssertSqlSafe(format!(
-        "UPDATE job SET finished_at = finished_at - {ms}; UPDATE upload SET look_at = look_at - {ms}"
+        "UPDATE job SET finished_at = finished_at - {ms}; UPDATE upload SET look_at = look_at - {ms}; \
+         UPDATE steal SET at = at - {ms}"
     ))
 }
 
@@ -64,7 +70,8 @@ fn id(text: &str) -> JobId {
 
 pub(super) fn new_job(job_id: &str, fields: &str) -> NewJob {
     let (spec, _) = JobSpec::parse(format!(r#"{{"input_url":"http://h/v"{fields}}}"#).as_bytes()).unwrap();
-    NewJob { tenant: TENANT_DEFAULT.to_owned(), job_id: id(job_id), spec, work_seconds: 10.0 }
+    let (tenant, steal) = (TENANT_DEFAULT.to_owned(), Prices::default());
+    NewJob { tenant, job_id: id(job_id), spec, work_seconds: 10.0, steal }
 }
 
 async fn accept(store: &dyn Store, job_id: &str, by: &Identity) -> JobRow {
@@ -447,6 +454,15 @@ macro_rules! promises {
             the_backlog_counts_what_waits_whoever_accepted_it
             pages_are_newest_first_and_complete
             workers_that_start_together_open_one_store
+            a_dead_job_that_is_retried_is_the_same_job_with_all_its_attempts_anew
+            a_verdict_is_tried_again_only_where_it_may_be_another
+            two_who_retry_at_once_begin_one_series
+            waiting_work_is_stolen_for_its_price_and_not_before
+            at_a_price_of_nothing_the_own_pool_has_a_head_start
+            a_pool_steals_only_when_it_has_nothing_to_do_and_then_what_is_longest_past_its_price
+            a_task_is_stolen_once_in_its_life
+            what_was_cancelled_or_claimed_is_not_stolen
+            many_thieves_and_the_robbed_never_claim_the_same_task
             what_lost_attempts_wrote_is_due_twice_and_what_may_still_publish_never
             outputs_are_gone_for_readers_first_and_due_later
             a_client_deletes_the_outputs_of_its_own_finished_jobs_alone

@@ -29,6 +29,12 @@ pub(super) const SWEEPS: i64 = 2;
 /// over.
 pub(super) const WEBHOOKS_SEEN_MAX: i64 = 1000;
 
+/// From when after its acceptance another pool may steal a task at this price. Its own pool has the same head start as with
+/// lost work: at a price of nothing an idle stranger would win a race against the idle worker that accepted it.
+pub(super) fn steal_after(price: Duration) -> i64 {
+    millis(price.max(HEAD_START))
+}
+
 impl Room {
     /// How many jobs a worker may hold, running ones included, for one more of this class to be accepted.
     pub(super) fn limit(self, class: Priority) -> i64 {
