@@ -24,6 +24,7 @@ pub struct Metrics {
     pub store_errors: IntCounterVec,
     pub event_streams: IntGauge,
     pub swept: IntCounterVec,
+    pub webhooks: IntCounterVec,
     pub tls_handshakes_failed: IntCounterVec,
     pub certificate_expiry: IntGauge,
     pub certificate_success: IntGauge,
@@ -105,6 +106,11 @@ impl Metrics {
             store_errors: counters("store_errors_total", "Calls of the job store that failed", &["kind"])?,
             swept: counters("swept_total", "What was removed from the object store", &["what"])?,
             event_streams: gauge("event_streams", "Event streams that are open")?,
+            webhooks: counters(
+                "webhooks_total",
+                "Webhooks sent, by what came of it: delivered, failed (it is sent again), given_up, gone (the receiver wants none), late (another worker told it)",
+                &["outcome"],
+            )?,
             tls_handshakes_failed: counters(
                 "tls_handshakes_failed_total",
                 "TLS handshakes that failed: refused (a wrong certificate, or none), plain (no TLS at all), timeout",

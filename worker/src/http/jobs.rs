@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use millrace_wire::job::{Job, JobError, JobPage};
+use millrace_wire::job::{Job, JobError, JobPage, Webhook, WebhookState};
 use millrace_wire::spec::{Input, SPEC_BYTES_MAX};
 use millrace_wire::steal::Prices;
 use millrace_wire::{Code, JobId, JobSpec, Problem, headers};
@@ -19,9 +19,10 @@ use super::tenant::{Principal, Tenant};
 use super::{App, Refusal, Shared, media};
 use crate::keys;
 use crate::lease::Stop;
-use crate::objects;
+use crate::store::outbox::WebhookRow;
 use crate::store::upkeep::Deleted;
 use crate::store::{Accepted, Cancelled, Filter, JobRow, NewJob, Retried};
+use crate::{objects, webhooks};
 
 /// Longest time for a spec to arrive.
 const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +33,23 @@ const PAGE: (u32, u32) = (50, 500);
 async fn views(app: &App, tenant: &str, rows: Vec<JobRow>) -> Result<Vec<Job>, Refusal> {
     let finished = rows.iter().filter(|row| row.manifest.is_some()).map(|row| row.uid.clone());
     let gone = app.upkeep.outputs_gone(&finished.collect::<Vec<_>>()).await?;
-    Ok(rows.into_iter().map(|row| view(app, tenant, gone.get(&row.uid).copied(), row)).collect())
+    let told = rows.iter().filter(|row| row.spec.webhook_url.is_some()).map(|row| row.uid.clone());
+    let mut told = app.upkeep.webhooks(&told.collect::<Vec<_>>()).await?;
+    let seen = |row: JobRow| {
+        let webhook = told.remove(&row.uid).map(webhook);
+        Job { webhook, ..view(app, tenant, gone.get(&row.uid).copied(), row) }
+    };
+    Ok(rows.into_iter().map(seen).collect())
+}
+
+/// A job as its client reads it.
+pub(crate) async fn seen_by_clients(app: &App, tenant: &str, row: JobRow) -> Result<Job, Refusal> {
+    seen(app, tenant, row).await.map(|Json(job)| job)
+}
+
+fn webhook(told: WebhookRow) -> Webhook {
+    let next_at = (told.state == WebhookState::Pending).then(|| webhooks::shown(told.due_at_ms));
+    Webhook { state: told.state, tries: told.tries, detail: told.detail, next_at }
 }
 
 /// One of them.
@@ -79,6 +96,7 @@ fn view(app: &App, tenant: &str, gone_at_ms: Option<i64>, row: JobRow) -> Job {
         warnings,
         error: row.error.map(|(code, detail)| JobError { code, detail }),
         cancel_requested: row.cancel_requested,
+        webhook: None,
         created_at: time(row.created_at_ms),
         started_at: row.started_at_ms.map(time),
         finished_at: row.finished_at_ms.map(time),
@@ -149,6 +167,7 @@ async fn accept(
 ) -> Result<Response, Refusal> {
     let outcome = |label: &str| app.metrics.submits.with_label_values(&[label]).inc();
     takes_jobs(app)?;
+    check_webhook(app, &spec)?;
     let input_bytes = match &spec.input {
         Input::Url(_) => None,
         Input::Path(path) => Some(uploaded_bytes(app, &tenant, path).await?),
@@ -176,6 +195,12 @@ async fn accept(
     };
     let location = format!("/jobs/{job_id}");
     Ok((status, [(header::LOCATION, location)], seen(app, &new.tenant, row).await?).into_response())
+}
+
+/// Refuses a receiver that may not be told.
+pub(super) fn check_webhook(app: &App, spec: &JobSpec) -> Result<(), Refusal> {
+    let refused = spec.webhook_url.as_deref().and_then(|url| app.receivers.check(url).err());
+    refused.map_or(Ok(()), |why| Err(Problem::new(Code::BadField, why).field("webhook_url").into()))
 }
 
 /// Refuses where this worker shuts down.

@@ -10,6 +10,8 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod library;
+pub mod outbox;
 pub mod postgres;
 #[cfg(test)]
 #[path = "../../../bench/src/postgres.rs"]
@@ -29,6 +31,8 @@ use millrace_wire::steal::Prices;
 use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
 
+pub use library::Library;
+pub use outbox::Outbox;
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;
 pub use upkeep::{NewUpload, Upkeep};
