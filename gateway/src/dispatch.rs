@@ -324,6 +324,14 @@ impl Dispatch {
             _ => Verdict::Answered,
         };
         let latency = (!request.route.reads_body()).then_some(elapsed);
+        if trying.submitting.is_some() {
+            self.metrics.pools.submit_answered(trying.target.pool.as_str(), elapsed.as_secs_f64());
+            // What was known already, and is answered by 200, moves nothing.
+            if status == 202 {
+                let price = |from: &str| self.fleet.view().egress_usd_per_gb(from);
+                self.metrics.pools.accepted(&request.job, trying.target.pool.as_str(), price);
+            }
+        }
         // From here on the job is in the worker's own report.
         trying.submitting = None;
         self.judge(&trying.target, verdict, latency);
