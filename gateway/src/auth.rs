@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
+use crate::forward::fields;
 use crate::metrics::Metrics;
 use crate::request::Route;
 use crate::settle;
@@ -167,7 +168,7 @@ pub fn needed(route: &Route, method: &http::Method, path: &str) -> Option<Role> 
         // `/media/JOB/TOKEN/NAME`; without a token the worker would make one.
         Route::Media if path.starts_with("/media/") && path.split('/').count() > 4 => None,
         Route::Media | Route::Read => Some(Role::Viewer),
-        Route::Submit | Route::UploadRequest | Route::Cancel => Some(Role::Creator),
+        Route::Submit | Route::UploadRequest | Route::Cancel | Route::Retry => Some(Role::Creator),
         Route::Pools => Some(Role::Operator),
     }
 }
@@ -296,7 +297,7 @@ impl Auth {
 /// Whether a credential looks like a token: three parts, of which the first begins like an object of JSON. An API key
 /// may have dots, but is made by a machine and will not.
 fn is_token(credential: &[u8]) -> bool {
-    credential.starts_with(b"eyJ") && credential.iter().filter(|byte| **byte == b'.').count() == 2
+    credential.starts_with(b"eyJ") && memchr::memchr_iter(b'.', credential).count() == 2
 }
 
 /// The key or token of a request that has exactly one, and whether it is the bearer's.
@@ -305,7 +306,7 @@ fn presented(headers: &HeaderMap) -> Option<(&[u8], bool)> {
         let (scheme, key) = value.as_bytes().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| (key.trim_ascii(), true))
     });
-    let own = headers.get_all(API_KEY).iter().map(|value| Some((value.as_bytes(), false)));
+    let own = headers.get_all(&fields::API_KEY).iter().map(|value| Some((value.as_bytes(), false)));
     let mut all = bearer.chain(own);
     let first = all.next()??;
     all.next().is_none().then_some(first)
@@ -341,6 +342,7 @@ mod tests {
             ("POST", "/jobs", Some(Role::Creator)),
             ("POST", "/upload/request", Some(Role::Creator)),
             ("DELETE", "/jobs/j", Some(Role::Creator)),
+            ("POST", "/jobs/j/retry", Some(Role::Creator)),
             ("GET", "/pools", Some(Role::Operator)),
         ] {
             assert_eq!(of(method, path), role, "{method} {path}");

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderValue;
+use millrace_wire::steal::Prices;
 use millrace_wire::{Code, JobId, PoolId, Problem, WorkerId, load};
 use tracing::debug;
 
@@ -84,6 +85,8 @@ pub struct Target {
     pub tls: Option<Arc<str>>,
     /// Why it was chosen, for a submit.
     pub reason: Option<Reason>,
+    /// When another pool may take the job, as the worker is told.
+    pub steal: Option<HeaderValue>,
 }
 
 /// A try under way; counts at its worker until it is dropped.
@@ -200,6 +203,7 @@ impl Dispatch {
                 }
                 self.choose_for_read(request, Some(pool), Draining::LastResort)
             }
+            Route::Retry => self.choose_for_read(request, None, Draining::LastResort),
             _ => self.choose_for_read(request, None, Draining::Welcome),
         }
     }
@@ -223,7 +227,13 @@ impl Dispatch {
                 let pool = view.pool(choice.pool);
                 let labels = [pool.as_str(), choice.reason.as_str()];
                 self.metrics.decisions.with_label_values(&labels).inc();
-                Ok(self.target(pool, choice.address, Some(choice.reason)))
+                let mut target = self.target(pool, choice.address, Some(choice.reason));
+                if request.route == Route::Submit {
+                    let prices = Prices::of(view.steal_prices(&request.job, choice.pool));
+                    let text = (!prices.is_empty()).then(|| prices.to_string());
+                    target.steal = text.map(|text| text.parse().expect("names and numbers"));
+                }
+                Ok(target)
             }
             Err(refused) => Err(Box::new(self.refused(request, refused))),
         }
@@ -246,7 +256,7 @@ impl Dispatch {
     fn target(&self, pool: &PoolId, address: SocketAddr, reason: Option<Reason>) -> Target {
         let known = |worker: &Worker| (worker.id().cloned(), worker.tls.clone());
         let (worker, tls) = self.fleet.of(address, known).unwrap_or_default();
-        Target { pool: pool.clone(), address, worker, tls, reason }
+        Target { pool: pool.clone(), address, worker, tls, reason, steal: None }
     }
 
     fn refused(&self, request: &Request, refused: Refused) -> Problem {
@@ -298,10 +308,10 @@ impl Dispatch {
         store: &HeaderValue,
     ) -> Result<(), load::Error> {
         let rest = if request.route.reads_body() { Duration::ZERO } else { REPORT_REST };
-        match (orca.to_str(), store.to_str()) {
-            (Ok(orca), Ok(store)) => self.fleet.heard_after(rest, address, orca, store),
+        self.fleet.heard_after(rest, address, || match (orca.to_str(), store.to_str()) {
+            (Ok(orca), Ok(store)) => Ok((orca, store)),
             _ => Err(load::Error::Syntax("it is no text".to_owned())),
-        }
+        })
     }
 
     /// The worker has answered, and the answer goes to the client.
@@ -314,6 +324,14 @@ impl Dispatch {
             _ => Verdict::Answered,
         };
         let latency = (!request.route.reads_body()).then_some(elapsed);
+        if trying.submitting.is_some() {
+            self.metrics.pools.submit_answered(trying.target.pool.as_str(), elapsed.as_secs_f64());
+            // What was known already, and is answered by 200, moves nothing.
+            if status == 202 {
+                let price = |from: &str| self.fleet.view().egress_usd_per_gb(from);
+                self.metrics.pools.accepted(&request.job, trying.target.pool.as_str(), price);
+            }
+        }
         // From here on the job is in the worker's own report.
         trying.submitting = None;
         self.judge(&trying.target, verdict, latency);

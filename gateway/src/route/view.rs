@@ -95,6 +95,11 @@ impl View {
         self.pools.iter().any(|pool| pool.id == *id)
     }
 
+    /// What a gigabyte that leaves the pool of that name costs, in US dollars.
+    pub fn egress_usd_per_gb(&self, name: &str) -> Option<f64> {
+        self.pools.iter().find(|pool| pool.id.as_str() == name).map(|pool| pool.egress_usd_per_gb)
+    }
+
     /// Chooses a pool and a worker for a job.
     ///
     /// # Errors
@@ -166,7 +171,7 @@ impl View {
     /// What a job that goes to `pool` must have waited there before another pool may take it, in seconds.
     ///
     /// It is by how much the other pool is worse for it once waiting is left out: moving the input (design: egress
-    /// seconds) and a slower encoder. 0 where the other pool is as good.
+    /// seconds) and a slower encoder. 0 where the other pool is as good. A pool that takes no jobs steals none.
     pub fn steal_prices(&self, job: &Job, pool: usize) -> Vec<(PoolId, f64)> {
         let from = self.input_pool(job);
         let cost = |place: usize| {
@@ -174,7 +179,8 @@ impl View {
             self.egress_s(from, place, job) + if speed > 0.0 { job.work_s / speed } else { pool::SECONDS_MAX }
         };
         let here = cost(pool);
-        let others = (0..self.pools.len()).filter(|place| *place != pool);
+        let others = (0..self.pools.len())
+            .filter(|place| *place != pool && self.pools[*place].standing.rejected.is_none());
         others
             .map(|place| {
                 let price = (cost(place) - here).clamp(0.0, pool::SECONDS_MAX);

@@ -1,6 +1,7 @@
 //! What an operator does to a running gateway: overrides, explanations, differences, the audit log, the command line.
 
 mod keys;
+mod pools;
 
 use std::time::{Duration, Instant};
 
