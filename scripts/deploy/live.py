@@ -112,6 +112,8 @@ class Lab:
             return None, patience
 
     def close(self):
+        if "postgres" in self.children:
+            self.freeze_postgres(signal.SIGCONT)
         for child in self.children.values():
             child.send_signal(signal.SIGCONT)
             child.kill()
@@ -231,6 +233,12 @@ class Lab:
         self.until("Postgres listens", listens)
         return port
 
+    def freeze_postgres(self, how):
+        """The signal to each of its processes: the ones that serve connections are sessions of their own."""
+        pid = self.children["postgres"].pid
+        for one in (pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())):
+            os.kill(one, how)
+
     def worker_with_tls(self, store):
         """The overlay eks's worker with the store on that port, and its own objects' places, which nothing asks here."""
         pod, c = self.container(self.eks, "worker")
@@ -301,11 +309,11 @@ class Lab:
         if not frozen or "no answer within" not in frozen:
             self.wrong.append(f"a probe of a frozen worker says {frozen}")
         # Its store is away: alive, and not ready.
-        self.children["postgres"].send_signal(signal.SIGSTOP)
+        self.freeze_postgres(signal.SIGSTOP)
         storeless = self.until("a worker without its store is unready", lambda: self.probe("readinessProbe"), 20)
         if "with 503" not in storeless or self.probe("livenessProbe"):
             self.wrong.append(f"without its store the probes say {storeless}, {self.probe('livenessProbe')}")
-        self.children["postgres"].send_signal(signal.SIGCONT)
+        self.freeze_postgres(signal.SIGCONT)
         self.until("and ready when it is back", lambda: self.probe("readinessProbe") is None)
         self.say(f"TLS to a worker of eks, which keeps its jobs in a Postgres with TLS and a password: gateway, Prometheus and its own probes are served; with no certificate, {found[None]}; with another worker's, {next(v for k, v in found.items() if k)}")
         self.say(f"probes of that worker: frozen, {frozen.split(': ', 1)[1]}; without its store, {storeless.split(' answers ', 1)[1]}")
