@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderValue;
+use millrace_wire::steal::Prices;
 use millrace_wire::{Code, JobId, PoolId, Problem, WorkerId, load};
 use tracing::debug;
 
@@ -65,6 +66,9 @@ pub struct Request {
     pub answer: Option<Box<Problem>>,
     exclude: Exclude,
     ticket: Option<Ticket>,
+    /// How many tries were answered 429 …
+    refusals: u32,
+    /// … and the least time after which one of them may be repeated.
     retry_after_min: Option<Duration>,
 }
 
@@ -81,6 +85,8 @@ pub struct Target {
     pub tls: Option<Arc<str>>,
     /// Why it was chosen, for a submit.
     pub reason: Option<Reason>,
+    /// When another pool may take the job, as the worker is told.
+    pub steal: Option<HeaderValue>,
 }
 
 /// A try under way; counts at its worker until it is dropped.
@@ -118,6 +124,7 @@ impl Request {
             answer: None,
             exclude: Exclude::default(),
             ticket: None,
+            refusals: 0,
             retry_after_min: None,
         }
     }
@@ -133,7 +140,25 @@ impl Request {
     /// A worker answered 429 with this `Retry-After`.
     pub fn refused_for(&mut self, after: Option<Duration>) {
         let after = after.unwrap_or(Duration::from_secs(1));
+        self.refusals += 1;
         self.retry_after_min = Some(self.retry_after_min.map_or(after, |least| least.min(after)));
+    }
+
+    /// When the job may be posted again, in seconds, by what those say who refused it.
+    fn retry_after_s(&self) -> u64 {
+        let (least, most) = (1.0 - route::RETRY_AFTER_JITTER, 1.0 + route::RETRY_AFTER_JITTER);
+        let jitter = rand::Rng::random_range(&mut rand::rng(), least..=most);
+        route::retry_after_s(self.retry_after_min.map_or(1.0, |after| after.as_secs_f64()), jitter)
+    }
+
+    /// Why it goes nowhere, by what it has met: who answered 429 is full, though his report may not say so yet.
+    fn as_met(&self, refused: Refused) -> Refused {
+        match refused.why {
+            Why::Exhausted if self.tries > 0 && self.refusals >= self.tries => {
+                Refused { why: Why::Saturated, retry_after_s: Some(self.retry_after_s()) }
+            }
+            _ => refused,
+        }
     }
 
     /// The client left: whether the worker has the job is its own secret for now.
@@ -147,12 +172,9 @@ impl Request {
     pub fn failed(&self) -> Problem {
         self.name(match self.last {
             Some(Failure::Refused) => {
-                let (least, most) = (1.0 - route::RETRY_AFTER_JITTER, 1.0 + route::RETRY_AFTER_JITTER);
-                let jitter = rand::Rng::random_range(&mut rand::rng(), least..=most);
-                let wait_s = self.retry_after_min.map_or(1.0, |after| after.as_secs_f64());
                 let detail =
                     "every worker that could take the job refused it; post again later with the same job_id";
-                Problem::new(Code::Saturated, detail).retry_after(route::retry_after_s(wait_s, jitter))
+                Problem::new(Code::Saturated, detail).retry_after(self.retry_after_s())
             }
             Some(Failure::Connect) => Problem::new(Code::NoHealthyWorker, "no worker could be reached"),
             Some(Failure::Timeout) => {
@@ -181,6 +203,7 @@ impl Dispatch {
                 }
                 self.choose_for_read(request, Some(pool), Draining::LastResort)
             }
+            Route::Retry => self.choose_for_read(request, None, Draining::LastResort),
             _ => self.choose_for_read(request, None, Draining::Welcome),
         }
     }
@@ -188,6 +211,7 @@ impl Dispatch {
     fn choose_for_job(&self, request: &Request) -> Result<Target, Box<Problem>> {
         let view = self.fleet.view();
         let outcome = view.submit(&request.job, &request.exclude, &mut rand::rng());
+        let outcome = outcome.map_err(|refused| request.as_met(refused));
         self.decisions.keep(Made {
             at: SystemTime::now(),
             job_id: request.job_id.clone(),
@@ -203,7 +227,13 @@ impl Dispatch {
                 let pool = view.pool(choice.pool);
                 let labels = [pool.as_str(), choice.reason.as_str()];
                 self.metrics.decisions.with_label_values(&labels).inc();
-                Ok(self.target(pool, choice.address, Some(choice.reason)))
+                let mut target = self.target(pool, choice.address, Some(choice.reason));
+                if request.route == Route::Submit {
+                    let prices = Prices::of(view.steal_prices(&request.job, choice.pool));
+                    let text = (!prices.is_empty()).then(|| prices.to_string());
+                    target.steal = text.map(|text| text.parse().expect("names and numbers"));
+                }
+                Ok(target)
             }
             Err(refused) => Err(Box::new(self.refused(request, refused))),
         }
@@ -226,7 +256,7 @@ impl Dispatch {
     fn target(&self, pool: &PoolId, address: SocketAddr, reason: Option<Reason>) -> Target {
         let known = |worker: &Worker| (worker.id().cloned(), worker.tls.clone());
         let (worker, tls) = self.fleet.of(address, known).unwrap_or_default();
-        Target { pool: pool.clone(), address, worker, tls, reason }
+        Target { pool: pool.clone(), address, worker, tls, reason, steal: None }
     }
 
     fn refused(&self, request: &Request, refused: Refused) -> Problem {
@@ -278,10 +308,10 @@ impl Dispatch {
         store: &HeaderValue,
     ) -> Result<(), load::Error> {
         let rest = if request.route.reads_body() { Duration::ZERO } else { REPORT_REST };
-        match (orca.to_str(), store.to_str()) {
-            (Ok(orca), Ok(store)) => self.fleet.heard_after(rest, address, orca, store),
+        self.fleet.heard_after(rest, address, || match (orca.to_str(), store.to_str()) {
+            (Ok(orca), Ok(store)) => Ok((orca, store)),
             _ => Err(load::Error::Syntax("it is no text".to_owned())),
-        }
+        })
     }
 
     /// The worker has answered, and the answer goes to the client.
@@ -351,9 +381,11 @@ impl Dispatch {
     }
 
     fn settle(&self, request: &mut Request, failure: Failure) {
-        // A later refusal must not hide that the job may have been accepted somewhere.
         request.last = match request.last {
+            // A later refusal must not hide that the job may have been accepted somewhere.
             Some(known) if known.outcome_unknown() && !failure.outcome_unknown() => Some(known),
+            // Nor somebody who is away that another one is there and full.
+            Some(Failure::Refused) if failure == Failure::Connect => Some(Failure::Refused),
             _ => Some(failure),
         };
         let Some(tried) = request.trying.take() else { return };

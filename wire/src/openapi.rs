@@ -64,6 +64,14 @@ pub(crate) struct JobSpec {
     /// How many days the outputs are kept after the job's end. Left out: as the deployment has it.
     #[schema(minimum = 1, maximum = 3650)]
     retention_days: Option<u32>,
+    /// What people call the video. It is found by its words.
+    #[schema(min_length = 1, max_length = 256)]
+    title: Option<String>,
+    /// Where the job's end (succeeded, failed, dead or cancelled) is told: by a `POST` that is signed as the Standard
+    /// Webhooks specification has it, and repeated for a day until it is answered with 2xx. Private, loopback and
+    /// link-local addresses are refused.
+    #[schema(max_length = 2048, format = "uri", pattern = "^https?://")]
+    webhook_url: Option<String>,
     /// Names and values of the client's own, kept as they are.
     #[schema(schema_with = labels)]
     labels: Option<BTreeMap<String, String>>,
@@ -119,7 +127,7 @@ struct Health {
 #[openapi(
     info(title = "Millrace", description = "Post a video once; it is transcoded where it ends soonest for the money.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")),
-    paths(calls::submit, calls::process, calls::list, calls::read, calls::cancel, calls::follow, calls::upload,
+    paths(calls::submit, calls::process, calls::list, calls::read, calls::cancel, calls::retry, calls::follow, calls::upload,
         calls::download, calls::media, calls::livez, calls::readyz, calls::health),
     components(schemas(Problem, PoolId, WorkerId)),
     tags(

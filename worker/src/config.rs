@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::objects::Places;
 use crate::store::postgres;
 use crate::store::upkeep::Rules;
-use crate::tls;
+use crate::{tls, webhooks};
 
 /// Declares every setting once, as flag, variable and key.
 macro_rules! settings {
@@ -107,6 +107,21 @@ settings! {
     /// Private networks that input URLs may lead to, as a comma-separated list of CIDRs [default: none]
     #[arg(value_delimiter = ',')]
     allow_private_sources: Vec<IpNet> = "MILLRACE_ALLOW_PRIVATE_SOURCES", "CIDR";
+    /// File with a secret to sign webhooks with, whsec_ and base64, in each line; read again as it changes [default: none,
+    /// and jobs with a webhook_url are refused]
+    webhook_secret_file: PathBuf = "MILLRACE_WEBHOOK_SECRET_FILE", "FILE";
+    /// Private networks that webhooks may lead to, also by plain http, as a comma-separated list of CIDRs [default: none]
+    #[arg(value_delimiter = ',')]
+    allow_private_webhooks: Vec<IpNet> = "MILLRACE_ALLOW_PRIVATE_WEBHOOKS", "CIDR";
+    /// How long a webhook's receiver may take to answer, 100ms to 1m [default: 10s]
+    #[serde(deserialize_with = "duration")]
+    webhook_timeout: Duration = "MILLRACE_WEBHOOK_TIMEOUT", "TIME", value_parser = humantime::parse_duration;
+    /// Before a webhook is sent again, at least 10ms; doubles from try to try, up to an hour [default: 5s]
+    #[serde(deserialize_with = "duration")]
+    webhook_pause: Duration = "MILLRACE_WEBHOOK_PAUSE", "TIME", value_parser = humantime::parse_duration;
+    /// How long after the job's end a webhook is given up, up to 30d [default: 24h]
+    #[serde(deserialize_with = "duration")]
+    webhook_window: Duration = "MILLRACE_WEBHOOK_WINDOW", "TIME", value_parser = humantime::parse_duration;
     /// Largest input [default: 20GB]
     source_bytes_max: ByteSize = "MILLRACE_SOURCE_BYTES_MAX", "SIZE";
     /// Longest time to fetch an input [default: 1h]
@@ -235,6 +250,7 @@ pub struct Config {
     pub grace: Duration,
     pub attempts_max: u32,
     pub allow_private_sources: Vec<IpNet>,
+    pub webhooks: webhooks::Settings,
     pub source_bytes_max: u64,
     pub source_timeout: Duration,
     pub upload_bytes_max: u64,
@@ -312,6 +328,41 @@ fn tls(
     let files = Server { own, client_ca, clients: Clients::RequiredOrOwn, alpn: tls::ALPN };
     files.load().map_err(Error::Tls)?;
     Ok(Some(files))
+}
+
+/// How ends are told; `times` are timeout, pause and window.
+fn webhooks(
+    secret_file: Option<PathBuf>,
+    allow_private: Option<Vec<IpNet>>,
+    times: [Option<Duration>; 3],
+) -> Result<webhooks::Settings, Error> {
+    if let Some(got) = secret_file.as_deref().and_then(|file| webhooks::secret::Secrets::read(file).err()) {
+        let wants = "a file with a secret in each line".to_owned();
+        return Err(Error::Limits { setting: "--webhook-secret-file", got, wants });
+    }
+    let (short, second) = (Duration::from_millis(100), Duration::from_secs(1));
+    let limits = [
+        ("--webhook-timeout", 10 * second, short..=60 * second),
+        ("--webhook-pause", 5 * second, short / 10..=DAY),
+        ("--webhook-window", DAY, Duration::ZERO..=30 * DAY),
+    ];
+    let mut held = times.into_iter().zip(limits).map(|(said, (setting, default, limits))| {
+        let (got, shown) = (said.unwrap_or(default), |time| humantime::format_duration(time).to_string());
+        if limits.contains(&got) {
+            return Ok(got);
+        }
+        let wants = format!("from {} to {}", shown(*limits.start()), shown(*limits.end()));
+        Err(Error::Limits { setting, got: shown(got), wants })
+    });
+    let mut next = || held.next().expect("three times");
+    let (timeout, pause, window) = (next()?, next()?, next()?);
+    Ok(webhooks::Settings {
+        secret_file,
+        allow_private: allow_private.unwrap_or_default(),
+        timeout,
+        pause,
+        window,
+    })
 }
 
 impl Settings {
@@ -408,6 +459,11 @@ impl Settings {
             grace: said.grace.unwrap_or(Duration::from_secs(30)),
             attempts_max: within("--attempts-max", said.attempts_max.unwrap_or(4), 1, 100)?,
             allow_private_sources: said.allow_private_sources.unwrap_or_default(),
+            webhooks: webhooks(
+                said.webhook_secret_file,
+                said.allow_private_webhooks,
+                [said.webhook_timeout, said.webhook_pause, said.webhook_window],
+            )?,
             source_bytes_max: said.source_bytes_max.unwrap_or(ByteSize::gb(20)).as_u64(),
             source_timeout: said.source_timeout.unwrap_or(Duration::from_secs(3600)),
             upload_bytes_max: said.upload_bytes_max.unwrap_or(ByteSize::gb(20)).as_u64(),
@@ -503,6 +559,14 @@ mod tests {
                 "--store-connect-timeout is 6s: it must be from 100ms to 5s",
             ),
             (Settings { store_connections: Some(0), ..Settings::default() }, "--store-connections is 0"),
+            (
+                Settings { webhook_timeout: Some(Duration::ZERO), ..Settings::default() },
+                "--webhook-timeout is 0s: it must be from 100ms to 1m",
+            ),
+            (
+                Settings { webhook_secret_file: Some("/no/secret".into()), ..Settings::default() },
+                "--webhook-secret-file is /no/secret cannot be read",
+            ),
             (origins(&["*", "https://a.example"]), "--media-origins is \"*\""),
             (origins(&["https://a.example/"]), "--media-origins is \"https://a.example/\""),
             (origins(&["a.example"]), "--media-origins is \"a.example\""),

@@ -29,6 +29,7 @@ pub mod store;
 pub mod sweep;
 pub mod thumbnails;
 pub mod tls;
+pub mod webhooks;
 mod workbench;
 
 use std::fs::File;
@@ -138,7 +139,13 @@ pub async fn serve(
         every: config.sweep_every,
         metrics: Arc::clone(&metrics),
     };
-    let app = http::App {
+    let signs = config.webhooks.secret_file.is_some();
+    let receivers = webhooks::receiver::Receivers::new(
+        signs,
+        config.webhooks.allow_private.clone(),
+        config.webhooks.timeout,
+    )?;
+    let app = Arc::new(http::App {
         store: Arc::clone(&store),
         identity: identity.clone(),
         objects,
@@ -158,13 +165,16 @@ pub async fn serve(
         media_origins: config.media_origins,
         streams: Arc::new(Semaphore::new(http::STREAMS_MAX)),
         public_url: config.public_url,
-    };
+        receivers: Arc::new(receivers),
+    });
+    let teller = webhooks::Teller::new(Arc::clone(&app), config.webhooks, Arc::clone(&app.receivers))
+        .map_err(|wrong| anyhow::anyhow!("--webhook-secret-file: {wrong}"))?;
 
     // Reads go on while running work finishes; the server and the heartbeat end last. None of the three may end before
     // it was asked to: without any of them this is no worker, and whoever started the process shall start it again.
     let done = CancellationToken::new();
     let mut server = tokio::spawn({
-        let (done, router) = (done.clone(), http::router(Arc::new(app)));
+        let (done, router) = (done.clone(), http::router(app));
         async move {
             match tls {
                 None => axum::serve(listener, router).with_graceful_shutdown(done.cancelled_owned()).await,
@@ -183,6 +193,15 @@ pub async fn serve(
         queue.run(graceful, immediate, config.grace)
     });
     let mut sweeping = tokio::spawn(sweeper.run(shutdown.graceful.clone()));
+    let mut telling = tokio::spawn({
+        let until = shutdown.graceful.clone();
+        async move {
+            match teller {
+                Some(teller) => Arc::new(teller).run(until).await,
+                None => until.cancelled().await,
+            }
+        }
+    });
     ready(address);
 
     let taken = "another process registered under this worker's name: give each worker its own --name";
@@ -192,6 +211,10 @@ pub async fn serve(
         ended = &mut sweeping => {
             ended.context("the sweeper died")?;
             anyhow::bail!("the sweeper ended by itself");
+        }
+        ended = &mut telling => {
+            ended.context("telling webhooks died")?;
+            anyhow::bail!("telling webhooks ended by itself");
         }
         ended = &mut work => {
             ended.context("the claim loop died")?;
@@ -224,6 +247,7 @@ pub async fn serve(
         }
     };
     done.cancel();
+    telling.await.context("telling webhooks died")?;
     if let Err(error) = store.deregister(&identity).await {
         warn!(%error, "cannot say goodbye to the store; it will notice by the silence");
     }

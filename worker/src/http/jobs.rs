@@ -8,19 +8,21 @@ use axum::body::Body;
 use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use millrace_wire::job::{Job, JobError, JobPage};
+use millrace_wire::job::{Job, JobError, JobPage, Webhook, WebhookState};
 use millrace_wire::spec::{Input, SPEC_BYTES_MAX};
+use millrace_wire::steal::Prices;
 use millrace_wire::{Code, JobId, JobSpec, Problem, headers};
 use serde::Deserialize;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::tenant::{Principal, Tenant};
 use super::{App, Refusal, Shared, media};
 use crate::keys;
 use crate::lease::Stop;
-use crate::objects;
+use crate::store::outbox::WebhookRow;
 use crate::store::upkeep::Deleted;
-use crate::store::{Accepted, Cancelled, Filter, JobRow, NewJob};
+use crate::store::{Accepted, Cancelled, Filter, JobRow, NewJob, Retried};
+use crate::{objects, webhooks};
 
 /// Longest time for a spec to arrive.
 const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,7 +33,23 @@ const PAGE: (u32, u32) = (50, 500);
 async fn views(app: &App, tenant: &str, rows: Vec<JobRow>) -> Result<Vec<Job>, Refusal> {
     let finished = rows.iter().filter(|row| row.manifest.is_some()).map(|row| row.uid.clone());
     let gone = app.upkeep.outputs_gone(&finished.collect::<Vec<_>>()).await?;
-    Ok(rows.into_iter().map(|row| view(app, tenant, gone.get(&row.uid).copied(), row)).collect())
+    let told = rows.iter().filter(|row| row.spec.webhook_url.is_some()).map(|row| row.uid.clone());
+    let mut told = app.upkeep.webhooks(&told.collect::<Vec<_>>()).await?;
+    let seen = |row: JobRow| {
+        let webhook = told.remove(&row.uid).map(webhook);
+        Job { webhook, ..view(app, tenant, gone.get(&row.uid).copied(), row) }
+    };
+    Ok(rows.into_iter().map(seen).collect())
+}
+
+/// A job as its client reads it.
+pub(crate) async fn seen_by_clients(app: &App, tenant: &str, row: JobRow) -> Result<Job, Refusal> {
+    seen(app, tenant, row).await.map(|Json(job)| job)
+}
+
+fn webhook(told: WebhookRow) -> Webhook {
+    let next_at = (told.state == WebhookState::Pending).then(|| webhooks::shown(told.due_at_ms));
+    Webhook { state: told.state, tries: told.tries, detail: told.detail, next_at }
 }
 
 /// One of them.
@@ -78,6 +96,7 @@ fn view(app: &App, tenant: &str, gone_at_ms: Option<i64>, row: JobRow) -> Job {
         warnings,
         error: row.error.map(|(code, detail)| JobError { code, detail }),
         cancel_requested: row.cancel_requested,
+        webhook: None,
         created_at: time(row.created_at_ms),
         started_at: row.started_at_ms.map(time),
         finished_at: row.finished_at_ms.map(time),
@@ -107,6 +126,17 @@ fn resolve_id(in_body: Option<JobId>, headers: &HeaderMap) -> Result<JobId, Refu
     }
 }
 
+/// What the gateway says of other pools. A job is worth more than its prices: those that cannot be read are none, and then
+/// nobody steals it.
+fn steal_prices(headers: &HeaderMap) -> Prices {
+    let mut said = headers.get_all(headers::STEAL).iter();
+    let (Some(prices), None) = (said.next(), said.next()) else { return Prices::default() };
+    prices.to_str().unwrap_or("?").parse().unwrap_or_else(|error| {
+        warn!(%error, header = headers::STEAL, "prices that cannot be read");
+        Prices::default()
+    })
+}
+
 pub(super) async fn submit(
     State(app): Shared,
     Tenant(tenant): Tenant,
@@ -122,7 +152,7 @@ pub(super) async fn submit(
         })?;
     let (spec, in_body) = JobSpec::parse(&body)?;
     let job_id = resolve_id(in_body, &headers)?;
-    let answer = accept(&app, tenant, principal.as_deref(), spec, &job_id).await;
+    let answer = accept(&app, tenant, principal.as_deref(), spec, &job_id, steal_prices(&headers)).await;
     // Whatever went wrong, the client can post again with this id and it is the same job.
     answer.map_err(|Refusal(problem)| Refusal(problem.job(&job_id)))
 }
@@ -133,18 +163,17 @@ async fn accept(
     principal: Option<&str>,
     spec: JobSpec,
     job_id: &JobId,
+    steal: Prices,
 ) -> Result<Response, Refusal> {
     let outcome = |label: &str| app.metrics.submits.with_label_values(&[label]).inc();
-    if app.load.is_draining() {
-        outcome("draining");
-        return Err(Problem::new(Code::Draining, "this worker shuts down; post again").retry_after(1).into());
-    }
+    takes_jobs(app)?;
+    check_webhook(app, &spec)?;
     let input_bytes = match &spec.input {
         Input::Url(_) => None,
         Input::Path(path) => Some(uploaded_bytes(app, &tenant, path).await?),
     };
     let work_seconds = app.cost.estimate(&spec, input_bytes);
-    let new = NewJob { tenant, job_id: job_id.clone(), spec, work_seconds };
+    let new = NewJob { tenant, job_id: job_id.clone(), spec, work_seconds, steal };
     let (status, row) = match app.store.accept(&new, &app.identity, app.room).await? {
         Accepted::Created(row) => {
             outcome("created");
@@ -162,17 +191,79 @@ async fn accept(
             let detail = format!("job {job_id} was submitted with another spec; use another job_id");
             return Err(Problem::new(Code::JobConflict, detail).field("job_id").into());
         }
-        Accepted::Full => {
-            outcome("full");
-            app.load.stale();
-            let wait = app.load.wait_seconds();
-            return Err(Problem::new(Code::Saturated, "this worker's queue is full")
-                .retry_after(wait)
-                .into());
-        }
+        Accepted::Full => return Err(full(app)),
     };
     let location = format!("/jobs/{job_id}");
     Ok((status, [(header::LOCATION, location)], seen(app, &new.tenant, row).await?).into_response())
+}
+
+/// Refuses a receiver that may not be told.
+pub(super) fn check_webhook(app: &App, spec: &JobSpec) -> Result<(), Refusal> {
+    let refused = spec.webhook_url.as_deref().and_then(|url| app.receivers.check(url).err());
+    refused.map_or(Ok(()), |why| Err(Problem::new(Code::BadField, why).field("webhook_url").into()))
+}
+
+/// Refuses where this worker shuts down.
+fn takes_jobs(app: &App) -> Result<(), Refusal> {
+    if app.load.is_draining() {
+        app.metrics.submits.with_label_values(&["draining"]).inc();
+        return Err(Problem::new(Code::Draining, "this worker shuts down; post again").retry_after(1).into());
+    }
+    Ok(())
+}
+
+/// Refuses what there is no room for.
+fn full(app: &App) -> Refusal {
+    app.metrics.submits.with_label_values(&["full"]).inc();
+    app.load.stale();
+    let wait = app.load.wait_seconds();
+    Problem::new(Code::Saturated, "this worker's queue is full").retry_after(wait).into()
+}
+
+/// Lets a job that ended without outputs be tried again.
+pub(super) async fn retry(
+    State(app): Shared,
+    Tenant(tenant): Tenant,
+    Principal(principal): Principal,
+    Path(id): Path<String>,
+) -> Result<Response, Refusal> {
+    let row = find(&app, &tenant, &id).await?;
+    let id = row.job_id.clone();
+    let refused = |row: &JobRow| {
+        let detail = match row.state {
+            state if !state.is_final() => format!("job {id} is {}: it has not ended", state.as_str()),
+            state => format!("job {id} is {}: another try would end as this one", state.as_str()),
+        };
+        Refusal(Problem::new(Code::JobNotRetryable, detail).job(&id))
+    };
+    if !row.may_be_retried() {
+        return Err(refused(&row));
+    }
+    takes_jobs(&app)?;
+    if let Input::Path(path) = &row.spec.input {
+        // Whose upload it is was looked at when the job was accepted, and the answer has not changed.
+        let there = uploaded_bytes(&app, &tenant, path).await;
+        there.map_err(|Refusal(problem)| match problem.code {
+            Code::BadInputPath => {
+                let detail = "the job's upload was kept no longer; upload it again, for a job of another id";
+                Refusal(Problem::new(Code::InputGone, detail).job(&id))
+            }
+            _ => Refusal(problem.job(&id)),
+        })?;
+    }
+    match app.store.retry(&tenant, &id, &app.identity, app.room).await? {
+        Retried::Done(row) => {
+            app.metrics.submits.with_label_values(&["retried"]).inc();
+            info!(job_id = %id, tenant, principal, "to be tried again");
+            app.load.stale();
+            app.nudge.notify_one();
+            let location = [(header::LOCATION, format!("/jobs/{id}"))];
+            Ok((StatusCode::ACCEPTED, location, seen(&app, &tenant, row).await?).into_response())
+        }
+        Retried::Refused(row) => Err(refused(&row)),
+        Retried::Full => Err(full(&app)),
+        Retried::NotFound => Err(Problem::new(Code::JobNotFound, format!("there is no job {id}")).into()),
+    }
 }
 
 async fn uploaded_bytes(app: &App, tenant: &str, path: &str) -> Result<u64, Refusal> {

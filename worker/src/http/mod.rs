@@ -33,6 +33,7 @@ use crate::load::Load;
 use crate::metrics::Metrics;
 use crate::objects::{self, Objects};
 use crate::store::{self, Identity, Room, Store, Upkeep};
+use crate::webhooks::receiver::Receivers;
 
 /// What handlers need.
 pub struct App {
@@ -74,9 +75,12 @@ pub struct App {
     pub streams: Arc<Semaphore>,
     /// What clients call the endpoint, if it was set.
     pub public_url: Option<url::Url>,
+    /// Who may be told of a job's end.
+    pub receivers: Arc<Receivers>,
 }
 
 pub use events::STREAMS_MAX;
+pub(crate) use jobs::seen_by_clients;
 
 type Shared = State<Arc<App>>;
 
@@ -149,6 +153,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/process", post(jobs::submit))
         .route("/jobs", post(jobs::submit).get(jobs::list))
         .route("/jobs/{job_id}", get(jobs::read).delete(jobs::cancel))
+        .route("/jobs/{job_id}/retry", post(jobs::retry))
         .route("/upload/request", post(uploads::request))
         .route(
             "/upload/{pool}/{*key}",
@@ -205,4 +210,4 @@ async fn report(State(app): Shared, request: Request, next: Next) -> Response {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -6,6 +6,7 @@
 pub mod address;
 pub mod fetch;
 pub mod probe;
+pub(crate) mod resolve;
 pub mod scan;
 pub mod sniff;
 pub mod stored;

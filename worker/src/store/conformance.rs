@@ -1,6 +1,9 @@
 //! What every store must do, whatever database is behind it: each backend keeps these promises on its own
 //! `Fixture`.
 
+mod outbox;
+mod retry;
+mod steal;
 mod upkeep;
 
 use std::collections::HashSet;
@@ -11,7 +14,11 @@ use millrace_wire::job::{FailureCode, Outputs, Phase, Progress, State};
 use millrace_wire::{JobId, JobSpec};
 use sqlx::{Connection as _, Executor as _};
 
+use self::outbox::*;
+use self::retry::*;
+use self::steal::*;
 use self::upkeep::*;
+use super::rules::HEAD_START;
 use super::upkeep::{Deleted, Due, Rules};
 use super::*;
 
@@ -29,15 +36,27 @@ trait Fixture: Send + Sync {
     /// One handle, seen from two sides.
     async fn both(&self) -> (Arc<dyn Store>, Arc<dyn Upkeep>);
 
-    /// Lets so much time go by for what ended and for uploads.
+    /// Lets so much time go by for what ended, for uploads, and for what waits for a thief.
     async fn age(&self, by: Duration);
+
+    /// Enters the last event of a job once more.
+    async fn again(&self, job_id: &str);
 }
 
 /// What [`Fixture::age`] does.
 fn aging(by: Duration) -> sqlx::AssertSqlSafe<String> {
     let ms = by.as_millis();
     sqlx::AssertSqlSafe(format!(
-        "UPDATE job SET finished_at = finished_at - {ms}; UPDATE upload SET look_at = look_at - {ms}"
+        "UPDATE job SET finished_at = finished_at - {ms}; UPDATE upload SET look_at = look_at - {ms}; \
+         UPDATE steal SET at = at - {ms}"
+    ))
+}
+
+/// What [`Fixture::again`] does.
+fn repeating(job_id: &str) -> sqlx::AssertSqlSafe<String> {
+    sqlx::AssertSqlSafe(format!(
+        "INSERT INTO event (job_uid, at, kind, body) SELECT job_uid, at, kind, body FROM event \
+         WHERE job_uid = (SELECT uid FROM job WHERE job_id = '{job_id}') ORDER BY seq DESC LIMIT 1"
     ))
 }
 
@@ -51,7 +70,8 @@ fn id(text: &str) -> JobId {
 
 pub(super) fn new_job(job_id: &str, fields: &str) -> NewJob {
     let (spec, _) = JobSpec::parse(format!(r#"{{"input_url":"http://h/v"{fields}}}"#).as_bytes()).unwrap();
-    NewJob { tenant: TENANT_DEFAULT.to_owned(), job_id: id(job_id), spec, work_seconds: 10.0 }
+    let (tenant, steal) = (TENANT_DEFAULT.to_owned(), Prices::default());
+    NewJob { tenant, job_id: id(job_id), spec, work_seconds: 10.0, steal }
 }
 
 async fn accept(store: &dyn Store, job_id: &str, by: &Identity) -> JobRow {
@@ -434,6 +454,15 @@ macro_rules! promises {
             the_backlog_counts_what_waits_whoever_accepted_it
             pages_are_newest_first_and_complete
             workers_that_start_together_open_one_store
+            a_dead_job_that_is_retried_is_the_same_job_with_all_its_attempts_anew
+            a_verdict_is_tried_again_only_where_it_may_be_another
+            two_who_retry_at_once_begin_one_series
+            waiting_work_is_stolen_for_its_price_and_not_before
+            at_a_price_of_nothing_the_own_pool_has_a_head_start
+            a_pool_steals_only_when_it_has_nothing_to_do_and_then_what_is_longest_past_its_price
+            a_task_is_stolen_once_in_its_life
+            what_was_cancelled_or_claimed_is_not_stolen
+            many_thieves_and_the_robbed_never_claim_the_same_task
             what_lost_attempts_wrote_is_due_twice_and_what_may_still_publish_never
             outputs_are_gone_for_readers_first_and_due_later
             a_client_deletes_the_outputs_of_its_own_finished_jobs_alone
@@ -441,6 +470,11 @@ macro_rules! promises {
             however_many_uploads_jobs_read_none_of_them_is_due
             an_upload_in_parts_is_due_after_its_session_unless_it_was_completed
             a_bucket_has_one_sweeper_at_a_time
+            every_end_of_a_job_with_a_webhook_is_claimed_once
+            a_webhook_is_told_again_until_its_window_ends
+            a_receiver_is_told_a_few_at_a_time_and_a_job_in_order
+            a_sink_has_one_feeder_that_goes_on_where_the_last_one_was
+            jobs_are_found_by_the_words_of_their_own_tenant
         }
     };
 }
@@ -459,6 +493,11 @@ mod sqlite {
 
         async fn age(&self, by: Duration) {
             sqlx::SqliteConnection::connect(&self.url()).await.unwrap().execute(aging(by)).await.unwrap();
+        }
+
+        async fn again(&self, job_id: &str) {
+            let mut connection = sqlx::SqliteConnection::connect(&self.url()).await.unwrap();
+            connection.execute(repeating(job_id)).await.unwrap();
         }
     }
 
@@ -500,6 +539,11 @@ mod postgres {
 
         async fn age(&self, by: Duration) {
             sqlx::PgConnection::connect(&self.0).await.unwrap().execute(aging(by)).await.unwrap();
+        }
+
+        async fn again(&self, job_id: &str) {
+            let mut connection = sqlx::PgConnection::connect(&self.0).await.unwrap();
+            connection.execute(repeating(job_id)).await.unwrap();
         }
     }
 

@@ -6,11 +6,13 @@ use std::sync::{Mutex, MutexGuard};
 use millrace_wire::spec::Input;
 use sqlx::postgres::PgConnection;
 
+use super::super::outbox::receiver;
 use super::super::row::job_row;
-use super::super::rules::class_of;
+use super::super::rules::{class_of, steal_after};
 use super::super::{Accepted, Error, Identity, NewJob, Room};
+use super::outbox::tenant_word;
 use super::read::find;
-use super::sql::{event, now};
+use super::sql::{event, held, now};
 
 /// The submits that are on their way into the database from here. The database does not show them to each other, so each
 /// counts those that came before it as accepted: a burst never overfills a queue.
@@ -66,10 +68,12 @@ pub(super) async fn accept(
         Input::Path(path) => Some(path),
         Input::Url(_) => None,
     };
+    let words = Some(new.spec.words()).filter(|words| !words.is_empty());
+    let words = words.map(|words| words.into_iter().chain([tenant_word(&new.tenant)]).collect::<Vec<_>>());
     let created = sqlx::query(concat!(
-        "WITH held AS (SELECT \
-           (SELECT count(*) FROM (SELECT FROM task WHERE state IN ('waiting', 'delayed') AND accepted_by = $1 LIMIT $2) w) \
-           + (SELECT count(*) FROM task WHERE state = 'running' AND owner = $1) AS jobs), \
+        "WITH held AS (",
+        held!(),
+        "), \
          j AS (INSERT INTO job (uid, tenant, job_id, spec, spec_hash, class, state, pool, bucket, \
              retention_days, input_path, created_at) \
            SELECT $3, $4, $5, $6, $7, $8, 'queued', $9, $9, $12, $13, ",
@@ -77,6 +81,11 @@ pub(super) async fn accept(
         " FROM held WHERE jobs < $2 ON CONFLICT (tenant, job_id) DO NOTHING RETURNING *), \
          t AS (INSERT INTO task (uid, job_uid, kind, state, pool, class, accepted_by, work_seconds, not_before, created_at) \
            SELECT $10, uid, 'video', 'waiting', pool, class, $1, $11, created_at, created_at FROM j), \
+         s AS (INSERT INTO steal (task_uid, pool, class, at) SELECT $10, price.pool, j.class, j.created_at + price.after \
+           FROM j, unnest($14::text[], $15::bigint[]) AS price (pool, after) WHERE price.pool <> j.pool), \
+         w AS (INSERT INTO job_words (job_uid, words) SELECT uid, array_to_tsvector($16::text[]) FROM j \
+           WHERE $16::text[] IS NOT NULL), \
+         h AS (INSERT INTO job_webhook (job_uid, receiver) SELECT uid, $17 FROM j WHERE $17::text IS NOT NULL), \
          e AS (",
         event!("'accepted'", "jsonb_build_object('pool', pool, 'worker', $1)"),
         ") SELECT * FROM j"
@@ -94,6 +103,10 @@ pub(super) async fn accept(
     .bind(new.work_seconds)
     .bind(new.spec.retention_days.map(i64::from))
     .bind(input_path)
+    .bind(new.steal.iter().map(|(pool, _)| pool.as_str()).collect::<Vec<_>>())
+    .bind(new.steal.iter().map(|(_, price)| steal_after(price)).collect::<Vec<_>>())
+    .bind(words)
+    .bind(new.spec.webhook_url.as_deref().and_then(receiver))
     .fetch_optional(&mut *on)
     .await?;
     if let Some(row) = created {

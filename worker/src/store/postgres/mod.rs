@@ -13,6 +13,7 @@ mod ending;
 mod growth;
 mod link;
 mod open;
+mod outbox;
 mod read;
 mod server;
 mod sql;
@@ -31,7 +32,7 @@ use sqlx::postgres::PgConnection;
 
 use super::{
     Accepted, AttemptEnd, Backlog, Beat, Cancelled, Claim, Error, Event, Filter, Heartbeat, Identity, JobRow,
-    Lease, Manifest, NewJob, Published, Room, Store,
+    Lease, Manifest, NewJob, Published, Retried, Room, Store,
 };
 use accept::Entrance;
 use link::{Link, Question};
@@ -58,6 +59,7 @@ pub struct Postgres {
     signing_key: Vec<u8>,
     failures_max: u32,
     entrance: Entrance,
+    horizon: outbox::Horizons,
 }
 
 /// Asks a question on a connection of the link's, until it is answered or its time is up.
@@ -113,6 +115,10 @@ impl Store for Postgres {
 
     async fn cancel(&self, tenant: &str, job_id: &JobId) -> Result<Cancelled, Error> {
         ask!(&self.link, on => ending::cancel(on, tenant, job_id))
+    }
+
+    async fn retry(&self, tenant: &str, job_id: &JobId, by: &Identity, room: Room) -> Result<Retried, Error> {
+        ask!(&self.link, on => ending::retry(on, tenant, job_id, by, room))
     }
 
     async fn claim(&self, by: &Identity, lease: Duration) -> Result<Option<Claim>, Error> {

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::super::Error;
 use super::accept::Entrance;
 use super::link::Link;
+use super::outbox::Horizons;
 use super::server::{Found, Server};
 use super::{Postgres, Settings};
 
@@ -45,7 +46,8 @@ impl Postgres {
         link.follow(Ok(found));
         let signing_key =
             hex::decode(signing_key).map_err(|e| Error::Corrupt(format!("signing_key: {e}")))?;
-        Ok(Self { link: Arc::new(link), id, signing_key, failures_max, entrance: Entrance::default() })
+        let (entrance, horizon) = (Entrance::default(), Horizons::default());
+        Ok(Self { link: Arc::new(link), id, signing_key, failures_max, entrance, horizon })
     }
 }
 
