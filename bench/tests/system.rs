@@ -43,5 +43,7 @@ mod sync;
 mod up;
 #[path = "system/uploads.rs"]
 mod uploads;
+#[path = "system/videos.rs"]
+mod videos;
 #[path = "system/worker_death.rs"]
 mod worker_death;
