@@ -39,6 +39,8 @@ mod saturation;
 mod stream;
 #[path = "system/sync.rs"]
 mod sync;
+#[path = "system/tenants.rs"]
+mod tenants;
 #[path = "system/up.rs"]
 mod up;
 #[path = "system/uploads.rs"]

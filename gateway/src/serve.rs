@@ -41,6 +41,11 @@ use crate::upstream::{self, Upstream};
 /// Unused connections kept open to all workers together, per thread.
 const UPSTREAM_IDLE_MAX: usize = 256;
 
+/// Whom Pingora's connector believes by itself: nobody. Each worker that is spoken to over TLS brings the CA that its
+/// certificate must come from; and of the system's CA certificates, which it would read else, it makes a panic where they
+/// cannot be read.
+const NO_CA: &str = "/dev/null";
+
 /// The tasks that take clients' connections.
 const LISTENERS: [&str; 2] = ["http listener", "https listener"];
 
@@ -261,7 +266,12 @@ fn bound_to(listener: Option<&TcpListener>) -> std::io::Result<Option<SocketAddr
 fn server_conf() -> ServerConf {
     // Tries are ours to count: Pingora's limit only has to stay out of the way.
     let max_retries = TRIES_MAX as usize + 1;
-    ServerConf { upstream_keepalive_pool_size: UPSTREAM_IDLE_MAX, max_retries, ..ServerConf::default() }
+    ServerConf {
+        upstream_keepalive_pool_size: UPSTREAM_IDLE_MAX,
+        max_retries,
+        ca_file: Some(NO_CA.to_owned()),
+        ..ServerConf::default()
+    }
 }
 
 /// Runs Pingora's listening service on a socket that is bound already, until `closed` turns true.

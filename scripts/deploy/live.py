@@ -340,7 +340,7 @@ class Lab:
     def prometheus(self):
         self.prometheus_url = f"http://127.0.0.1:{free_port()}"
         gateways = [{"targets": [f"127.0.0.1:{g['metrics']}"], "labels": {"endpoint": "metrics"}} for g in self.gateways]
-        workers = [{"targets": [f"{ip}:{self.worker_port}" for ip in WORKERS], "labels": {"pool": "local"}}]
+        workers = [{"targets": [f"{ip}:{self.worker_port}" for ip in WORKERS]}]
         config = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(Path("k8s/alerts/millrace.rules.yaml").resolve())],

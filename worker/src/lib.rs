@@ -85,7 +85,7 @@ pub async fn serve(
     };
     let identity = store.register(&name, &config.pool).await?;
     let room = Room { slots: config.slots, queue_max: config.queue_max };
-    let metrics = Arc::new(metrics::Metrics::new()?);
+    let metrics = Arc::new(metrics::Metrics::of(&identity.pool, scratch.clone())?);
     let leases = Arc::new(lease::Leases::new(config.lease));
     let cost = Arc::new(cost::CostModel::default());
     let load = Arc::new(load::Load::new(

@@ -53,8 +53,10 @@ impl Fields {
     }
 
     pub(super) fn integer(&mut self, field: &str, min: u64, max: u64) -> Result<Option<u64>, Problem> {
-        let wants = format!("a whole number from {min} to {max}");
-        self.take(field, &wants, |v| v.as_u64().filter(|n| (min..=max).contains(n)))
+        let Some(value) = self.0.remove(field).filter(|value| !value.is_null()) else { return Ok(None) };
+        let number = value.as_u64().filter(|n| (min..=max).contains(n));
+        // In words only where somebody reads them.
+        number.map(Some).ok_or_else(|| bad(field, &format!("a whole number from {min} to {max}"), &value))
     }
 
     pub(super) fn job_id(&mut self) -> Result<Option<JobId>, Problem> {
