@@ -45,5 +45,7 @@ mod tenants;
 mod up;
 #[path = "system/uploads.rs"]
 mod uploads;
+#[path = "system/videos.rs"]
+mod videos;
 #[path = "system/worker_death.rs"]
 mod worker_death;

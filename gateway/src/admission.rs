@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use http::HeaderMap;
-use millrace_wire::spec::SPEC_BYTES_MAX;
+use millrace_wire::spec::{Priority, SPEC_BYTES_MAX};
 use millrace_wire::{Code, JobId, Problem, SpecHead, headers};
 
 use crate::forward::fields;
@@ -132,6 +132,23 @@ pub fn admit(body: &[u8], headers: &HeaderMap) -> Result<Admitted, Box<Problem>>
         (None, None) => JobId::assign_from(&rand::random()),
     };
     Ok(Admitted { job_id, head })
+}
+
+/// What is known of a job whose input is the body: how large that is said to be, and the id if the client named one. None
+/// is assigned here: the body, which is not read, may name it.
+///
+/// # Errors
+/// An id that cannot be used.
+pub fn unread(headers: &HeaderMap) -> Result<(Option<JobId>, SpecHead), Box<Problem>> {
+    let head = SpecHead {
+        job_id: idempotency_key(headers)?,
+        priority: Priority::default(),
+        input_pool: None,
+        duration_hint_s: None,
+        size_hint_bytes: announced(headers),
+        heights: Vec::new(),
+    };
+    Ok((head.job_id.clone(), head))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<JobId>, Problem> {

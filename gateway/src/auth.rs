@@ -168,7 +168,9 @@ pub fn needed(route: &Route, method: &http::Method, path: &str) -> Option<Role> 
         // `/media/JOB/TOKEN/NAME`; without a token the worker would make one.
         Route::Media if path.starts_with("/media/") && path.split('/').count() > 4 => None,
         Route::Media | Route::Read => Some(Role::Viewer),
-        Route::Submit | Route::UploadRequest | Route::Cancel | Route::Retry => Some(Role::Creator),
+        Route::Submit | Route::Video | Route::UploadRequest | Route::Cancel | Route::Retry => {
+            Some(Role::Creator)
+        }
         Route::Pools => Some(Role::Operator),
     }
 }

@@ -195,7 +195,7 @@ impl Dispatch {
     /// What the client is told.
     pub fn choose(&self, request: &Request) -> Result<Target, Box<Problem>> {
         match &request.route {
-            Route::Submit | Route::UploadRequest => self.choose_for_job(request),
+            Route::Submit | Route::Video | Route::UploadRequest => self.choose_for_job(request),
             Route::Upload { pool } => {
                 if !self.fleet.view().has_pool(pool) {
                     let detail = format!("there is no pool {pool}; ask for a new upload URL");
@@ -228,7 +228,7 @@ impl Dispatch {
                 let labels = [pool.as_str(), choice.reason.as_str()];
                 self.metrics.decisions.with_label_values(&labels).inc();
                 let mut target = self.target(pool, choice.address, Some(choice.reason));
-                if request.route == Route::Submit {
+                if request.route.makes_job() {
                     let prices = Prices::of(view.steal_prices(&request.job, choice.pool));
                     let text = (!prices.is_empty()).then(|| prices.to_string());
                     target.steal = text.map(|text| text.parse().expect("names and numbers"));
@@ -323,14 +323,16 @@ impl Dispatch {
             _ if request.route.reads_body() && elapsed >= SLOW => Verdict::Slow,
             _ => Verdict::Answered,
         };
-        let latency = (!request.route.reads_body()).then_some(elapsed);
+        // How long an upload takes is its sender's doing.
+        let is_read = !(request.route.reads_body() || request.route.is_upload());
+        let latency = is_read.then_some(elapsed);
         if trying.submitting.is_some() {
             self.metrics.pools.submit_answered(trying.target.pool.as_str(), elapsed.as_secs_f64());
-            // What was known already, and is answered by 200, moves nothing.
-            if status == 202 {
-                let price = |from: &str| self.fleet.view().egress_usd_per_gb(from);
-                self.metrics.pools.accepted(&request.job, trying.target.pool.as_str(), price);
-            }
+        }
+        // What was known already, and is answered by 200, moves nothing.
+        if request.route.makes_job() && status == 202 {
+            let price = |from: &str| self.fleet.view().egress_usd_per_gb(from);
+            self.metrics.pools.accepted(&request.job, trying.target.pool.as_str(), price);
         }
         // From here on the job is in the worker's own report.
         trying.submitting = None;

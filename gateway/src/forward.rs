@@ -99,7 +99,7 @@ impl Failure {
         match route {
             Route::Submit | Route::UploadRequest => true,
             Route::Read | Route::Media => !matches!(self, Self::Refused | Self::Status(502 | 504)),
-            Route::Upload { .. } | Route::Cancel => self == Self::Connect,
+            Route::Upload { .. } | Route::Video | Route::Cancel => self == Self::Connect,
             // The worker that refuses has changed nothing.
             Route::Retry => matches!(self, Self::Connect | Self::Refused),
             _ => false,
@@ -142,7 +142,7 @@ pub fn bounded(mut peer: HttpPeer, route: &Route, timeouts: &Timeouts) -> HttpPe
     let answer = match route {
         Route::Submit | Route::UploadRequest | Route::Cancel | Route::Retry => timeouts.submit,
         Route::Read => timeouts.query,
-        Route::Upload { .. } => timeouts.upload,
+        Route::Upload { .. } | Route::Video => timeouts.upload,
         _ => timeouts.read,
     };
     peer.options.connection_timeout = Some(timeouts.connect);

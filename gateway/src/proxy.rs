@@ -97,7 +97,7 @@ impl Proxy {
     fn again(&self, session: &mut Session, ctx: &mut Ctx, failure: Failure) -> bool {
         let Some(request) = &mut ctx.request else { return false };
         let whole = match &request.route {
-            Route::Upload { .. } => session.body_bytes_read() == 0,
+            route if route.is_upload() => session.body_bytes_read() == 0,
             _ => session.is_body_done() && !session.retry_buffer_truncated(),
         };
         self.dispatch.again(request, failure, Repeatable { unanswered: !answered(session), whole })
@@ -200,6 +200,16 @@ impl ProxyHttp for Proxy {
                 }
             }
         }
+        if request.route == Route::Video {
+            let headers = &session.req_header().headers;
+            match admission::unread(headers) {
+                Ok((job_id, head)) => (request.job_id, request.job) = (job_id, Job::new(&head)),
+                Err(problem) => {
+                    tell(session, &problem, None, marks).await?;
+                    return Ok(true);
+                }
+            }
+        }
         match self.dispatch.choose(request) {
             Ok(target) => {
                 request.target = Some(target);
@@ -245,7 +255,7 @@ impl ProxyHttp for Proxy {
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        let uploads = |request: &Request| matches!(request.route, Route::Upload { .. });
+        let uploads = |request: &Request| request.route.is_upload();
         if let Some(piece) = body.as_ref().filter(|_| ctx.request.as_ref().is_some_and(uploads)) {
             let (least, window) = (ctx.config.limits.upload_bytes_per_second, ctx.config.timeouts.read);
             let refused = if !end_of_stream && !ctx.pace.keeps(Instant::now(), piece.len(), least, window) {

@@ -2,6 +2,8 @@
 //! environment over file over default. [`Settings`] is what was said, [`Config`] is what holds; nothing past
 //! [`Settings::resolve`] sees raw input.
 
+mod telling;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +16,7 @@ use millrace_wire::{PoolId, WorkerId};
 use serde::Deserialize;
 
 use crate::objects::Places;
+use crate::sink::nats;
 use crate::store::postgres;
 use crate::store::upkeep::Rules;
 use crate::{tls, webhooks};
@@ -122,6 +125,18 @@ settings! {
     /// How long after the job's end a webhook is given up, up to 30d [default: 24h]
     #[serde(deserialize_with = "duration")]
     webhook_window: Duration = "MILLRACE_WEBHOOK_WINDOW", "TIME", value_parser = humantime::parse_duration;
+    /// NATS JetStream that is told every event of every job: nats://HOST or tls://HOST, several servers of one cluster with
+    /// commas between. The same for every worker of a deployment [default: nobody is]
+    #[arg(value_delimiter = ',')]
+    events: Vec<String> = "MILLRACE_EVENTS", "URL";
+    /// What the subjects of events begin with; .TENANT.JOB.EVENT follows [default: millrace.jobs]
+    events_subject: String = "MILLRACE_EVENTS_SUBJECT", "SUBJECT";
+    /// The stream that is made for them where none takes those subjects [default: millrace-jobs]
+    events_stream: String = "MILLRACE_EVENTS_STREAM", "NAME";
+    /// NATS's credentials, a .creds file [default: none]
+    events_credentials_file: PathBuf = "MILLRACE_EVENTS_CREDENTIALS_FILE", "FILE";
+    /// Who signs the certificates of tls:// servers: PEM [default: whom the system trusts]
+    events_ca: PathBuf = "MILLRACE_EVENTS_CA", "FILE";
     /// Largest input [default: 20GB]
     source_bytes_max: ByteSize = "MILLRACE_SOURCE_BYTES_MAX", "SIZE";
     /// Longest time to fetch an input [default: 1h]
@@ -251,6 +266,7 @@ pub struct Config {
     pub attempts_max: u32,
     pub allow_private_sources: Vec<IpNet>,
     pub webhooks: webhooks::Settings,
+    pub events: Option<nats::Settings>,
     pub source_bytes_max: u64,
     pub source_timeout: Duration,
     pub upload_bytes_max: u64,
@@ -330,41 +346,6 @@ fn tls(
     Ok(Some(files))
 }
 
-/// How ends are told; `times` are timeout, pause and window.
-fn webhooks(
-    secret_file: Option<PathBuf>,
-    allow_private: Option<Vec<IpNet>>,
-    times: [Option<Duration>; 3],
-) -> Result<webhooks::Settings, Error> {
-    if let Some(got) = secret_file.as_deref().and_then(|file| webhooks::secret::Secrets::read(file).err()) {
-        let wants = "a file with a secret in each line".to_owned();
-        return Err(Error::Limits { setting: "--webhook-secret-file", got, wants });
-    }
-    let (short, second) = (Duration::from_millis(100), Duration::from_secs(1));
-    let limits = [
-        ("--webhook-timeout", 10 * second, short..=60 * second),
-        ("--webhook-pause", 5 * second, short / 10..=DAY),
-        ("--webhook-window", DAY, Duration::ZERO..=30 * DAY),
-    ];
-    let mut held = times.into_iter().zip(limits).map(|(said, (setting, default, limits))| {
-        let (got, shown) = (said.unwrap_or(default), |time| humantime::format_duration(time).to_string());
-        if limits.contains(&got) {
-            return Ok(got);
-        }
-        let wants = format!("from {} to {}", shown(*limits.start()), shown(*limits.end()));
-        Err(Error::Limits { setting, got: shown(got), wants })
-    });
-    let mut next = || held.next().expect("three times");
-    let (timeout, pause, window) = (next()?, next()?, next()?);
-    Ok(webhooks::Settings {
-        secret_file,
-        allow_private: allow_private.unwrap_or_default(),
-        timeout,
-        pause,
-        window,
-    })
-}
-
 impl Settings {
     /// Where the worker with these settings listens, and what it shows there.
     ///
@@ -433,6 +414,7 @@ impl Settings {
             }
         }
         let connections_max = within("--store-connections", said.store_connections.unwrap_or(8), 1, 200)?;
+        let (webhooks, events) = (telling::webhooks(&said)?, telling::events(&said)?);
         let password_file = said.store_password_file;
         Ok(Config {
             postgres: postgres::Settings { connections_max, timeout, connect_timeout, password_file },
@@ -459,11 +441,8 @@ impl Settings {
             grace: said.grace.unwrap_or(Duration::from_secs(30)),
             attempts_max: within("--attempts-max", said.attempts_max.unwrap_or(4), 1, 100)?,
             allow_private_sources: said.allow_private_sources.unwrap_or_default(),
-            webhooks: webhooks(
-                said.webhook_secret_file,
-                said.allow_private_webhooks,
-                [said.webhook_timeout, said.webhook_pause, said.webhook_window],
-            )?,
+            webhooks,
+            events,
             source_bytes_max: said.source_bytes_max.unwrap_or(ByteSize::gb(20)).as_u64(),
             source_timeout: said.source_timeout.unwrap_or(Duration::from_secs(3600)),
             upload_bytes_max: said.upload_bytes_max.unwrap_or(ByteSize::gb(20)).as_u64(),
@@ -562,6 +541,14 @@ mod tests {
             (
                 Settings { webhook_timeout: Some(Duration::ZERO), ..Settings::default() },
                 "--webhook-timeout is 0s: it must be from 100ms to 1m",
+            ),
+            (
+                Settings { events: Some(vec!["http://u:secret@h".to_owned()]), ..Settings::default() },
+                "--events is not usable: it must be nats://",
+            ),
+            (
+                Settings { events_stream: Some("s".to_owned()), ..Settings::default() },
+                "--events-stream is set",
             ),
             (
                 Settings { webhook_secret_file: Some("/no/secret".into()), ..Settings::default() },

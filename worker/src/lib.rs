@@ -24,6 +24,7 @@ pub mod probe;
 pub mod progressive;
 pub mod queue;
 pub mod run;
+pub mod sink;
 pub mod source;
 pub mod store;
 pub mod sweep;
@@ -167,6 +168,20 @@ pub async fn serve(
         public_url: config.public_url,
         receivers: Arc::new(receivers),
     });
+    let feeder = match config.events {
+        None => None,
+        Some(settings) => {
+            let name = format!("nats {}", settings.prefix);
+            let nats = sink::nats::Nats::connect(settings).await;
+            Some(sink::Feeder {
+                upkeep: Arc::clone(&app.upkeep),
+                sink: Arc::new(nats.map_err(|wrong| anyhow::anyhow!("--events: {wrong}"))?),
+                name,
+                feeder: format!("{} {}", identity.worker, identity.incarnation),
+                metrics: Arc::clone(&metrics),
+            })
+        }
+    };
     let teller = webhooks::Teller::new(Arc::clone(&app), config.webhooks, Arc::clone(&app.receivers))
         .map_err(|wrong| anyhow::anyhow!("--webhook-secret-file: {wrong}"))?;
 
@@ -196,10 +211,21 @@ pub async fn serve(
     let mut telling = tokio::spawn({
         let until = shutdown.graceful.clone();
         async move {
-            match teller {
-                Some(teller) => Arc::new(teller).run(until).await,
-                None => until.cancelled().await,
-            }
+            let (tells, feeds) = (until.clone(), until.clone());
+            tokio::join!(
+                async {
+                    match teller {
+                        Some(teller) => Arc::new(teller).run(tells).await,
+                        None => until.cancelled().await,
+                    }
+                },
+                async {
+                    match feeder {
+                        Some(feeder) => feeder.run(feeds).await,
+                        None => until.cancelled().await,
+                    }
+                }
+            );
         }
     });
     ready(address);
@@ -213,8 +239,8 @@ pub async fn serve(
             anyhow::bail!("the sweeper ended by itself");
         }
         ended = &mut telling => {
-            ended.context("telling webhooks died")?;
-            anyhow::bail!("telling webhooks ended by itself");
+            ended.context("telling others died")?;
+            anyhow::bail!("telling others ended by itself");
         }
         ended = &mut work => {
             ended.context("the claim loop died")?;
@@ -247,7 +273,7 @@ pub async fn serve(
         }
     };
     done.cancel();
-    telling.await.context("telling webhooks died")?;
+    telling.await.context("telling others died")?;
     if let Err(error) = store.deregister(&identity).await {
         warn!(%error, "cannot say goodbye to the store; it will notice by the silence");
     }

@@ -33,6 +33,9 @@ pub struct Metrics {
     pub event_streams: IntGauge,
     pub swept: IntCounterVec,
     pub webhooks: IntCounterVec,
+    pub sink_published: IntCounter,
+    pub sink_failures: IntCounter,
+    pub sink_lag_seconds: Gauge,
     pub tls_handshakes_failed: IntCounterVec,
     pub certificate_expiry: IntGauge,
     pub certificate_success: IntGauge,
@@ -103,6 +106,11 @@ impl Metrics {
             registry.register(Box::new(family.clone()))?;
             Ok::<_, prometheus::Error>(family)
         };
+        let counter = |n: &str, help: &str| {
+            let family = IntCounter::new(name(n), help)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
         let leases_lost =
             IntCounter::new(name("leases_lost_total"), "Leases that ended under a running attempt")?;
         registry.register(Box::new(leases_lost.clone()))?;
@@ -129,6 +137,15 @@ impl Metrics {
             store_errors: counters("store_errors_total", "Calls of the job store that failed", &["kind"])?,
             swept: counters("swept_total", "What was removed from the object store", &["what"])?,
             event_streams: gauge("event_streams", "Event streams that are open")?,
+            sink_published: counter("sink_published_total", "Events that the event sink has acknowledged")?,
+            sink_failures: counter(
+                "sink_failures_total",
+                "Looks after which the event sink had not all that was there",
+            )?,
+            sink_lag_seconds: real(
+                "sink_lag_seconds",
+                "Age of the oldest event that the event sink does not have yet, as its feeder last saw it",
+            )?,
             webhooks: counters(
                 "webhooks_total",
                 "Webhooks sent, by what came of it: delivered, failed (it is sent again), given_up, gone (the receiver wants none), late (another worker told it)",

@@ -14,7 +14,6 @@ use super::{Ctx, Proxy};
 use crate::auth::API_KEY;
 use crate::config::limits::Limits;
 use crate::rate::Who;
-use crate::request::Route;
 
 /// What an upload has taken.
 #[derive(Debug)]
@@ -30,8 +29,7 @@ impl Proxy {
     /// Takes what an upload announces.
     pub(super) fn weigh(&self, session: &Session, ctx: &mut Ctx) -> Result<(), Box<Problem>> {
         let limits = &ctx.config.limits;
-        let upload =
-            ctx.request.as_ref().is_some_and(|request| matches!(request.route, Route::Upload { .. }));
+        let upload = ctx.request.as_ref().is_some_and(|request| request.route.is_upload());
         if !upload || (limits.upload_bytes.is_none() && limits.upload_bytes_per_hour.is_none()) {
             return Ok(());
         }

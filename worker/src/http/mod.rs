@@ -11,6 +11,7 @@ mod ops;
 mod tenant;
 mod token;
 mod uploads;
+mod videos;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -154,6 +155,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/jobs", post(jobs::submit).get(jobs::list))
         .route("/jobs/{job_id}", get(jobs::read).delete(jobs::cancel))
         .route("/jobs/{job_id}/retry", post(jobs::retry))
+        .route("/videos", post(videos::create).get(videos::list))
+        .route("/videos/{video_id}", get(videos::read))
         .route("/upload/request", post(uploads::request))
         .route(
             "/upload/{pool}/{*key}",

@@ -262,3 +262,57 @@ async fn search(on: &mut PgConnection, tenant: &str, wanted: &Search) -> Result<
     .await?;
     rows.iter().map(job_row).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{Connection as _, Executor as _};
+
+    use super::super::super::conformance::{ROOM, new_job};
+    use super::super::super::private_server::Server;
+    use super::super::super::{Store as _, TENANT_DEFAULT};
+    use super::super::tests::settings;
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_event_that_commits_late_is_not_passed_over() {
+        let server = Server::start().unwrap();
+        let url = server.create("jobs").unwrap();
+        let store = Postgres::open(&url, settings(), 3).await.unwrap();
+        let worker = store.register(&"w1".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
+        for job in ["slow", "quick"] {
+            store.accept(&new_job(job, ""), &worker, ROOM).await.unwrap();
+        }
+        let start = store.feed("nats", "f", Duration::from_secs(60)).await.unwrap().unwrap();
+        let kinds = async || {
+            let seen = store.settled(start, 100).await.unwrap();
+            seen.into_iter().map(|event| event.kind).collect::<Vec<_>>()
+        };
+        // It has drawn its number, and another draws the next one and is done.
+        let mut late = PgConnection::connect(&url).await.unwrap();
+        let enter = "BEGIN; UPDATE job SET attempt = attempt WHERE job_id = 'slow'; \
+                     INSERT INTO event (job_uid, at, kind, body) SELECT uid, 0, 'late', '{}' FROM job WHERE job_id = 'slow'";
+        late.execute(enter).await.unwrap();
+        store.cancel(TENANT_DEFAULT, &"quick".parse().unwrap()).await.unwrap();
+        for _ in 0..5 {
+            assert_eq!(kinds().await, [""; 0], "whoever went on from there would never see the other");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        late.execute("COMMIT").await.unwrap();
+        let mut seen = kinds().await;
+        for _ in 0..500 {
+            if !seen.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            seen = kinds().await;
+        }
+        assert_eq!(seen, ["late", "cancelled"]);
+        // A number that was drawn for nothing holds nobody up.
+        late.execute(
+            "BEGIN; INSERT INTO event (job_uid, at, kind, body) SELECT uid, 0, 'x', '{}' FROM job; ROLLBACK",
+        )
+        .await
+        .unwrap();
+        assert_eq!(kinds().await, ["late", "cancelled"]);
+    }
+}
