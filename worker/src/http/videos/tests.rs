@@ -265,7 +265,13 @@ async fn videos_are_found_by_words_page_by_page_and_by_their_tenant_alone() {
         cursor = format!("&cursor={next}");
     }
     assert_eq!(seen.len(), 2);
-    for query in ["?limit=0", "?cursor=x", "?colour=red", &format!("?q={}", "a%20".repeat(33))] {
+    for query in [
+        "?limit=0",
+        "?cursor=x",
+        "?colour=red",
+        &format!("?q={}", "a%20".repeat(33)),
+        &format!("?q={}", "a".repeat(257)),
+    ] {
         assert_eq!(problem(served.get(&format!("/videos{query}")).await).await.1, Code::BadQuery, "{query}");
     }
     assert_eq!(problem(served.get("/videos/three").await).await.1, Code::JobNotFound, "another's");
