@@ -57,11 +57,6 @@ const READ_BUFFER: usize = 2 * 1024;
 /// The first bytes by which HTTP/2 is told from HTTP/1: no HTTP/1 method begins so.
 const H2_FIRST: &[u8; 3] = b"PRI";
 
-/// How much a connection reads and writes at once.
-pub fn buffers() -> L4BufferSettings {
-    L4BufferSettings::default().read(READ_BUFFER)
-}
-
 /// What is kept of a connection of HTTP/1 from one request to the next, and until when the next one's header must be there.
 #[derive(Debug)]
 pub struct Connection {
@@ -138,6 +133,11 @@ impl Edge {
         Self { tls: Some(tls), ..self.clone() }
     }
 
+    /// How much its connections read and write at once. TLS reads ahead by itself.
+    pub fn buffers(&self) -> L4BufferSettings {
+        L4BufferSettings::default().read(if self.tls.is_some() { 0 } else { READ_BUFFER })
+    }
+
     fn count(&self, address: IpAddr) -> Option<Counted> {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let count = connections.entry(address).or_default();
@@ -169,7 +169,21 @@ impl Drop for Counted {
 
 #[async_trait]
 impl ServerApp for Edge {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    /// Goes on in a task of its own: Pingora's keeps nine kilobytes for a handshake of its own kind for as long as it
+    /// lives, and nobody waits for either.
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        tokio::spawn(self.clone().carry(stream, shutdown.clone()));
+        None
+    }
+
+    async fn cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}
+
+impl Edge {
+    /// A connection's whole life.
+    async fn carry(self: Arc<Self>, mut stream: Stream, shutdown: ShutdownWatch) -> Option<Stream> {
         let digest = stream.get_socket_digest();
         let address = digest.as_ref().and_then(|digest| digest.peer_addr()?.as_inet()).map(|inet| inet.ip());
         let _counted = match address {
@@ -196,8 +210,8 @@ impl ServerApp for Edge {
         };
         if !http2 {
             let connection = Arc::new(Connection::new(address));
-            let app = Arc::new(Timed::new(self, Begins::Http1(connection.clone())));
-            let requests = app.process_new(stream, shutdown);
+            let app = Arc::new(Timed::new(&self, Begins::Http1(connection.clone())));
+            let requests = app.process_new(stream, &shutdown);
             tokio::select! {
                 biased;
                 ended = requests => return ended,
@@ -209,8 +223,8 @@ impl ServerApp for Edge {
         }
         // Nothing in Pingora bounds the time until a connection of HTTP/2 begins.
         let begun = Arc::new(Notify::new());
-        let app = Arc::new(Timed::new(self, Begins::Http2(begun.clone())));
-        let mut connection = app.process_new(stream, shutdown);
+        let app = Arc::new(Timed::new(&self, Begins::Http2(begun.clone())));
+        let mut connection = app.process_new(stream, &shutdown);
         // On the heap and gone once it has begun, so that an idle connection keeps no room for it.
         let began = Box::pin(tokio::time::timeout(KEEPALIVE + deadline, begun.notified()));
         tokio::select! {
@@ -219,10 +233,6 @@ impl ServerApp for Edge {
             began = began => began.ok()?,
         }
         connection.await
-    }
-
-    async fn cleanup(&self) {
-        self.proxy.http_cleanup().await;
     }
 }
 

@@ -27,7 +27,7 @@ use crate::config::{Config, https, upstream_tls};
 use crate::decisions::Decisions;
 use crate::dispatch::Dispatch;
 use crate::drain::{self, Drain};
-use crate::edge::{self, Edge};
+use crate::edge::Edge;
 use crate::error::Error;
 use crate::fleet::{Fleet, discovery, probe, steer};
 use crate::forward::{Budget, TRIES_MAX};
@@ -280,7 +280,8 @@ async fn listen(edge: Edge, listener: TcpListener, address: SocketAddr, closed: 
     let mut fds = Fds::new();
     fds.add(address.clone(), listener.into_raw_fd());
     let fds: ListenFds = Arc::new(fds.into());
+    let buffers = edge.buffers();
     let mut service = Service::new("gateway".to_owned(), edge);
-    service.add_listener(ListenerConfig::tcp(&address).l4_buffer(edge::buffers()));
+    service.add_listener(ListenerConfig::tcp(&address).l4_buffer(buffers));
     service.start_service(Some(fds), closed, 1).await;
 }

@@ -164,6 +164,9 @@ settings! {
     public_url: url::Url = "MILLRACE_PUBLIC_URL", "URL";
 }
 
+/// Where a worker listens when nobody says otherwise.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9000);
+
 /// What a media URL may hold at least: a player needs a moment, and a leaked URL shall end some day.
 const MEDIA_EXPIRY: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
@@ -313,32 +316,51 @@ fn places(said: &str) -> Result<Places, Error> {
     Places::parse(said).map_err(refuse)
 }
 
+/// The pair of files that TLS needs, or neither.
+fn pair(certificate: Option<PathBuf>, key: Option<PathBuf>, asks: bool) -> Result<Option<Pair>, Error> {
+    let missing = |setting, got: &'static str, wants: &str| Error::Limits {
+        setting,
+        got: "not set".to_owned(),
+        wants: format!("set with {got}: {wants}"),
+    };
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some(Pair { certificate, key })),
+        (Some(_), None) => Err(missing("--tls-key", "--tls-certificate", "it is the certificate's")),
+        (None, Some(_)) => Err(missing("--tls-certificate", "--tls-key", "it is what the key is of")),
+        (None, None) if asks => {
+            Err(missing("--tls-certificate", "--tls-client-ca", "without TLS nobody could be told"))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
 /// The files of TLS, found good.
 fn tls(
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     client_ca: Option<PathBuf>,
 ) -> Result<Option<Server>, Error> {
-    let missing = |setting, got: &'static str, wants: &str| Error::Limits {
-        setting,
-        got: "not set".to_owned(),
-        wants: format!("set with {got}: {wants}"),
-    };
-    let own = match (certificate, key) {
-        (Some(certificate), Some(key)) => Pair { certificate, key },
-        (Some(_), None) => return Err(missing("--tls-key", "--tls-certificate", "it is the certificate's")),
-        (None, Some(_)) => return Err(missing("--tls-certificate", "--tls-key", "it is what the key is of")),
-        (None, None) if client_ca.is_some() => {
-            return Err(missing("--tls-certificate", "--tls-client-ca", "without TLS nobody could be told"));
-        }
-        (None, None) => return Ok(None),
-    };
-    let files = Server { own, client_ca, clients: Clients::Required, alpn: tls::ALPN };
+    let Some(own) = pair(certificate, key, client_ca.is_some())? else { return Ok(None) };
+    let files = Server { own, client_ca, clients: Clients::RequiredOrOwn, alpn: tls::ALPN };
     files.load().map_err(Error::Tls)?;
     Ok(Some(files))
 }
 
 impl Settings {
+    /// Where the worker with these settings listens, and what it shows there.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or one of the pair is missing.
+    pub fn listener(self, file: Option<&std::path::Path>) -> Result<(SocketAddr, Option<Pair>), Error> {
+        let file = match file {
+            Some(path) => File::read(path)?.parse()?,
+            None => Self::default(),
+        };
+        let said = self.over(file);
+        let own = pair(said.tls_certificate, said.tls_key, false)?;
+        Ok((said.listen.unwrap_or(LISTEN), own))
+    }
+
     /// Adds the file's settings and the defaults, and checks every limit.
     ///
     /// # Errors
@@ -396,7 +418,7 @@ impl Settings {
         let password_file = said.store_password_file;
         Ok(Config {
             postgres: postgres::Settings { connections_max, timeout, connect_timeout, password_file },
-            listen: said.listen.unwrap_or(([127, 0, 0, 1], 9000).into()),
+            listen: said.listen.unwrap_or(LISTEN),
             tls: tls(said.tls_certificate, said.tls_key, said.tls_client_ca)?,
             pool: said.pool.unwrap_or_else(|| "local".parse().expect("a legal name")),
             name: said.name,

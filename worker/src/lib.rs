@@ -20,6 +20,7 @@ pub mod load;
 pub mod metrics;
 pub mod objects;
 pub mod package;
+pub mod probe;
 pub mod progressive;
 pub mod queue;
 pub mod run;

@@ -71,7 +71,10 @@ async fn prepare(found: &Found) -> Result<(String, String), String> {
     let patient = found.options.clone().options([("lock_timeout", "0")]);
     let said = |error: &dyn std::fmt::Display| error.to_string();
     let pool = PgPoolOptions::new().max_connections(1).connect_with(patient).await.map_err(|e| said(&e))?;
-    sqlx::migrate!("./migrations/postgres").run(&pool).await.map_err(|e| said(&e))?;
+    // A newer worker's migrations only add. While they are rolled out an older one may start once more, or come back.
+    let mut migrator = sqlx::migrate!("./migrations/postgres");
+    migrator.set_ignore_missing(true);
+    migrator.run(&pool).await.map_err(|e| said(&e))?;
     let id = meta(&pool, "store_id", uuid::Uuid::now_v7().to_string()).await.map_err(|e| said(&e))?;
     let key =
         meta(&pool, "signing_key", hex::encode(rand::random::<[u8; 32]>())).await.map_err(|e| said(&e))?;
