@@ -13,7 +13,7 @@ BENCH_OUT = $(or $(CARGO_TARGET_DIR),target)/bench
 BENCH_PEERS = $(or $(CARGO_TARGET_DIR),target)/peers/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up build test check-deploy check-terraform bench-worker bench-gateway bench-routing fmt lint clean-data
+.PHONY: help setup demo up build test check-deploy check-terraform bench-worker bench-gateway bench-routing postman fmt lint clean-data
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ bench-routing: ## Simulate days of jobs with the real routing code, beside other
 	@$(CARGO) build --release -p millrace-bench --locked
 	@$(BENCH_RELEASE) simulate --all --out '$(BENCH_OUT)'
 	@$(BENCH_RELEASE) pick
+
+postman: ## Write the API's Postman collection anew
+	$(CARGO) build --locked -p millrace-gateway
+	$(dir $(BENCH))millrace-gateway openapi --postman > docs/millrace.postman_collection.json
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

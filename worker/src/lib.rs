@@ -3,7 +3,8 @@
 //! In the order of a job: [`http`] accepts it into the [`store`]; the [`queue`] claims it and the [`lease`] keeps
 //! it; [`run`] takes it through [`source`] (fetch, probe), [`ladder`] (plan), [`ffmpeg`] (encode), [`package`]
 //! (verify, playlists) and [`objects`] (bytes) back to the store, which alone decides that it succeeded. [`cost`]
-//! and [`load`] say how busy all that makes us; [`config`], [`metrics`] and [`failure`] serve every room.
+//! and [`load`] say how busy all that makes us; [`webhooks`] and the event [`sink`] tell others what happened;
+//! [`config`], [`metrics`] and [`failure`] serve every room.
 //!
 //! Invariants: a job is acknowledged only after the store has it · only `ffmpeg` starts processes · only `objects`
 //! names a cloud · nothing past `config` sees raw input.
