@@ -33,8 +33,12 @@ mod object_store;
 mod playlist;
 #[path = "system/postgres.rs"]
 mod postgres;
+#[path = "system/retry.rs"]
+mod retry;
 #[path = "system/saturation.rs"]
 mod saturation;
+#[path = "system/steal.rs"]
+mod steal;
 #[path = "system/stream.rs"]
 mod stream;
 #[path = "system/sync.rs"]
