@@ -23,6 +23,10 @@ mod gateway;
 mod gateway_cost;
 #[path = "system/jobs.rs"]
 mod jobs;
+#[path = "system/kill.rs"]
+mod kill;
+#[path = "system/kill_moments.rs"]
+mod kill_moments;
 #[path = "system/manifests.rs"]
 mod manifests;
 #[path = "system/mutual_tls.rs"]
