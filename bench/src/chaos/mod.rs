@@ -42,7 +42,8 @@ const CALM: Duration = Duration::from_secs(60);
 pub struct Options {
     /// How many kills.
     pub kills: u32,
-    /// What they are drawn from: the same seed hits the same victims in the same ways.
+    /// What they are drawn from: the same seed hits the same victims in the same ways, but for those who are down already,
+    /// which depends on how fast the machine is.
     pub seed: u64,
 }
 
