@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
-use millrace_bench::{demo, gateway, install_crypto, leash, object_server, simulate, up, worker};
+use millrace_bench::{chaos, demo, gateway, install_crypto, leash, object_server, simulate, up, worker};
 use millrace_runtime::shutdown::Shutdown;
 
 /// The gateway's, so that the minimal proxy has it too.
@@ -38,6 +38,15 @@ enum Command {
         /// Where the jobs, the results and the logs go.
         #[arg(long, value_name = "DIR", default_value = "./.millrace")]
         data: PathBuf,
+    },
+    /// Kill everything at random while clients submit; fails when an accepted job is lost, twice or corrupt.
+    Chaos {
+        /// How many kills.
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        kills: u32,
+        /// What they are drawn from [default: at random; it is printed]
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
     },
     /// Measure what a job of one worker costs beside the same ffmpeg by hand; fails when a limit is broken.
     Worker {
@@ -203,6 +212,14 @@ fn run(command: Command) -> Result<()> {
             }
             Command::ObjectServer { listen, root, buckets } => {
                 object_server::run(object_server::Options { listen, root, buckets }, &shutdown).await
+            }
+            Command::Chaos { kills, seed } => {
+                let options =
+                    chaos::Options { kills, seed: seed.unwrap_or_else(|| rand::random_range(0..1_000_000)) };
+                tokio::select! {
+                    done = chaos::run(&options) => done,
+                    () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
+                }
             }
             Command::Up { port, data } => up::run(&up::Options { port, data }, &shutdown).await,
             Command::Worker { clip, seconds, runs, data, out, worker } => {

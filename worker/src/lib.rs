@@ -285,9 +285,17 @@ pub async fn serve(
     Ok(())
 }
 
-/// Refuses a bucket that is not there. A store that is away, or does not know us yet, may be so for a moment only.
+/// Longest wait at the start for the object store to say that its bucket is there.
+const BUCKET_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Refuses a bucket that is not there. A store that is away, or does not know us yet, may be so for a moment only; one that
+/// hangs must not keep a worker from its first heartbeat.
 async fn check_bucket(objects: &objects::Objects, pool: &millrace_wire::PoolId) -> anyhow::Result<()> {
-    match objects.check(pool).await {
+    let Ok(checked) = tokio::time::timeout(BUCKET_PATIENCE, objects.check(pool)).await else {
+        warn!("the object store does not answer; jobs will be tried all the same");
+        return Ok(());
+    };
+    match checked {
         Err(error @ objects::Error::NoBucket(_)) => Err(error).context("--objects leads nowhere"),
         Err(error) => {
             warn!(%error, "the object store does not answer as it should; jobs will be tried all the same");

@@ -34,6 +34,8 @@ const RETRY_FIRST: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(300);
 /// Between tries to reach a store that does not answer.
 const STORE_RETRY: Duration = Duration::from_millis(500);
+/// Longest time to remove what an attempt wrote: meanwhile it keeps its slot, and a worker that is to leave.
+const FORGET_PATIENCE: Duration = Duration::from_secs(5);
 /// Events of a job that are read at once.
 const EVENTS_PAGE: u32 = 64;
 /// Files written to the object store at once.
@@ -330,7 +332,10 @@ impl Runner {
             self.tell_store(running, &end).await;
         }
         if label != "succeeded" {
-            forget(&*self.store, &self.objects, claim).await;
+            let forgotten = forget(&*self.store, &self.objects, claim);
+            if tokio::time::timeout(FORGET_PATIENCE, forgotten).await.is_err() {
+                warn!("what the attempt wrote is left to the sweep: the object store does not answer");
+            }
         }
     }
 
