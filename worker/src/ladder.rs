@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use millrace_wire::job::FailureCode;
 use millrace_wire::spec::{Format, JobSpec, Preset, Resolution, SEGMENT_SECONDS_DEFAULT};
+use serde::{Deserialize, Serialize};
 
 use crate::cost;
 use crate::failure::Failure;
@@ -30,7 +31,7 @@ const SIDE_MIN: u32 = 16;
 const SIDE_MAX: u32 = 8192;
 
 /// A fraction of two positive numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rational {
     /// Above.
     pub num: u32,
@@ -59,7 +60,7 @@ impl fmt::Display for Rational {
 }
 
 /// One rendition of the picture.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rung {
     /// `720p`: by height, whatever the aspect ratio.
     pub name: String,
@@ -72,7 +73,7 @@ pub struct Rung {
 }
 
 /// What becomes of the picture.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PicturePlan {
     /// Index of the source's stream.
     pub stream: u32,
@@ -99,7 +100,7 @@ pub struct PicturePlan {
 }
 
 /// The one rendition of the sound.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AudioPlan {
     /// Index of the source's stream.
     pub stream: u32,
@@ -118,7 +119,7 @@ pub struct AudioPlan {
 }
 
 /// Which files the job gives: what was asked for, as far as the source has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// Segments, playlists and the DASH manifest.
     pub stream: bool,
@@ -131,7 +132,7 @@ pub struct Wanted {
 }
 
 /// What one run of ffmpeg makes: of the picture, of the sound, or of both.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// The picture, if there is one and it is asked for.
     pub picture: Option<PicturePlan>,

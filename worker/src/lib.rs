@@ -22,6 +22,7 @@ pub mod objects;
 pub mod package;
 pub mod progressive;
 pub mod queue;
+pub mod ranges;
 pub mod run;
 pub mod source;
 pub mod store;

@@ -8,6 +8,7 @@
 pub mod args;
 pub mod cage;
 pub mod child;
+pub mod damage;
 pub mod encode;
 pub mod error;
 pub mod lines;
@@ -28,6 +29,7 @@ use millrace_wire::job::FailureCode;
 use tokio_util::sync::CancellationToken;
 
 use self::child::{Exit, Running, Spawner};
+pub use self::damage::Damage;
 pub use self::encode::Encoded;
 pub use self::error::Error;
 use self::lines::Lines;

@@ -72,6 +72,9 @@ pub struct Video {
     pub gap_max_s: f64,
     /// Two fields per frame.
     pub interlaced: bool,
+    /// Where decoding can start, in seconds after the start of the file, ascending; not every keyframe, where they are
+    /// dense. Empty where time does not run forward in the file.
+    pub entries_s: Vec<f64>,
 }
 
 /// The sound.
@@ -367,6 +370,11 @@ fn video(stream: &Stream, seen: &Seen, start: f64) -> Video {
         end_s: (seen.end_s - start).max(0.0),
         gap_max_s: seen.gap_max_s,
         interlaced: matches!(stream.field_order.as_deref(), Some("tt" | "bb" | "tb" | "bt")),
+        entries_s: if seen.disordered {
+            Vec::new()
+        } else {
+            seen.keyframes_s.iter().map(|at| at - start).collect()
+        },
     }
 }
 
