@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderValue;
+use millrace_wire::steal::Prices;
 use millrace_wire::{Code, JobId, PoolId, Problem, WorkerId, load};
 use tracing::debug;
 
@@ -81,6 +82,8 @@ pub struct Target {
     pub tls: Option<Arc<str>>,
     /// Why it was chosen, for a submit.
     pub reason: Option<Reason>,
+    /// When another pool may take the job, as the worker is told.
+    pub steal: Option<HeaderValue>,
 }
 
 /// A try under way; counts at its worker until it is dropped.
@@ -203,7 +206,13 @@ impl Dispatch {
                 let pool = view.pool(choice.pool);
                 let labels = [pool.as_str(), choice.reason.as_str()];
                 self.metrics.decisions.with_label_values(&labels).inc();
-                Ok(self.target(pool, choice.address, Some(choice.reason)))
+                let mut target = self.target(pool, choice.address, Some(choice.reason));
+                if request.route == Route::Submit {
+                    let prices = Prices::of(view.steal_prices(&request.job, choice.pool));
+                    let text = (!prices.is_empty()).then(|| prices.to_string());
+                    target.steal = text.map(|text| text.parse().expect("names and numbers"));
+                }
+                Ok(target)
             }
             Err(refused) => Err(Box::new(self.refused(request, refused))),
         }
@@ -226,7 +235,7 @@ impl Dispatch {
     fn target(&self, pool: &PoolId, address: SocketAddr, reason: Option<Reason>) -> Target {
         let known = |worker: &Worker| (worker.id().cloned(), worker.tls.clone());
         let (worker, tls) = self.fleet.of(address, known).unwrap_or_default();
-        Target { pool: pool.clone(), address, worker, tls, reason }
+        Target { pool: pool.clone(), address, worker, tls, reason, steal: None }
     }
 
     fn refused(&self, request: &Request, refused: Refused) -> Problem {

@@ -171,6 +171,7 @@ pub fn request_header(
     route: &Route,
     sender: Sender<'_>,
     job_id: Option<&JobId>,
+    steal: Option<&HeaderValue>,
 ) -> Result<(), Box<Error>> {
     let ours = |name: &HeaderName| {
         let name = name.as_str();
@@ -193,6 +194,9 @@ pub fn request_header(
         }
         if let Some(job_id) = job_id {
             fields.insert(&fields::IDEMPOTENCY_KEY, value(job_id.as_str()));
+        }
+        if let Some(steal) = steal {
+            fields.insert(&fields::STEAL, steal.clone());
         }
         if route.reads_body() {
             // The body is here already; a worker asked to say "continue" would only say it to nobody.
@@ -259,6 +263,7 @@ mod tests {
         for (name, value) in [
             ("host", "video.example"),
             ("Millrace-Pool", "x"),
+            ("Millrace-Steal", "aws=0"),
             ("endpoint-load-metrics", "TEXT a=1"),
             ("x-forwarded-for", "6.6.6.6"),
             ("x-forwarded-host", "evil.example"),
@@ -269,12 +274,13 @@ mod tests {
         let id: JobId = "a".parse().unwrap();
         let address = "10.0.0.9".parse().ok();
         let sender = Sender { address, tls: false, secret: false, principal: None };
-        request_header(&mut header, &Route::Submit, sender, Some(&id)).unwrap();
+        let steal = HeaderValue::from_static("gcp=42");
+        request_header(&mut header, &Route::Submit, sender, Some(&id), Some(&steal)).unwrap();
         let get = |name: &str| header.headers.get(name).map(|value| value.to_str().unwrap());
         assert_eq!(get("x-forwarded-host"), Some("video.example"));
         assert_eq!(get("x-forwarded-for"), Some("10.0.0.9"));
         assert_eq!(get("x-forwarded-proto"), Some("http"));
-        assert_eq!(get("idempotency-key"), Some("a"));
+        assert_eq!((get("idempotency-key"), get("millrace-steal")), (Some("a"), Some("gcp=42")));
         assert_eq!((get("millrace-pool"), get("endpoint-load-metrics"), get("expect")), (None, None, None));
     }
 

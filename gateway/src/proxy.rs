@@ -223,7 +223,8 @@ impl ProxyHttp for Proxy {
             secret: self.auth.is_some(),
             principal: ctx.principal.as_deref(),
         };
-        forward::request_header(header, &request.route, sender, request.job_id.as_ref())
+        let steal = request.trying.as_ref().and_then(|trying| trying.target.steal.as_ref());
+        forward::request_header(header, &request.route, sender, request.job_id.as_ref(), steal)
     }
 
     async fn request_body_filter(

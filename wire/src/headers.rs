@@ -10,5 +10,8 @@ pub const POOL: &str = "millrace-pool";
 pub const WORKER: &str = "millrace-worker";
 /// A client's own name for a submit; means the same as the body's `job_id`.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Seconds that a submitted job must wait before each other pool may take it: [`crate::steal::Prices`]; from the gateway to
+/// the worker alone.
+pub const STEAL: &str = "millrace-steal";
 /// Why the gateway chose this pool and worker, as a short label.
 pub const DECISION: &str = "millrace-decision";

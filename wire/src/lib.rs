@@ -4,7 +4,7 @@
 //! or HTTP stacks; a type belongs here when two processes must read it the same way, and nowhere else.
 //!
 //! In the order of a request: [`id`] names things, [`spec`] is what a client asks for, [`load`] is what a worker
-//! says about itself, [`job`] is what a client reads back, [`problem`] is every error, [`headers`] are the names, and
+//! says about itself, [`steal`] is when another pool may take a job, [`job`] is what a client reads back, [`problem`] is every error, [`headers`] are the names, and
 //! [`openapi`] describes it all.
 
 pub mod headers;
@@ -14,6 +14,7 @@ pub mod load;
 pub mod openapi;
 pub mod problem;
 pub mod spec;
+pub mod steal;
 
 pub use id::{JobId, PoolId, WorkerId};
 pub use load::LoadReport;

@@ -78,6 +78,9 @@ impl Load {
 
     /// Counts out a job that was claimed here just now, until the store is read again.
     pub fn claimed(&self, claim: &Claim) {
+        if claim.stolen_from.is_some() {
+            return;
+        }
         let (backlog, _) = &mut *self.cached();
         backlog.pool = backlog.pool.saturating_sub(1);
         backlog.pool_work = (backlog.pool_work - claim.work_seconds).max(0.0);

@@ -65,6 +65,10 @@ impl Queue {
                 Ok(Some(claim)) => {
                     self.load.claimed(&claim);
                     self.metrics.wait_seconds.observe(claim.waited.as_secs_f64());
+                    if let Some(from) = &claim.stolen_from {
+                        let labels = [from.as_str(), self.identity.pool.as_str()];
+                        self.metrics.stolen.with_label_values(&labels).inc();
+                    }
                     let running = self.leases.enter(&claim.lease, &claim.job_id, claim.work_seconds, sent);
                     let (runner, load, nudge) =
                         (Arc::clone(&self.runner), Arc::clone(&self.load), Arc::clone(&self.nudge));

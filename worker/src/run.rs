@@ -440,8 +440,8 @@ mod tests {
         let by = store.register(&"w1".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
         for (id, publishes) in [("published", true), ("stopped", false)] {
             let (spec, _) = millrace_wire::JobSpec::parse(br#"{"input_url":"http://h/v"}"#).unwrap();
-            let new =
-                NewJob { tenant: "acme".to_owned(), job_id: id.parse().unwrap(), spec, work_seconds: 1.0 };
+            let (tenant, steal) = ("acme".to_owned(), Default::default());
+            let new = NewJob { tenant, job_id: id.parse().unwrap(), spec, work_seconds: 1.0, steal };
             let room = Room { slots: 9, queue_max: 9 };
             assert!(matches!(store.accept(&new, &by, room).await.unwrap(), Accepted::Created(_)));
             let claim = store.claim(&by, Duration::from_secs(60)).await.unwrap().unwrap();

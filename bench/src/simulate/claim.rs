@@ -31,22 +31,46 @@ pub fn claimable(task: &Task, pool: usize, now_s: f64, gone: bool) -> bool {
     task.not_before_s <= now_s && (task.pool == pool || lost || gone)
 }
 
-/// The least of these is claimed: class with ageing, own pool first, the oldest.
-fn order(task: &Task, pool: usize, now_s: f64) -> (u32, bool, f64, usize) {
-    // A database divides integers, so a class is risen by whole steps.
-    let risen = ((now_s - task.created_at_s) / CLASS_AGES_EVERY_S).floor().max(0.0) as u32;
-    (task.class.saturating_sub(risen), task.pool != pool, task.created_at_s, task.job)
+/// Whether a worker of another pool may steal it, that has to have waited `price_s` there.
+fn stealable(task: &Task, price_s: Option<f64>, now_s: f64) -> bool {
+    task.epoch == 0 && price_s.is_some_and(|price_s| stealable_at(task, price_s) <= now_s)
 }
 
-/// What a worker of `pool` claims: a place in `waiting`.
-pub fn next(waiting: &[Task], pool: usize, now_s: f64, gone: impl Fn(usize) -> bool) -> Option<usize> {
-    let mine = |task: &Task| claimable(task, pool, now_s, gone(task.pool));
-    let ordered = waiting.iter().enumerate().filter(|(_, task)| mine(task));
-    let least = ordered.min_by(|(_, a), (_, b)| {
-        let ((class_a, foreign_a, at_a, uid_a), (class_b, foreign_b, at_b, uid_b)) =
-            (order(a, pool, now_s), order(b, pool, now_s));
-        (class_a, foreign_a).cmp(&(class_b, foreign_b)).then(at_a.total_cmp(&at_b)).then(uid_a.cmp(&uid_b))
-    });
+/// From when on that is.
+pub fn stealable_at(task: &Task, price_s: f64) -> f64 {
+    task.created_at_s + price_s.max(HEAD_START_S)
+}
+
+/// The least of these is claimed: class with ageing, own pool first, the oldest.
+fn order(task: &Task, since_s: f64, foreign: bool, now_s: f64) -> (u32, bool, f64, usize) {
+    // A database divides integers, so a class is risen by whole steps.
+    let risen = ((now_s - since_s) / CLASS_AGES_EVERY_S).floor().max(0.0) as u32;
+    (task.class.saturating_sub(risen), foreign, since_s, task.job)
+}
+
+/// What a worker of `pool` claims: a place in `waiting`. It steals only where there is nothing else; `price_s` says what a
+/// job must have waited for that.
+pub fn next(
+    waiting: &[Task],
+    pool: usize,
+    now_s: f64,
+    gone: impl Fn(usize) -> bool,
+    price_s: impl Fn(&Task) -> Option<f64>,
+) -> Option<usize> {
+    let places = || waiting.iter().enumerate();
+    let mine = places().filter(|(_, task)| claimable(task, pool, now_s, gone(task.pool)));
+    let ordered = mine.map(|(place, task)| (place, order(task, task.created_at_s, task.pool != pool, now_s)));
+    first(ordered).or_else(|| {
+        first(places().filter(|(_, task)| stealable(task, price_s(task), now_s)).map(|(place, task)| {
+            let since_s = stealable_at(task, price_s(task).unwrap_or_default());
+            (place, order(task, since_s, true, now_s))
+        }))
+    })
+}
+
+fn first(ordered: impl Iterator<Item = (usize, (u32, bool, f64, usize))>) -> Option<usize> {
+    let least = ordered
+        .min_by(|(_, a), (_, b)| (a.0, a.1).cmp(&(b.0, b.1)).then(a.2.total_cmp(&b.2)).then(a.3.cmp(&b.3)));
     least.map(|(place, _)| place)
 }
 
@@ -62,7 +86,7 @@ mod tests {
     }
 
     fn claims(waiting: &[Task], pool: usize, now_s: f64) -> Option<usize> {
-        next(waiting, pool, now_s, |_| false).map(|place| waiting[place].job)
+        next(waiting, pool, now_s, |_| false, |_| None).map(|place| waiting[place].job)
     }
 
     #[test]
@@ -75,6 +99,11 @@ mod tests {
             "ORDER BY max(0, task.class - (",
             "- task.created_at) / ?5), task.pool <> ?1, task.created_at, task.uid LIMIT ?4",
             ".bind(millis(HEAD_START)) .bind(HEAD_MAX) .bind(millis(CLASS_AGES_EVERY))",
+            "WHERE steal.pool = ?1 AND steal.at <= ",
+            "AND task.state = 'waiting' AND task.epoch = 0 ORDER BY max(0, steal.class - (",
+            "- steal.at) / ?3), steal.at, steal.task_uid LIMIT ?2",
+            "let steals = head.is_empty(); if steals { head = stealable(&mut tx, by).await?; }",
+            "millis(price.max(HEAD_START))",
             "const HEAD_START: Duration = Duration::from_secs(2);",
             "const CLASS_AGES_EVERY: Duration = Duration::from_secs(600);",
         ] {
@@ -92,6 +121,24 @@ mod tests {
     }
 
     #[test]
+    fn an_idle_pool_steals_what_is_longest_past_its_price() {
+        let waiting = [task(0, 1, 0.0), task(1, 1, 1.0), task(2, 2, 0.0)];
+        let prices = [Some(50.0), Some(9.0), Some(1.0)];
+        let steal = |waiting: &[Task], now_s| {
+            let stolen = next(waiting, 1, now_s, |_| false, |task| prices[task.job]);
+            stolen.map(|place| waiting[place].job)
+        };
+        assert_eq!(steal(&waiting, 1.9), None, "its own pool has a head start");
+        assert_eq!(steal(&waiting, 2.0), Some(2));
+        assert_eq!(steal(&waiting, 10.0), Some(1), "the higher class");
+        assert_eq!(steal(&waiting[..1], 49.9), None);
+        assert_eq!(steal(&waiting, 60.0), Some(1));
+        assert_eq!(steal(&[Task { epoch: 1, not_before_s: 59.0, ..waiting[1] }], 60.0), None, "only once");
+        let own = Task { pool: 1, ..task(2, 2, 59.0) };
+        assert_eq!(steal(&[waiting[0], own], 60.0), Some(2), "its own work comes first, whatever its class");
+    }
+
+    #[test]
     fn a_job_rises_a_class_in_ten_minutes() {
         let waiting = [task(0, 2, 0.0), task(1, 1, 599.0)];
         assert_eq!(claims(&waiting, 0, 599.9), Some(1));
@@ -102,7 +149,7 @@ mod tests {
     fn another_pool_takes_only_what_lost_its_worker_or_its_pool() {
         let fresh = task(0, 1, 0.0);
         assert_eq!(claims(&[fresh], 1, 99.0), None);
-        assert_eq!(next(&[fresh], 1, 99.0, |pool| pool == 0), Some(0));
+        assert_eq!(next(&[fresh], 1, 99.0, |pool| pool == 0, |_| None), Some(0));
         let lost = Task { epoch: 1, not_before_s: 10.0, ..fresh };
         assert_eq!(claims(&[lost], 1, 11.9), None, "its own pool comes first");
         assert_eq!(claims(&[lost], 1, 12.0), Some(0));

@@ -108,6 +108,8 @@ pub struct Cluster {
     waiting: Vec<Task>,
     accepted_by: Vec<usize>,
     estimates_s: Vec<f64>,
+    /// What each job must have waited before a pool may steal it.
+    prices_s: Vec<Vec<(usize, f64)>>,
     backlog: Vec<VecDeque<(f64, u32, f64)>>,
     gone: Vec<bool>,
 }
@@ -134,18 +136,29 @@ impl Cluster {
             waiting: Vec::new(),
             accepted_by: vec![0; jobs],
             estimates_s: vec![0.0; jobs],
+            prices_s: vec![Vec::new(); jobs],
             backlog: vec![VecDeque::from([(f64::NEG_INFINITY, 0, 0.0)]); pools.len()],
             gone: vec![false; pools.len()],
         }
     }
 
-    /// A worker accepts a job; whoever is idle and may begins it at once.
-    pub fn accept(&mut self, worker: usize, job: usize, estimate_s: f64, now_s: f64) {
+    /// A worker accepts a job that other pools may steal at these prices; answers when each of them may.
+    pub fn accept(
+        &mut self,
+        worker: usize,
+        job: usize,
+        estimate_s: f64,
+        prices_s: Vec<(usize, f64)>,
+        now_s: f64,
+    ) -> Vec<f64> {
         let pool = self.workers[worker].pool;
         self.accepted_by[job] = worker;
         self.estimates_s[job] = estimate_s;
         let task = Task { job, pool, class: 1, created_at_s: now_s, not_before_s: now_s, epoch: 0 };
+        let steals = prices_s.iter().map(|(_, price_s)| claim::stealable_at(&task, *price_s)).collect();
+        self.prices_s[job] = prices_s;
         self.wait(task, now_s);
+        steals
     }
 
     fn wait(&mut self, task: Task, now_s: f64) {
@@ -171,7 +184,11 @@ impl Cluster {
             Queues::Workers => self.workers[worker].queue.pop_front()?,
             Queues::Pools => {
                 let pool = self.workers[worker].pool;
-                let place = claim::next(&self.waiting, pool, now_s, |pool| self.gone[pool])?;
+                let price_s = |task: &Task| {
+                    let mut prices_s = self.prices_s[task.job].iter();
+                    prices_s.find(|(thief, _)| *thief == pool).map(|(_, price_s)| *price_s)
+                };
+                let place = claim::next(&self.waiting, pool, now_s, |pool| self.gone[pool], price_s)?;
                 let task = self.waiting.remove(place);
                 self.note_backlog(task.pool, now_s);
                 task
@@ -279,6 +296,11 @@ impl Cluster {
     /// Whether waiting work belongs to pools.
     pub fn has_pool_queues(&self) -> bool {
         self.queues == Queues::Pools
+    }
+
+    /// Whether a job waits in a pool's queue.
+    pub fn waits(&self, job: usize) -> bool {
+        self.waiting.iter().any(|task| task.job == job)
     }
 
     /// How many wait in pools' queues.

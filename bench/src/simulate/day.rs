@@ -164,6 +164,8 @@ struct Try {
     count: u32,
     exclude: Exclude,
     tried: Vec<usize>,
+    /// What other pools must wait before they steal it from where it goes now.
+    prices_s: Vec<(usize, f64)>,
 }
 
 #[derive(Debug)]
@@ -309,7 +311,10 @@ impl Day<'_> {
                 let gateway = &mut self.gateways[posted.gateway];
                 let exclude = &try_.exclude;
                 match gateway.choose(&self.cluster, self.setting, &posted, exclude, now_s, &mut self.rng) {
-                    Ok(worker) => Some(worker),
+                    Ok((worker, prices_s)) => {
+                        try_.prices_s = prices_s;
+                        Some(worker)
+                    }
                     Err(refused) => {
                         let after_s = refused.retry_after_s.map_or(CLIENT_RETRY_S, |after| after as f64);
                         self.outcome.retries += 1;
@@ -364,7 +369,7 @@ impl Day<'_> {
             let after_s = if well { SLOW_ANSWER_S } else { SUBMIT_TIMEOUT_S };
             self.note(now_s + after_s, Event::Answer { job, worker, well, try_: Box::new(try_) });
         } else {
-            self.accepted(job, worker, now_s);
+            self.accepted(job, worker, try_.prices_s, now_s);
             self.gateways[posted.gateway].judge(worker, Verdict::Answered, now_s);
         }
     }
@@ -386,7 +391,7 @@ impl Day<'_> {
             now_s,
         );
         if well {
-            self.accepted(job, worker, now_s);
+            self.accepted(job, worker, try_.prices_s, now_s);
             return;
         }
         self.outcome.retries += 1;
@@ -401,12 +406,12 @@ impl Day<'_> {
         }
     }
 
-    fn accepted(&mut self, job: usize, worker: usize, now_s: f64) {
+    fn accepted(&mut self, job: usize, worker: usize, prices_s: Vec<(usize, f64)>, now_s: f64) {
         let posted = self.jobs[job];
         let estimate_s = posted.hint_s.unwrap_or(millrace_gateway::route::WORK_DEFAULT_S);
         self.sent_to[job] = worker;
         self.balancers[posted.gateway].sent(worker, now_s);
-        self.cluster.accept(worker, job, estimate_s, now_s);
+        let steals = self.cluster.accept(worker, job, estimate_s, prices_s, now_s);
         self.claim(worker, now_s);
         let pool = self.cluster.workers[worker].pool;
         // If the one that was asked is busy, another one of its pool may be idle.
@@ -419,6 +424,9 @@ impl Day<'_> {
             if self.cluster.workers[other].pool == pool {
                 self.claim(other, now_s);
             }
+        }
+        if self.cluster.waits(job) {
+            steals.into_iter().for_each(|at_s| self.note(at_s, Event::Claims));
         }
     }
 
@@ -449,7 +457,7 @@ impl Day<'_> {
             let shortest = (0..self.central.len()).min_by(|a, b| work_s(a).total_cmp(&work_s(b)));
             let Some(shortest) = shortest else { return };
             let job = self.central.swap_remove(shortest);
-            self.accepted(job, worker, now_s);
+            self.accepted(job, worker, Vec::new(), now_s);
         }
     }
 

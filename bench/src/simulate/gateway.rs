@@ -13,6 +13,7 @@ use millrace_gateway::fleet::snapshot::{Health, Pool, Report, Snapshot, Worker};
 use millrace_gateway::fleet::underway::TIMED_OUT_COUNTS;
 use millrace_gateway::route::{self, Choice, Exclude, Refused, View};
 use millrace_wire::spec::Priority;
+use millrace_wire::steal::Prices;
 use millrace_wire::{LoadReport, PoolId};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -148,7 +149,8 @@ impl Gateway {
         }
     }
 
-    /// Chooses by the real routing code; answers the worker.
+    /// Chooses by the real routing code; answers the worker, and what the job must have waited before each other pool may
+    /// steal it.
     pub fn choose(
         &mut self,
         cluster: &Cluster,
@@ -157,7 +159,7 @@ impl Gateway {
         exclude: &Exclude,
         now_s: f64,
         rng: &mut StdRng,
-    ) -> Result<usize, Refused> {
+    ) -> Result<(usize, Vec<(usize, f64)>), Refused> {
         self.look(cluster, setting, now_s);
         let view = View::new(&self.snapshot, at(now_s));
         let wanted = route::Job {
@@ -169,7 +171,10 @@ impl Gateway {
         };
         let Choice { pool, worker, .. } = view.submit(&wanted, exclude, rng)?;
         let before: usize = self.snapshot.pools[..pool].iter().map(|pool| pool.workers.len()).sum();
-        Ok(before + worker)
+        let prices = Prices::of(view.steal_prices(&wanted, pool));
+        let place = |id: &PoolId| self.snapshot.pools.iter().position(|pool| pool.id == *id);
+        let prices = prices.iter().filter_map(|(id, price)| Some((place(id)?, price.as_secs_f64())));
+        Ok((before + worker, prices.collect()))
     }
 
     fn known(&mut self, worker: usize) -> (&mut Worker, &mut Seen) {

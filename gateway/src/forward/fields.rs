@@ -31,6 +31,8 @@ pub static POOL: HeaderName = HeaderName::from_static(headers::POOL);
 pub static WORKER: HeaderName = HeaderName::from_static(headers::WORKER);
 /// [`headers::DECISION`]
 pub static DECISION: HeaderName = HeaderName::from_static(headers::DECISION);
+/// [`headers::STEAL`]
+pub static STEAL: HeaderName = HeaderName::from_static(headers::STEAL);
 /// [`headers::LOAD`]
 pub static LOAD: HeaderName = HeaderName::from_static(headers::LOAD);
 /// [`headers::STORE`]

@@ -166,7 +166,7 @@ impl View {
     /// What a job that goes to `pool` must have waited there before another pool may take it, in seconds.
     ///
     /// It is by how much the other pool is worse for it once waiting is left out: moving the input (design: egress
-    /// seconds) and a slower encoder. 0 where the other pool is as good.
+    /// seconds) and a slower encoder. 0 where the other pool is as good. A pool that takes no jobs steals none.
     pub fn steal_prices(&self, job: &Job, pool: usize) -> Vec<(PoolId, f64)> {
         let from = self.input_pool(job);
         let cost = |place: usize| {
@@ -174,7 +174,8 @@ impl View {
             self.egress_s(from, place, job) + if speed > 0.0 { job.work_s / speed } else { pool::SECONDS_MAX }
         };
         let here = cost(pool);
-        let others = (0..self.pools.len()).filter(|place| *place != pool);
+        let others = (0..self.pools.len())
+            .filter(|place| *place != pool && self.pools[*place].standing.rejected.is_none());
         others
             .map(|place| {
                 let price = (cost(place) - here).clamp(0.0, pool::SECONDS_MAX);

@@ -50,6 +50,28 @@ async fn a_submit_that_fails_goes_to_another_worker_with_the_same_id_and_body() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_is_told_when_another_pool_may_take_the_job_and_clients_can_neither_say_nor_see_it() {
+    let (gateway, first, second) = preferred(Behaviour::Accept).await;
+    // A minute of work, and twice as much there.
+    second.load(|load| load.speed = 0.5);
+    let told = || first.submits().last().and_then(|seen| seen.header("millrace-steal"));
+    eventually("the price of a slower pool", async || {
+        let forged = gateway.client.post(gateway.url("/jobs")).header("millrace-steal", "gcp=0");
+        let answer = forged.body("{}").send().await.unwrap();
+        assert_eq!((answer.status(), answer.headers().get("millrace-steal")), (StatusCode::ACCEPTED, None));
+        told().as_deref() == Some("gcp=60")
+    })
+    .await;
+    // Who takes no jobs steals none.
+    gateway.write(&pools(&[("aws", 1e5, &[&first]), ("gcp", 0.0, &[&second])]));
+    eventually("no price for a pool without weight", async || {
+        gateway.submit("{}").await;
+        told().is_none()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_gone_is_passed_over_before_the_probes_know() {
     let (gateway, first, second) = preferred(Behaviour::Accept).await;
     first.stop();

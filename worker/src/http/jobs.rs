@@ -10,9 +10,10 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use millrace_wire::job::{Job, JobError, JobPage};
 use millrace_wire::spec::{Input, SPEC_BYTES_MAX};
+use millrace_wire::steal::Prices;
 use millrace_wire::{Code, JobId, JobSpec, Problem, headers};
 use serde::Deserialize;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::tenant::{Principal, Tenant};
 use super::{App, Refusal, Shared, media};
@@ -107,6 +108,17 @@ fn resolve_id(in_body: Option<JobId>, headers: &HeaderMap) -> Result<JobId, Refu
     }
 }
 
+/// What the gateway says of other pools. A job is worth more than its prices: those that cannot be read are none, and then
+/// nobody steals it.
+fn steal_prices(headers: &HeaderMap) -> Prices {
+    let mut said = headers.get_all(headers::STEAL).iter();
+    let (Some(prices), None) = (said.next(), said.next()) else { return Prices::default() };
+    prices.to_str().unwrap_or("?").parse().unwrap_or_else(|error| {
+        warn!(%error, header = headers::STEAL, "prices that cannot be read");
+        Prices::default()
+    })
+}
+
 pub(super) async fn submit(
     State(app): Shared,
     Tenant(tenant): Tenant,
@@ -122,7 +134,7 @@ pub(super) async fn submit(
         })?;
     let (spec, in_body) = JobSpec::parse(&body)?;
     let job_id = resolve_id(in_body, &headers)?;
-    let answer = accept(&app, tenant, principal.as_deref(), spec, &job_id).await;
+    let answer = accept(&app, tenant, principal.as_deref(), spec, &job_id, steal_prices(&headers)).await;
     // Whatever went wrong, the client can post again with this id and it is the same job.
     answer.map_err(|Refusal(problem)| Refusal(problem.job(&job_id)))
 }
@@ -133,6 +145,7 @@ async fn accept(
     principal: Option<&str>,
     spec: JobSpec,
     job_id: &JobId,
+    steal: Prices,
 ) -> Result<Response, Refusal> {
     let outcome = |label: &str| app.metrics.submits.with_label_values(&[label]).inc();
     if app.load.is_draining() {
@@ -144,7 +157,7 @@ async fn accept(
         Input::Path(path) => Some(uploaded_bytes(app, &tenant, path).await?),
     };
     let work_seconds = app.cost.estimate(&spec, input_bytes);
-    let new = NewJob { tenant, job_id: job_id.clone(), spec, work_seconds };
+    let new = NewJob { tenant, job_id: job_id.clone(), spec, work_seconds, steal };
     let (status, row) = match app.store.accept(&new, &app.identity, app.room).await? {
         Accepted::Created(row) => {
             outcome("created");

@@ -75,7 +75,7 @@ impl Served {
     pub(super) async fn accept(&self, id: &str) -> JobRow {
         let (spec, _) = JobSpec::parse(br#"{"input_url":"http://h/v"}"#).unwrap();
         let (tenant, job_id) = (TENANT_DEFAULT.to_owned(), id.parse().unwrap());
-        let new = NewJob { tenant, job_id, spec, work_seconds: 1.0 };
+        let new = NewJob { tenant, job_id, spec, work_seconds: 1.0, steal: Default::default() };
         let room = Room { slots: 99, queue_max: 99 };
         match self.app.store.accept(&new, &self.app.identity, room).await.unwrap() {
             Accepted::Created(row) => row,

@@ -1,6 +1,7 @@
 //! What every store must do, whatever database is behind it: each backend keeps these promises on its own
 //! `Fixture`.
 
+mod steal;
 mod upkeep;
 
 use std::collections::HashSet;
@@ -11,7 +12,9 @@ use millrace_wire::job::{FailureCode, Outputs, Phase, Progress, State};
 use millrace_wire::{JobId, JobSpec};
 use sqlx::{Connection as _, Executor as _};
 
+use self::steal::*;
 use self::upkeep::*;
+use super::rules::HEAD_START;
 use super::upkeep::{Deleted, Due, Rules};
 use super::*;
 
@@ -29,7 +32,7 @@ trait Fixture: Send + Sync {
     /// One handle, seen from two sides.
     async fn both(&self) -> (Arc<dyn Store>, Arc<dyn Upkeep>);
 
-    /// Lets so much time go by for what ended and for uploads.
+    /// Lets so much time go by for what ended, for uploads, and for what waits for a thief.
     async fn age(&self, by: Duration);
 }
 
@@ -37,7 +40,8 @@ trait Fixture: Send + Sync {
 fn aging(by: Duration) -> sqlx::AssertSqlSafe<String> {
     let ms = by.as_millis();
     sqlx::AssertSqlSafe(format!(
-        "UPDATE job SET finished_at = finished_at - {ms}; UPDATE upload SET look_at = look_at - {ms}"
+        "UPDATE job SET finished_at = finished_at - {ms}; UPDATE upload SET look_at = look_at - {ms}; \
+         UPDATE steal SET at = at - {ms}"
     ))
 }
 
@@ -51,7 +55,8 @@ fn id(text: &str) -> JobId {
 
 pub(super) fn new_job(job_id: &str, fields: &str) -> NewJob {
     let (spec, _) = JobSpec::parse(format!(r#"{{"input_url":"http://h/v"{fields}}}"#).as_bytes()).unwrap();
-    NewJob { tenant: TENANT_DEFAULT.to_owned(), job_id: id(job_id), spec, work_seconds: 10.0 }
+    let (tenant, steal) = (TENANT_DEFAULT.to_owned(), Prices::default());
+    NewJob { tenant, job_id: id(job_id), spec, work_seconds: 10.0, steal }
 }
 
 async fn accept(store: &dyn Store, job_id: &str, by: &Identity) -> JobRow {
@@ -434,6 +439,12 @@ macro_rules! promises {
             the_backlog_counts_what_waits_whoever_accepted_it
             pages_are_newest_first_and_complete
             workers_that_start_together_open_one_store
+            waiting_work_is_stolen_for_its_price_and_not_before
+            at_a_price_of_nothing_the_own_pool_has_a_head_start
+            a_pool_steals_only_when_it_has_nothing_to_do_and_then_what_is_longest_past_its_price
+            a_task_is_stolen_once_in_its_life
+            what_was_cancelled_or_claimed_is_not_stolen
+            many_thieves_and_the_robbed_never_claim_the_same_task
             what_lost_attempts_wrote_is_due_twice_and_what_may_still_publish_never
             outputs_are_gone_for_readers_first_and_due_later
             a_client_deletes_the_outputs_of_its_own_finished_jobs_alone

@@ -25,6 +25,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use millrace_wire::job::{FailureCode, Outputs, Phase, Progress, State};
 use millrace_wire::spec::Priority;
+use millrace_wire::steal::Prices;
 use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,8 @@ pub struct NewJob {
     pub spec: JobSpec,
     /// Reference-seconds it will cost, as far as anybody knows before the probe.
     pub work_seconds: f64,
+    /// What it must have waited before each other pool may take it.
+    pub steal: Prices,
 }
 
 /// How full the accepting worker may get.
@@ -150,6 +153,8 @@ pub struct Claim {
     pub accepted_by: String,
     /// How long it waited since acceptance or its last release.
     pub waited: Duration,
+    /// The pool that it waited in, where it was taken from there for its price.
+    pub stolen_from: Option<PoolId>,
 }
 
 /// One running task's sign of life.
@@ -360,6 +365,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Claims the oldest waiting task of the highest class in the worker's own pool, or one that has lost its worker or
     /// its whole pool: no heartbeat of any worker there for a lease.
+    ///
+    /// Where there is none, it steals: a task that nobody has claimed yet and that has waited in another pool for its price
+    /// (see [`NewJob::steal`]), the one that is longest past it first. The first claim of a task takes its prices away, so
+    /// it is stolen at most once in its life, and moves to another pool only by a claim, which is a lease.
     async fn claim(&self, by: &Identity, lease: Duration) -> Result<Option<Claim>, Error>;
 
     /// Renews every lease of a worker at once.

@@ -53,6 +53,11 @@ fn failure_code(name: &str) -> Result<FailureCode, Error> {
     FailureCode::ALL.iter().copied().find(|c| c.as_str() == name).ok_or_else(|| corrupt("error_code", name))
 }
 
+/// A pool's name as a row has it.
+pub(super) fn pool_named(text: &str) -> Result<PoolId, Error> {
+    parsed("pool", text)
+}
+
 /// Reads `SELECT * FROM job`.
 pub(super) fn job_row(row: &impl Columns) -> Result<JobRow, Error> {
     let (phase, state) = (row.maybe_text("phase")?, row.text("state")?);

@@ -25,6 +25,12 @@ pub(super) const IN_USE_AGAIN: Duration = Duration::from_secs(3600);
 /// How often what a lost attempt wrote is removed. The same number stands in the index.
 pub(super) const SWEEPS: i64 = 2;
 
+/// From when after its acceptance another pool may steal a task at this price. Its own pool has the same head start as with
+/// lost work: at a price of nothing an idle stranger would win a race against the idle worker that accepted it.
+pub(super) fn steal_after(price: Duration) -> i64 {
+    millis(price.max(HEAD_START))
+}
+
 impl Room {
     /// How many jobs a worker may hold, running ones included, for one more of this class to be accepted.
     pub(super) fn limit(self, class: Priority) -> i64 {

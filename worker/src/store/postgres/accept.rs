@@ -7,7 +7,7 @@ use millrace_wire::spec::Input;
 use sqlx::postgres::PgConnection;
 
 use super::super::row::job_row;
-use super::super::rules::class_of;
+use super::super::rules::{class_of, steal_after};
 use super::super::{Accepted, Error, Identity, NewJob, Room};
 use super::read::find;
 use super::sql::{event, now};
@@ -77,6 +77,8 @@ pub(super) async fn accept(
         " FROM held WHERE jobs < $2 ON CONFLICT (tenant, job_id) DO NOTHING RETURNING *), \
          t AS (INSERT INTO task (uid, job_uid, kind, state, pool, class, accepted_by, work_seconds, not_before, created_at) \
            SELECT $10, uid, 'video', 'waiting', pool, class, $1, $11, created_at, created_at FROM j), \
+         s AS (INSERT INTO steal (task_uid, pool, class, at) SELECT $10, price.pool, j.class, j.created_at + price.after \
+           FROM j, unnest($14::text[], $15::bigint[]) AS price (pool, after) WHERE price.pool <> j.pool), \
          e AS (",
         event!("'accepted'", "jsonb_build_object('pool', pool, 'worker', $1)"),
         ") SELECT * FROM j"
@@ -94,6 +96,8 @@ pub(super) async fn accept(
     .bind(new.work_seconds)
     .bind(new.spec.retention_days.map(i64::from))
     .bind(input_path)
+    .bind(new.steal.iter().map(|(pool, _)| pool.as_str()).collect::<Vec<_>>())
+    .bind(new.steal.iter().map(|(_, price)| steal_after(price)).collect::<Vec<_>>())
     .fetch_optional(&mut *on)
     .await?;
     if let Some(row) = created {

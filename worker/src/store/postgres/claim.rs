@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Row as _};
 
-use super::super::row::Wanted;
+use super::super::row::{Wanted, pool_named};
 use super::super::rules::{CLASS_AGES_EVERY, HEAD_MAX, HEAD_START, SILENT, millis};
 use super::super::{AttemptEnd, Beat, Claim, Error, Heartbeat, Identity, Lease, Verdict};
 use super::ending::{leave, settle};
@@ -23,6 +23,8 @@ struct Look {
     due: bool,
     /// Tasks to try to take, the best first.
     heads: Vec<String>,
+    /// They are of other pools, and have waited for their price.
+    steals: bool,
 }
 
 /// Claims for a worker: see [`super::super::Store::claim`].
@@ -46,7 +48,7 @@ pub(super) async fn claim(
         // A job that this version cannot read (a later one accepted it) must not stop those behind it.
         let mut unreadable = None;
         while !look.heads.is_empty() {
-            match take(on, by, lease, &look.heads).await? {
+            match take(on, by, lease, &look).await? {
                 Taken::Nothing => break,
                 Taken::Claimed(claim) => return Ok(Some(*claim)),
                 Taken::Unreadable { task_uid, error } => {
@@ -68,6 +70,9 @@ pub(super) async fn claim(
 /// waits in it is anybody's. Besides, work that lost its worker, once its own pool has had its head start. A job rises a
 /// class with time, so within a class the oldest is always the best, and the heads of each queue are enough to see, however
 /// many wait behind them.
+///
+/// Where that is nothing, it looks at what it may steal: of each class what is longest past its price. A class rises with
+/// time, but counted from the price on, so that here, too, the heads are enough to see.
 async fn look(on: &mut PgConnection, by: &Identity, lease: Duration) -> Result<Look, Error> {
     let row = sqlx::query(concat!(
         "WITH RECURSIVE clock AS MATERIALIZED (SELECT ", now!(), " AS now), \
@@ -88,12 +93,21 @@ async fn look(on: &mut PgConnection, by: &Identity, lease: Duration) -> Result<L
              SELECT uid, pool, class, created_at FROM task \
              WHERE state = 'waiting' AND epoch > 0 AND task.class = classes.class \
                AND not_before + $3 <= (SELECT now FROM clock) \
-             ORDER BY created_at, uid LIMIT $4) task) \
+             ORDER BY created_at, uid LIMIT $4) task), \
+         steals AS ( \
+           SELECT stolen.* FROM generate_series(0, 2) AS classes (class), LATERAL ( \
+             SELECT steal.task_uid, steal.class, steal.at FROM steal JOIN task ON task.uid = steal.task_uid \
+             WHERE steal.pool = $1 AND steal.class = classes.class AND steal.at <= (SELECT now FROM clock) \
+               AND task.state = 'waiting' AND task.epoch = 0 \
+             ORDER BY steal.at, steal.task_uid LIMIT $4) stolen \
+           WHERE NOT EXISTS (SELECT FROM head)) \
          SELECT \
            EXISTS (SELECT FROM task WHERE state = 'running' AND lease_expires_at <= (SELECT now FROM clock)) OR \
            EXISTS (SELECT FROM task WHERE state = 'delayed' AND not_before <= (SELECT now FROM clock)) AS due, \
            ARRAY(SELECT uid FROM head ORDER BY \
-             greatest(0, class - ((SELECT now FROM clock) - created_at) / $5), pool <> $1, created_at, uid LIMIT $4) AS heads"
+             greatest(0, class - ((SELECT now FROM clock) - created_at) / $5), pool <> $1, created_at, uid LIMIT $4) AS heads, \
+           ARRAY(SELECT task_uid FROM steals ORDER BY \
+             greatest(0, class - ((SELECT now FROM clock) - at) / $5), at, task_uid LIMIT $4) AS steals"
     ))
     .bind(by.pool.as_str())
     .bind(millis(lease))
@@ -102,7 +116,9 @@ async fn look(on: &mut PgConnection, by: &Identity, lease: Duration) -> Result<L
     .bind(millis(CLASS_AGES_EVERY))
     .fetch_one(on)
     .await?;
-    Ok(Look { due: row.try_get("due")?, heads: row.try_get("heads")? })
+    let (own, stolen): (Vec<String>, Vec<String>) = (row.try_get("heads")?, row.try_get("steals")?);
+    let steals = own.is_empty();
+    Ok(Look { due: row.try_get("due")?, heads: if steals { stolen } else { own }, steals })
 }
 
 enum Taken {
@@ -115,32 +131,34 @@ enum Taken {
     Nothing,
 }
 
-async fn take(
-    on: &mut PgConnection,
-    by: &Identity,
-    lease: Duration,
-    heads: &[String],
-) -> Result<Taken, Error> {
+async fn take(on: &mut PgConnection, by: &Identity, lease: Duration, look: &Look) -> Result<Taken, Error> {
     let mut tx = on.begin().await?;
     let taken = sqlx::query(concat!(
-        "WITH head AS (SELECT uid FROM task WHERE uid = ANY ($1) AND state = 'waiting' \
+        "WITH head AS (SELECT uid, pool FROM task WHERE uid = ANY ($1) AND state = 'waiting' AND (epoch = 0 OR NOT $6) \
            ORDER BY array_position($1, uid) LIMIT 1 FOR UPDATE SKIP LOCKED), \
          t AS (UPDATE task SET state = 'running', epoch = epoch + 1, owner = $2, owner_incarnation = $3, pool = $4, \
            lease_expires_at = ", now!(), " + $5 FROM head WHERE task.uid = head.uid AND state = 'waiting' \
-           RETURNING task.uid, job_uid, epoch, work_seconds, accepted_by, greatest(0, ", now!(), " - not_before) AS waited), \
+           RETURNING task.uid, job_uid, epoch, work_seconds, accepted_by, CASE WHEN $6 THEN head.pool END AS stolen_from, \
+             greatest(0, ", now!(), " - not_before) AS waited), \
          j AS (UPDATE job SET state = 'running', phase = 'source', worker = $2, pool = $4, attempt = attempt + 1, \
            epoch = t.epoch, progress = '{\"percent\":0.0}', started_at = coalesce(started_at, ", now!(), ") \
-           FROM t WHERE job.uid = t.job_uid RETURNING job.*), \
+           FROM t WHERE job.uid = t.job_uid RETURNING job.*, t.stolen_from), \
+         s AS (DELETE FROM steal USING t WHERE steal.task_uid = t.uid), \
          a AS (INSERT INTO attempt (task_uid, number, worker, pool, started_at) SELECT uid, epoch, $2, $4, ", now!(),
         " FROM t), \
-         e AS (", event!("'claimed'", "jsonb_build_object('pool', pool, 'worker', worker, 'attempt', attempt)"), ") \
+         e AS (", event!(
+            "'claimed'",
+            "jsonb_strip_nulls(jsonb_build_object('pool', pool, 'worker', worker, 'attempt', attempt, \
+             'stolen_from', stolen_from))"
+        ), ") \
          SELECT t.*, j.job_id, j.spec, j.bucket FROM t JOIN j ON j.uid = t.job_uid"
     ))
-    .bind(heads)
+    .bind(&look.heads)
     .bind(by.worker.as_str())
     .bind(by.incarnation as i64)
     .bind(by.pool.as_str())
     .bind(millis(lease))
+    .bind(look.steals)
     .fetch_optional(&mut *tx)
     .await?;
     let Some(row) = taken else { return Ok(Taken::Nothing) };
@@ -151,6 +169,7 @@ async fn take(
             return Ok(Taken::Unreadable { task_uid: row.try_get("uid")?, error });
         }
     };
+    let stolen_from: Option<String> = row.try_get("stolen_from")?;
     let claim = Claim {
         lease: lease_in(&row)?,
         job_id,
@@ -159,6 +178,7 @@ async fn take(
         work_seconds: row.try_get("work_seconds")?,
         accepted_by: row.try_get("accepted_by")?,
         waited: Duration::from_millis(row.try_get::<i64, _>("waited")? as u64),
+        stolen_from: stolen_from.map(|pool| pool_named(&pool)).transpose()?,
     };
     tx.commit().await?;
     Ok(Taken::Claimed(Box::new(claim)))

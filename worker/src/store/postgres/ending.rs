@@ -240,6 +240,10 @@ pub(super) async fn cancel(on: &mut PgConnection, tenant: &str, job_id: &JobId) 
             .bind(&job.uid)
             .execute(&mut *tx)
             .await?;
+            sqlx::query("DELETE FROM steal USING task WHERE steal.task_uid = task.uid AND task.job_uid = $1")
+                .bind(&job.uid)
+                .execute(&mut *tx)
+                .await?;
             finish_job(&mut tx, &job.uid, State::Cancelled, None).await?;
         }
     }

@@ -42,6 +42,9 @@ fn fill(server: &Server, database: &str, jobs: u32) {
              CASE state WHEN 'delayed' THEN 9000000000000 ELSE at END, CASE state WHEN 'waiting' THEN 0 ELSE 1 END, \
              CASE state WHEN 'running' THEN 'w' || n / 100 END, 1, CASE state WHEN 'running' THEN 9000000000000 END, at \
            FROM old; \
+         INSERT INTO steal (task_uid, pool, class, at) \
+           SELECT 't' || uid, thief.pool, class, thief.at + n FROM old, \
+             (VALUES ('azure', 1700000000000), ('oracle', 9000000000000)) AS thief (pool, at) WHERE state = 'waiting'; \
          INSERT INTO attempt (task_uid, number, worker, pool, started_at) \
            SELECT 't' || uid, 1, 'w', pool, at FROM old WHERE state <> 'waiting'; \
          INSERT INTO event (job_uid, at, kind, body) SELECT uid, at, 'accepted', '{{}}' FROM old"
@@ -58,9 +61,13 @@ async fn touched(server: &Server, jobs: u32) -> BTreeMap<&'static str, f64> {
     server.sql(&database, "CREATE EXTENSION pg_stat_statements").unwrap();
     let worker = store.register(&"new".parse().unwrap(), &"aws".parse().unwrap()).await.unwrap();
     let other = store.register(&"other".parse().unwrap(), &"gcp".parse().unwrap()).await.unwrap();
+    let thief = store.register(&"thief".parse().unwrap(), &"azure".parse().unwrap()).await.unwrap();
+    let poor = store.register(&"poor".parse().unwrap(), &"oracle".parse().unwrap()).await.unwrap();
     let lease = Duration::from_secs(60);
     let mut touched = BTreeMap::new();
-    for call in ["submit", "get", "page", "page of a state", "claim", "heartbeat"] {
+    for call in
+        ["submit", "get", "page", "page of a state", "claim", "steal", "nothing to steal", "heartbeat"]
+    {
         server.sql(&database, "SELECT pg_stat_statements_reset()").unwrap();
         for number in 0..CALLS {
             match call {
@@ -81,6 +88,10 @@ async fn touched(server: &Server, jobs: u32) -> BTreeMap<&'static str, f64> {
                     let by = if number % 2 == 0 { &worker } else { &other };
                     store.claim(by, lease).await.unwrap().unwrap();
                 }
+                "steal" => {
+                    assert!(store.claim(&thief, lease).await.unwrap().unwrap().stolen_from.is_some());
+                }
+                "nothing to steal" => assert!(store.claim(&poor, lease).await.unwrap().is_none()),
                 _ => {
                     store.heartbeat(&worker, &[], lease).await.unwrap();
                 }

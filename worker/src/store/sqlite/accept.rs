@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::super::row::job_row;
-use super::super::rules::class_of;
+use super::super::rules::{class_of, steal_after};
 use super::super::{Accepted, Error, Identity, NewJob, Room};
 use super::{Sqlite, find, now, record};
 
@@ -34,7 +34,7 @@ pub(super) async fn accept(
     if held >= room.limit(priority) {
         return Ok(Accepted::Full);
     }
-    let uid = uuid::Uuid::now_v7().to_string();
+    let (uid, task_uid) = (uuid::Uuid::now_v7().to_string(), uuid::Uuid::now_v7().to_string());
     let spec = serde_json::to_string(&new.spec).expect("a spec is plain data");
     let row = sqlx::query(concat!(
         "INSERT INTO job (uid, tenant, job_id, spec, spec_hash, class, state, pool, bucket, created_at) ",
@@ -57,7 +57,7 @@ pub(super) async fn accept(
         "INSERT INTO task (uid, job_uid, kind, state, pool, class, accepted_by, work_seconds, not_before, created_at) ",
         "VALUES (?, ?, 'video', 'waiting', ?, ?, ?, ?, ", now!(), ", ", now!(), ")"
     ))
-    .bind(uuid::Uuid::now_v7().to_string())
+    .bind(&task_uid)
     .bind(&uid)
     .bind(by.pool.as_str())
     .bind(class_of(priority))
@@ -65,6 +65,17 @@ pub(super) async fn accept(
     .bind(new.work_seconds)
     .execute(&mut *tx)
     .await?;
+    for (pool, price) in new.steal.iter().filter(|(pool, _)| **pool != by.pool) {
+        sqlx::query(
+            "INSERT INTO steal (task_uid, pool, class, at) \
+             SELECT uid, ?, class, created_at + ? FROM task WHERE uid = ?",
+        )
+        .bind(pool.as_str())
+        .bind(steal_after(price))
+        .bind(&task_uid)
+        .execute(&mut *tx)
+        .await?;
+    }
     record(&mut tx, &uid, "accepted", json!({ "pool": by.pool, "worker": by.worker })).await?;
     tx.commit().await?;
     Ok(Accepted::Created(job))

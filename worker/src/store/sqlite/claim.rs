@@ -5,9 +5,9 @@ use std::time::Duration;
 use millrace_wire::job::State;
 use serde_json::json;
 use sqlx::Row;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::super::row::Wanted;
+use super::super::row::{Wanted, pool_named};
 use super::super::rules::{CLASS_AGES_EVERY, HEAD_MAX, HEAD_START, SILENT, millis};
 use super::super::{Claim, Error, Identity, Lease};
 use super::ending::{close_attempt, count_failure, finish_job, leave};
@@ -39,6 +39,8 @@ pub(super) async fn claim(store: &Sqlite, by: &Identity, lease: Duration) -> Res
         now!(),
         ") OR EXISTS (SELECT 1 FROM task WHERE ",
         claimable!(),
+        ") OR EXISTS (SELECT 1 FROM steal WHERE pool = ?1 AND at <= ",
+        now!(),
         ")"
     ))
     .bind(by.pool.as_str())
@@ -51,8 +53,8 @@ pub(super) async fn claim(store: &Sqlite, by: &Identity, lease: Duration) -> Res
     }
     let mut tx = store.begin().await?;
     reap(&mut tx, store.failures_max).await?;
-    let head = sqlx::query(concat!(
-        "SELECT task.uid, task.job_uid, task.epoch, job.job_id, job.spec, job.bucket ",
+    let mut head = sqlx::query(concat!(
+        "SELECT task.uid, task.job_uid, task.epoch, task.pool, job.job_id, job.spec, job.bucket ",
         "FROM task JOIN job ON job.uid = task.job_uid WHERE ",
         claimable!(),
         " ORDER BY max(0, task.class - (",
@@ -66,6 +68,10 @@ pub(super) async fn claim(store: &Sqlite, by: &Identity, lease: Duration) -> Res
     .bind(millis(CLASS_AGES_EVERY))
     .fetch_all(&mut *tx)
     .await?;
+    let steals = head.is_empty();
+    if steals {
+        head = stealable(&mut tx, by).await?;
+    }
     // A job that this version cannot read (a later one accepted it) must not stop those behind it.
     let mut unreadable = None;
     let readable = head.iter().find_map(|row| match Wanted::read(row) {
@@ -98,7 +104,9 @@ pub(super) async fn claim(store: &Sqlite, by: &Identity, lease: Duration) -> Res
     .bind(epoch)
     .fetch_one(&mut *tx)
     .await?;
+    let stolen_from: Option<String> = if steals { Some(row.try_get("pool")?) } else { None };
     let epoch: i64 = task.try_get(0)?;
+    sqlx::query("DELETE FROM steal WHERE task_uid = ?").bind(&task_uid).execute(&mut *tx).await?;
     let row = sqlx::query(concat!(
         "UPDATE job SET state = 'running', phase = 'source', worker = ?, pool = ?, attempt = attempt + 1, epoch = ?, ",
         "progress = '{\"percent\":0.0}', started_at = COALESCE(started_at, ", now!(), ") WHERE uid = ? ",
@@ -121,7 +129,10 @@ pub(super) async fn claim(store: &Sqlite, by: &Identity, lease: Duration) -> Res
     .bind(by.pool.as_str())
     .execute(&mut *tx)
     .await?;
-    let body = json!({ "pool": by.pool, "worker": by.worker, "attempt": row.try_get::<i64, _>(0)? });
+    let mut body = json!({ "pool": by.pool, "worker": by.worker, "attempt": row.try_get::<i64, _>(0)? });
+    if let Some(from) = &stolen_from {
+        body["stolen_from"] = from.as_str().into();
+    }
     record(&mut tx, &job_uid, "claimed", body).await?;
     let claim = Claim {
         lease: Lease { task_uid, job_uid, epoch: epoch as u64 },
@@ -131,9 +142,30 @@ pub(super) async fn claim(store: &Sqlite, by: &Identity, lease: Duration) -> Res
         work_seconds: task.try_get(1)?,
         accepted_by: task.try_get(3)?,
         waited: Duration::from_millis(task.try_get::<i64, _>(2)? as u64),
+        stolen_from: stolen_from.map(|pool| pool_named(&pool)).transpose()?,
     };
     tx.commit().await?;
     Ok(Some(claim))
+}
+
+/// What a worker may steal: of the highest class what is longest past its price. A class rises with time, as in a queue, but
+/// counted from the price on.
+async fn stealable(on: &mut SqliteConnection, by: &Identity) -> Result<Vec<SqliteRow>, Error> {
+    let head = sqlx::query(concat!(
+        "SELECT task.uid, task.job_uid, task.epoch, task.pool, job.job_id, job.spec, job.bucket ",
+        "FROM steal JOIN task ON task.uid = steal.task_uid JOIN job ON job.uid = task.job_uid ",
+        "WHERE steal.pool = ?1 AND steal.at <= ",
+        now!(),
+        " AND task.state = 'waiting' AND task.epoch = 0 ORDER BY max(0, steal.class - (",
+        now!(),
+        " - steal.at) / ?3), steal.at, steal.task_uid LIMIT ?2"
+    ))
+    .bind(by.pool.as_str())
+    .bind(HEAD_MAX)
+    .bind(millis(CLASS_AGES_EVERY))
+    .fetch_all(on)
+    .await?;
+    Ok(head)
 }
 
 /// Ends leases that ran out: back to the queue, or over where a client asked or the tries are used up.

@@ -205,6 +205,10 @@ pub(super) async fn cancel(store: &Sqlite, tenant: &str, job_id: &JobId) -> Resu
                 .bind(&job.uid)
                 .execute(&mut *tx)
                 .await?;
+            sqlx::query("DELETE FROM steal WHERE task_uid IN (SELECT uid FROM task WHERE job_uid = ?)")
+                .bind(&job.uid)
+                .execute(&mut *tx)
+                .await?;
             finish_job(&mut tx, &job.uid, State::Cancelled, None).await?;
         }
     }
