@@ -33,6 +33,8 @@ mod object_store;
 mod playlist;
 #[path = "system/postgres.rs"]
 mod postgres;
+#[path = "system/ranges.rs"]
+mod ranges;
 #[path = "system/saturation.rs"]
 mod saturation;
 #[path = "system/stream.rs"]

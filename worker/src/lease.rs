@@ -58,6 +58,8 @@ struct RunningState {
     work_seconds: f64,
     deadline: Instant,
     stopped: Option<Stop>,
+    /// It is not all of its job, so the job is not as far as it is.
+    part: bool,
 }
 
 impl Running {
@@ -89,6 +91,11 @@ impl Running {
     /// Why it was told to stop, if it was.
     pub fn stopped(&self) -> Option<Stop> {
         self.state().stopped
+    }
+
+    /// Notes that it is not all of its job.
+    pub fn is_part(&self) {
+        self.state().part = true;
     }
 
     /// Notes how far it is; the next heartbeat takes it along.
@@ -160,6 +167,7 @@ impl Leases {
             work_seconds,
             deadline: self.deadline(sent),
             stopped: None,
+            part: false,
         };
         let running = Arc::new(Running {
             lease: lease.clone(),
@@ -197,11 +205,12 @@ impl Leases {
         }
     }
 
-    /// How far an attempt at a job is, if it runs here.
+    /// How far an attempt at a whole job is, if it runs here.
     pub fn progress_of(&self, job_uid: &str, attempt: u64) -> Option<Progress> {
         let map = self.map();
         let mut running = map.values();
-        let found = running.find(|one| one.lease.job_uid == job_uid && one.lease.epoch == attempt)?;
+        let found = running
+            .find(|one| one.lease.job_uid == job_uid && one.lease.epoch == attempt && !one.state().part)?;
         Some(found.state().progress)
     }
 
@@ -391,6 +400,18 @@ mod tests {
             unreachable!("the heartbeat asks nothing else")
         }
         async fn register(&self, _: &WorkerId, _: &PoolId) -> Result<Identity, Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn equip(&self, _: &Identity, _: &str, _: Duration) -> Result<(), Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn split(&self, _: &Lease, _: &str, _: &[NewPart]) -> Result<bool, Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn commit(&self, _: &Lease, _: &str, _: &str) -> Result<Committed, Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
+        async fn results(&self, _: &str) -> Result<Vec<Done>, Error> {
             unreachable!("the heartbeat asks nothing else")
         }
         async fn deregister(&self, _: &Identity) -> Result<(), Error> {

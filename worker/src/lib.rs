@@ -83,6 +83,7 @@ pub async fn serve(
         total_timeout: config.source_timeout,
     };
     let identity = store.register(&name, &config.pool).await?;
+    store.equip(&identity, ffmpeg.encoder(), config.encoder_patience).await?;
     let room = Room { slots: config.slots, queue_max: config.queue_max };
     let metrics = Arc::new(metrics::Metrics::new()?);
     let leases = Arc::new(lease::Leases::new(config.lease));
@@ -97,7 +98,7 @@ pub async fn serve(
     let nudge = Arc::new(Notify::new());
     info!(
         worker = %identity.worker, pool = %identity.pool, incarnation = identity.incarnation, store = store.id(),
-        slots = room.slots, threads = config.threads, ffmpeg = ffmpeg.version(), sandbox = ffmpeg.sandbox(),
+        slots = room.slots, threads = config.threads, ffmpeg = ffmpeg.version(), encoder = ffmpeg.encoder(), sandbox = ffmpeg.sandbox(),
         %address, "worker starts"
     );
     let asks = config.tls.as_ref().is_some_and(|files| files.client_ca.is_some());
@@ -116,8 +117,11 @@ pub async fn serve(
         stored,
         cost: Arc::clone(&cost),
         metrics: Arc::clone(&metrics),
+        sources: source::kept::Kept::below(&scratch),
         scratch,
         threads: config.threads,
+        pool: identity.pool.clone(),
+        range: config.range,
     };
     let queue = queue::Queue {
         identity: identity.clone(),

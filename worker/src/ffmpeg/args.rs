@@ -43,6 +43,13 @@ pub fn segment_name(index: usize, number: usize) -> String {
     format!("seg_{index}_{number:05}.m4s")
 }
 
+/// The rendition and the number in a segment's name; none of any other name.
+pub fn parse_segment_name(name: &str) -> Option<(usize, usize)> {
+    let (index, number) = name.strip_prefix("seg_")?.strip_suffix(".m4s")?.split_once('_')?;
+    let parsed = (index.parse().ok()?, number.parse().ok()?);
+    (segment_name(parsed.0, parsed.1) == name).then_some(parsed)
+}
+
 /// What both ffmpeg and ffprobe are told about any input, before they are told its name.
 pub fn input_limits() -> [String; 14] {
     [

@@ -1,6 +1,7 @@
 //! What every store must do, whatever database is behind it: each backend keeps these promises on its own
 //! `Fixture`.
 
+mod parts;
 mod steal;
 mod upkeep;
 
@@ -12,6 +13,7 @@ use millrace_wire::job::{FailureCode, Outputs, Phase, Progress, State};
 use millrace_wire::{JobId, JobSpec};
 use sqlx::{Connection as _, Executor as _};
 
+use self::parts::*;
 use self::steal::*;
 use self::upkeep::*;
 use super::rules::HEAD_START;
@@ -89,6 +91,7 @@ fn manifest(lease: &Lease) -> Manifest {
     Manifest {
         bucket: "aws".parse().unwrap(),
         prefix: format!("jobs/{}/video/a{}", lease.job_uid, lease.epoch),
+        pieces: None,
         files: 3,
         outputs: Outputs {
             hls: Some("master.m3u8".to_owned()),
@@ -445,6 +448,13 @@ macro_rules! promises {
             a_task_is_stolen_once_in_its_life
             what_was_cancelled_or_claimed_is_not_stolen
             many_thieves_and_the_robbed_never_claim_the_same_task
+            a_split_job_is_done_when_its_last_part_is
+            a_lost_part_is_done_again_and_nothing_else
+            ranges_are_for_equal_encoders_and_begin_anew_without_one
+            a_part_that_fails_for_good_fails_its_job_and_ends_the_others
+            a_cancel_ends_all_parts
+            parts_that_end_together_bring_one_finalizer
+            parts_of_a_pool_that_is_gone_are_anybodys
             what_lost_attempts_wrote_is_due_twice_and_what_may_still_publish_never
             outputs_are_gone_for_readers_first_and_due_later
             a_client_deletes_the_outputs_of_its_own_finished_jobs_alone
