@@ -142,6 +142,8 @@ pub struct Plan {
     pub wanted: Wanted,
     /// Every segment but the last: exactly `segment_frames` of a picture, rounded down to whole microseconds.
     pub segment: Duration,
+    /// When the source begins on its container's clock, in microseconds.
+    pub start_us: i64,
     /// Length in seconds.
     pub duration_s: f64,
     /// End at the first error of the decoder.
@@ -190,6 +192,7 @@ pub fn plan(spec: &JobSpec, probe: &Probe, threads: u32) -> Result<Plan, Failure
     Ok(Plan {
         wanted: wanted(spec, picture.is_some(), audio.is_some()),
         segment: picture.as_ref().map_or(Duration::from_secs(segment_seconds.into()), PicturePlan::segment),
+        start_us: probe.start_us,
         duration_s,
         strict: spec.strict,
         threads,

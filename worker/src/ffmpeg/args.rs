@@ -82,12 +82,12 @@ pub fn encode(plan: &Plan, input: &Path) -> Vec<OsString> {
     let mut command = beginning(plan);
     command.input(file_url(input));
     if let Some(picture) = &plan.picture {
-        video(&mut command, filters(picture, None), picture, plan.threads);
+        video(&mut command, filters(picture, 0, None), picture, plan.threads);
         segments(&mut command, plan.segment, 0..picture.rungs.len(), None);
         command.output(MANIFESTS[0]);
     }
     if let Some(sound) = &plan.audio {
-        audio(&mut command, sound);
+        audio(&mut command, sound, 0);
         let index = plan.rungs().len();
         segments(&mut command, plan.segment, index..index + 1, None);
         command.output(MANIFESTS[1]);
@@ -97,18 +97,18 @@ pub fn encode(plan: &Plan, input: &Path) -> Vec<OsString> {
 
 /// The arguments of the ffmpeg that makes one range of the picture.
 ///
-/// Times are the source's own, from its beginning, so a frame has the number that it has in one run over all. Frames go to
+/// Times are the source's own, counted from its beginning, so a frame has the number that it has in one run over all. Frames go to
 /// the encoder as the filters number them: ffmpeg's own way to keep a constant rate would fill up from zero.
 pub fn encode_range(plan: &Plan, range: &Range, input: &Path) -> Vec<OsString> {
     let mut command = beginning(plan);
-    command.args(["-copyts", "-start_at_zero"]);
+    command.arg("-copyts");
     if let Some(seek_s) = range.seek_s {
         // Not cut at that time: the frame before a gap may be the one that is shown first.
         command.args(["-noaccurate_seek".to_owned(), "-ss".to_owned(), format!("{seek_s:.6}")]);
     }
     command.input(file_url(input));
     if let Some(picture) = &plan.picture {
-        video(&mut command, filters(picture, Some(range)), picture, plan.threads);
+        video(&mut command, filters(picture, plan.start_us, Some(range)), picture, plan.threads);
         command.args(["-fps_mode", "passthrough"]);
         let first = range.first_segment(picture.segment_frames);
         segments(&mut command, plan.segment, 0..picture.rungs.len(), Some(first));
@@ -120,13 +120,25 @@ pub fn encode_range(plan: &Plan, range: &Range, input: &Path) -> Vec<OsString> {
 /// The arguments of the ffmpeg that makes the sound alone, as the rendition of an index.
 pub fn encode_sound(plan: &Plan, index: usize, input: &Path) -> Vec<OsString> {
     let mut command = beginning(plan);
+    command.arg("-copyts");
     command.input(file_url(input));
     if let Some(sound) = &plan.audio {
-        audio(&mut command, sound);
+        audio(&mut command, sound, plan.start_us);
         segments(&mut command, plan.segment, index..index + 1, None);
         command.output(MANIFESTS[1]);
     }
     command.get_args().map(OsString::from).collect()
+}
+
+/// A filter that counts time from the beginning of the source, whichever of its streams are used. By itself, and with
+/// `-start_at_zero`, ffmpeg counts in a transport stream from the first of those that are: picture and sound apart would come
+/// apart. Rounded as ffmpeg rounds its own offset.
+fn from_the_beginning(filter: &str, start_us: i64) -> String {
+    if start_us == 0 {
+        return String::new();
+    }
+    let (sign, us) = (if start_us > 0 { "-" } else { "+" }, start_us.unsigned_abs());
+    format!("{filter}=PTS{sign}round({}.{:06}/TB),", us / 1_000_000, us % 1_000_000)
 }
 
 /// Everything before the input and what says where in it to begin.
@@ -145,8 +157,8 @@ fn beginning(plan: &Plan) -> FfmpegCommand {
     command
 }
 
-fn filters(plan: &PicturePlan, range: Option<&Range>) -> String {
-    let mut graph = format!("[0:{}]", plan.stream);
+fn filters(plan: &PicturePlan, start_us: i64, range: Option<&Range>) -> String {
+    let mut graph = format!("[0:{}]{}", plan.stream, from_the_beginning("setpts", start_us));
     if plan.deinterlace {
         graph.push_str("yadif=deint=interlaced,");
     }
@@ -203,10 +215,10 @@ fn video(command: &mut FfmpegCommand, filters: String, plan: &PicturePlan, threa
     }
 }
 
-fn audio(command: &mut FfmpegCommand, plan: &AudioPlan) {
+fn audio(command: &mut FfmpegCommand, plan: &AudioPlan, start_us: i64) {
     command.map(format!("0:{}", plan.stream));
     // Silence fills a late start and gaps, so that sound and picture begin together and stay together.
-    let mut filter = "aresample=async=1:first_pts=0".to_owned();
+    let mut filter = from_the_beginning("asetpts", start_us) + "aresample=async=1:first_pts=0";
     if plan.silence_s > 0.0 {
         let _ = write!(filter, ",apad=pad_dur={:.6}", plan.silence_s);
     }
@@ -316,11 +328,13 @@ mod tests {
             arguments.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ")
         };
         let middle = text(&range);
+        assert!(middle.contains("-copyts -noaccurate_seek -ss 1.500000 -i file:/in"), "{middle}");
         assert!(
-            middle.contains("-copyts -start_at_zero -noaccurate_seek -ss 1.500000 -i file:/in"),
+            middle.contains(
+                "[0:0]setpts=PTS-round(1.400000/TB),fps=30000/1001,trim=start_pts=240:end_pts=360,split=3"
+            ),
             "{middle}"
         );
-        assert!(middle.contains("fps=30000/1001,trim=start_pts=240:end_pts=360,split=3"), "{middle}");
         assert!(
             middle.contains("-fps_mode passthrough") && middle.contains("+frag_discont:fragment_index=3 ")
         );
@@ -335,7 +349,8 @@ mod tests {
     #[test]
     fn sound_by_itself_is_what_it_is_beside_a_picture() {
         let plan = plan_of(1280, 720, true);
-        let alone = encode_sound(&crate::ranges::sound(&plan).unwrap(), 3, Path::new("/in"));
+        let sound = Plan { start_us: 0, ..crate::ranges::sound(&plan).unwrap() };
+        let alone = encode_sound(&sound, 3, Path::new("/in"));
         let together = encode(&plan, Path::new("/in"));
         let of_sound = |all: &[OsString]| {
             let begins = all.windows(2).position(|two| two[0] == "-map" && two[1] == "0:1").unwrap();

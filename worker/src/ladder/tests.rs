@@ -36,6 +36,7 @@ pub(crate) fn probe(video: Option<Video>, sound: bool) -> Probe {
         container: "mov".into(),
         bytes: 1,
         streams: 2,
+        start_us: 1_400_000,
         duration_s: 10.01,
         video,
         audio: sound.then_some(audio),

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use tracing::warn;
 
 use super::{Outcome, Runner, Scratch};
-use crate::failure::Failure;
+use crate::failure::{Ended, Failure};
 use crate::ffmpeg::{self, Damage, Encoded, args};
 use crate::keys;
 use crate::ladder::Plan;
@@ -89,20 +89,26 @@ impl Runner {
         let began = Instant::now();
         let report = |seen: ffmpeg::Progress| running.progress(progress(&seen, part, began));
         let out = scratch.out();
-        let encoded = self.ffmpeg.encode_range((part, range), source, &out, &report, &running.stop).await?;
-        let checked = {
+        let made = async {
+            let encoded =
+                self.ffmpeg.encode_range((part, range), source, &out, &report, &running.stop).await?;
             let (part, range, out) = (part.clone(), range.clone(), out.clone());
-            check(move || package::check_range(&part, &range, &out)).await
+            check(move || package::check_range(&part, &range, &out)).await?;
+            Ok(encoded)
         };
-        match checked {
-            Ok(()) => Ok(encoded),
-            Err(failure) if failure.code == FailureCode::VerifyFailed && range.seek_s.is_some() => {
+        match made.await {
+            Ok(encoded) => Ok(encoded),
+            // Without any frame at all ffmpeg's muxer dies.
+            Err(Ended::Failed(failure))
+                if matches!(failure.code, FailureCode::VerifyFailed | FailureCode::EncodeFailed)
+                    && range.seek_s.is_some() =>
+            {
                 warn!(%failure, "the range did not come out; decoding the source from its beginning");
                 scratch.empty_out()?;
                 let range = Range { seek_s: None, ..range.clone() };
                 Box::pin(self.encode_range((part, &range), source, scratch, running)).await
             }
-            Err(failure) => Err(failure.into()),
+            Err(ended) => Err(ended.into()),
         }
     }
 

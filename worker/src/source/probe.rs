@@ -29,6 +29,8 @@ pub struct Probe {
     pub bytes: u64,
     /// How many streams it has, of any kind.
     pub streams: u32,
+    /// When the file begins on its container's clock, in microseconds.
+    pub start_us: i64,
     /// Length of what plays, in seconds: from the earliest start to the end of the picture or sound.
     pub duration_s: f64,
     /// The first picture stream that is no cover art; there is one where there is no sound.
@@ -344,6 +346,7 @@ fn conclude(
         container: format.format_name.clone(),
         bytes,
         streams: format.nb_streams,
+        start_us: (start * 1e6).round() as i64,
         duration_s,
         video,
         audio,

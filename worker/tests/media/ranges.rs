@@ -81,7 +81,9 @@ async fn check(input: &Path, fewest: usize) {
     for name in
         ["init_0.mp4", "init_1.mp4", "seg_0_00001.m4s", "seg_1_00001.m4s", "seg_1_00031.m4s", "audio.m3u8"]
     {
-        assert!(bytes(together.path(), name) == bytes(whole.directory.path(), name), "{name}");
+        let (one, other) = (bytes(whole.directory.path(), name), bytes(together.path(), name));
+        let lengths = (one.len(), other.len());
+        assert!(one == other, "{name} of {}: {lengths:?}", input.display());
     }
     assert_eq!(package.pictures[0].samples(), whole.package.pictures[0].samples());
     let (one, other) =
