@@ -165,7 +165,7 @@ pub fn needed(route: &Route, method: &http::Method, path: &str) -> Option<Role> 
         // `/media/JOB/TOKEN/NAME`; without a token the worker would make one.
         Route::Media if path.starts_with("/media/") && path.split('/').count() > 4 => None,
         Route::Media | Route::Read => Some(Role::Viewer),
-        Route::Submit | Route::UploadRequest | Route::Cancel => Some(Role::Creator),
+        Route::Submit | Route::UploadRequest | Route::Cancel | Route::Retry => Some(Role::Creator),
         Route::Pools => Some(Role::Operator),
     }
 }
@@ -354,6 +354,7 @@ mod tests {
             ("POST", "/jobs", Some(Role::Creator)),
             ("POST", "/upload/request", Some(Role::Creator)),
             ("DELETE", "/jobs/j", Some(Role::Creator)),
+            ("POST", "/jobs/j/retry", Some(Role::Creator)),
             ("GET", "/pools", Some(Role::Operator)),
         ] {
             assert_eq!(of(method, path), role, "{method} {path}");

@@ -184,6 +184,7 @@ impl Dispatch {
                 }
                 self.choose_for_read(request, Some(pool), Draining::LastResort)
             }
+            Route::Retry => self.choose_for_read(request, None, Draining::LastResort),
             _ => self.choose_for_read(request, None, Draining::Welcome),
         }
     }

@@ -100,6 +100,8 @@ impl Failure {
             Route::Submit | Route::UploadRequest => true,
             Route::Read | Route::Media => !matches!(self, Self::Refused | Self::Status(502 | 504)),
             Route::Upload { .. } | Route::Cancel => self == Self::Connect,
+            // The worker that refuses has changed nothing.
+            Route::Retry => matches!(self, Self::Connect | Self::Refused),
             _ => false,
         }
     }
@@ -135,7 +137,7 @@ impl Drop for Ticket {
 /// Sets every timeout of a connection to a worker.
 pub fn bounded(mut peer: HttpPeer, route: &Route, timeouts: &Timeouts) -> HttpPeer {
     let answer = match route {
-        Route::Submit | Route::UploadRequest | Route::Cancel => timeouts.submit,
+        Route::Submit | Route::UploadRequest | Route::Cancel | Route::Retry => timeouts.submit,
         Route::Read => timeouts.query,
         Route::Upload { .. } => timeouts.upload,
         _ => timeouts.read,
@@ -291,7 +293,8 @@ mod tests {
         assert!(Failure::Refused.retryable(&Route::Submit) && !Failure::Refused.outcome_unknown());
         assert!(Failure::Status(503).retryable(&Route::Read) && !Failure::Refused.retryable(&Route::Read));
         assert!(Failure::Connect.retryable(&upload) && !Failure::Broke.retryable(&upload));
-        assert!(!Failure::Broke.retryable(&Route::Cancel));
+        assert!(!Failure::Broke.retryable(&Route::Cancel) && !Failure::Broke.retryable(&Route::Retry));
+        assert!(Failure::Refused.retryable(&Route::Retry) && !Failure::Status(503).retryable(&Route::Retry));
         let answer = |status| ResponseHeader::build(status, None).unwrap();
         let (read, media) = (Route::Read, Route::Media);
         let failed = Failure::of_answer(&answer(500), &Route::Submit);

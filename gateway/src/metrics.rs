@@ -8,8 +8,8 @@ use prometheus::{
 };
 
 /// What a request is counted as.
-const ROUTES: [&str; 9] =
-    ["submit", "upload_request", "upload", "read", "media", "cancel", "local", "events", "none"];
+const ROUTES: [&str; 10] =
+    ["submit", "upload_request", "upload", "read", "media", "cancel", "retry", "local", "events", "none"];
 /// How it ended.
 const CLASSES: [&str; 5] = ["2xx", "3xx", "4xx", "5xx", "none"];
 

@@ -24,6 +24,8 @@ pub enum Route {
     Media,
     /// The end of a job: `DELETE /jobs/ID`.
     Cancel,
+    /// Another series of attempts: `POST /jobs/ID/retry`.
+    Retry,
     /// The web page: `GET /`.
     Page,
     /// A file of the page: `GET /assets/NAME`.
@@ -53,6 +55,7 @@ impl Route {
             Self::Read => "read",
             Self::Media => "media",
             Self::Cancel => "cancel",
+            Self::Retry => "retry",
             Self::Page | Self::Asset { .. } | Self::Pools | Self::OpenApi | Self::Docs => "local",
             Self::Livez | Self::Readyz => "local",
         }
@@ -127,6 +130,7 @@ pub fn classify(method: &Method, path: &str) -> Result<Route, Refused> {
             let reads = gets.then_some(Route::Read);
             only("GET, HEAD, DELETE", reads.or((*method == Method::DELETE).then_some(Route::Cancel)))
         }
+        ["jobs", id, "retry"] if !id.is_empty() => only("POST", posts.then_some(Route::Retry)),
         // Pages elsewhere ask with OPTIONS whether they may; the worker knows.
         ["jobs", id, "events"] | ["download", id] | ["media", id, _, ..] if !id.is_empty() => {
             let takes = gets || *method == Method::OPTIONS;
@@ -163,6 +167,7 @@ mod tests {
             (Method::GET, "/jobs", Route::Read),
             (Method::HEAD, "/jobs/a", Route::Read),
             (Method::DELETE, "/jobs/a", Route::Cancel),
+            (Method::POST, "/jobs/a/retry", Route::Retry),
             (Method::GET, "/jobs/a/events", Route::Media),
             (Method::OPTIONS, "/jobs/a/events", Route::Media),
             (Method::GET, "/download/a", Route::Media),
@@ -196,6 +201,8 @@ mod tests {
             "/assets/a/b",
             "/jobs/",
             "/jobs/a/b",
+            "/jobs//retry",
+            "/jobs/a/retry/b",
             "/media/a",
             "/upload/aws",
             "/upload/.x/k",
@@ -203,6 +210,7 @@ mod tests {
         ] {
             assert_eq!(classify(&Method::GET, path), Err(Refused::NotFound), "{path}");
         }
+        assert_eq!(classify(&Method::GET, "/jobs/a/retry"), Err(Refused::Method { allow: "POST" }));
         assert_eq!(classify(&Method::GET, "/process"), Err(Refused::Method { allow: "POST" }));
         assert_eq!(
             classify(&Method::OPTIONS, "/jobs/a"),

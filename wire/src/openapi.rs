@@ -119,7 +119,7 @@ struct Health {
 #[openapi(
     info(title = "Millrace", description = "Post a video once; it is transcoded where it ends soonest for the money.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")),
-    paths(calls::submit, calls::process, calls::list, calls::read, calls::cancel, calls::follow, calls::upload,
+    paths(calls::submit, calls::process, calls::list, calls::read, calls::cancel, calls::retry, calls::follow, calls::upload,
         calls::download, calls::media, calls::livez, calls::readyz, calls::health),
     components(schemas(Problem, PoolId, WorkerId)),
     tags(

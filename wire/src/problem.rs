@@ -89,6 +89,10 @@ codes! {
     JobConflict = "job_conflict", 409, "This job id belongs to another spec";
     /// Cancel of a job that already ended.
     JobFinished = "job_finished", 409, "The job has already ended";
+    /// Another try of a job that has not ended, or ended in a way that another try cannot change.
+    JobNotRetryable = "job_not_retryable", 409, "Another try is no use";
+    /// Another try of a job whose upload was kept no longer.
+    InputGone = "input_gone", 410, "The job's input is gone";
     /// Media of a job that has none yet.
     JobNotReady = "job_not_ready", 409, "The job has no outputs yet";
     /// Media of a job that ended without any.

@@ -429,6 +429,9 @@ mod tests {
         async fn cancel(&self, _: &str, _: &JobId) -> Result<Cancelled, Error> {
             unreachable!("the heartbeat asks nothing else")
         }
+        async fn retry(&self, _: &str, _: &JobId, _: &Identity, _: Room) -> Result<Retried, Error> {
+            unreachable!("the heartbeat asks nothing else")
+        }
         async fn claim(&self, _: &Identity, _: Duration) -> Result<Option<Claim>, Error> {
             unreachable!("the heartbeat asks nothing else")
         }

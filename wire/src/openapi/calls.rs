@@ -57,6 +57,16 @@ pub(super) fn read() {}
     ))]
 pub(super) fn cancel() {}
 
+/// Try a job again.
+///
+/// For one that is `dead`: a new series of attempts, as if it were new. For one that `failed` at what lies at its
+/// `input_url` (a code that begins with `source_`), too: something else may lie there by now. Anything else is a 409, and so
+/// is asking twice. A 410 says that its upload was kept no longer.
+#[utoipa::path(post, path = "/jobs/{job_id}/retry", operation_id = "retryJob", tag = "jobs",
+    params(("job_id" = JobId, Path, description = "The job")),
+    responses((status = 202, description = "It waits again", body = Job, headers(("location" = String, description = "The job's path")))))]
+pub(super) fn retry() {}
+
 /// Follow a job by Server-Sent Events.
 ///
 /// `event: state` and `event: progress`, each with a `JobUpdate` as its data, and `event: end` with the last one; then the

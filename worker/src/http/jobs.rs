@@ -21,7 +21,7 @@ use crate::keys;
 use crate::lease::Stop;
 use crate::objects;
 use crate::store::upkeep::Deleted;
-use crate::store::{Accepted, Cancelled, Filter, JobRow, NewJob};
+use crate::store::{Accepted, Cancelled, Filter, JobRow, NewJob, Retried};
 
 /// Longest time for a spec to arrive.
 const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
@@ -148,10 +148,7 @@ async fn accept(
     steal: Prices,
 ) -> Result<Response, Refusal> {
     let outcome = |label: &str| app.metrics.submits.with_label_values(&[label]).inc();
-    if app.load.is_draining() {
-        outcome("draining");
-        return Err(Problem::new(Code::Draining, "this worker shuts down; post again").retry_after(1).into());
-    }
+    takes_jobs(app)?;
     let input_bytes = match &spec.input {
         Input::Url(_) => None,
         Input::Path(path) => Some(uploaded_bytes(app, &tenant, path).await?),
@@ -175,17 +172,73 @@ async fn accept(
             let detail = format!("job {job_id} was submitted with another spec; use another job_id");
             return Err(Problem::new(Code::JobConflict, detail).field("job_id").into());
         }
-        Accepted::Full => {
-            outcome("full");
-            app.load.stale();
-            let wait = app.load.wait_seconds();
-            return Err(Problem::new(Code::Saturated, "this worker's queue is full")
-                .retry_after(wait)
-                .into());
-        }
+        Accepted::Full => return Err(full(app)),
     };
     let location = format!("/jobs/{job_id}");
     Ok((status, [(header::LOCATION, location)], seen(app, &new.tenant, row).await?).into_response())
+}
+
+/// Refuses where this worker shuts down.
+fn takes_jobs(app: &App) -> Result<(), Refusal> {
+    if app.load.is_draining() {
+        app.metrics.submits.with_label_values(&["draining"]).inc();
+        return Err(Problem::new(Code::Draining, "this worker shuts down; post again").retry_after(1).into());
+    }
+    Ok(())
+}
+
+/// Refuses what there is no room for.
+fn full(app: &App) -> Refusal {
+    app.metrics.submits.with_label_values(&["full"]).inc();
+    app.load.stale();
+    let wait = app.load.wait_seconds();
+    Problem::new(Code::Saturated, "this worker's queue is full").retry_after(wait).into()
+}
+
+/// Lets a job that ended without outputs be tried again.
+pub(super) async fn retry(
+    State(app): Shared,
+    Tenant(tenant): Tenant,
+    Principal(principal): Principal,
+    Path(id): Path<String>,
+) -> Result<Response, Refusal> {
+    let row = find(&app, &tenant, &id).await?;
+    let id = row.job_id.clone();
+    let refused = |row: &JobRow| {
+        let detail = match row.state {
+            state if !state.is_final() => format!("job {id} is {}: it has not ended", state.as_str()),
+            state => format!("job {id} is {}: another try would end as this one", state.as_str()),
+        };
+        Refusal(Problem::new(Code::JobNotRetryable, detail).job(&id))
+    };
+    if !row.may_be_retried() {
+        return Err(refused(&row));
+    }
+    takes_jobs(&app)?;
+    if let Input::Path(path) = &row.spec.input {
+        // Whose upload it is was looked at when the job was accepted, and the answer has not changed.
+        let there = uploaded_bytes(&app, &tenant, path).await;
+        there.map_err(|Refusal(problem)| match problem.code {
+            Code::BadInputPath => {
+                let detail = "the job's upload was kept no longer; upload it again, for a job of another id";
+                Refusal(Problem::new(Code::InputGone, detail).job(&id))
+            }
+            _ => Refusal(problem.job(&id)),
+        })?;
+    }
+    match app.store.retry(&tenant, &id, &app.identity, app.room).await? {
+        Retried::Done(row) => {
+            app.metrics.submits.with_label_values(&["retried"]).inc();
+            info!(job_id = %id, tenant, principal, "to be tried again");
+            app.load.stale();
+            app.nudge.notify_one();
+            let location = [(header::LOCATION, format!("/jobs/{id}"))];
+            Ok((StatusCode::ACCEPTED, location, seen(&app, &tenant, row).await?).into_response())
+        }
+        Retried::Refused(row) => Err(refused(&row)),
+        Retried::Full => Err(full(&app)),
+        Retried::NotFound => Err(Problem::new(Code::JobNotFound, format!("there is no job {id}")).into()),
+    }
 }
 
 async fn uploaded_bytes(app: &App, tenant: &str, path: &str) -> Result<u64, Refusal> {

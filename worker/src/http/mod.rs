@@ -149,6 +149,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/process", post(jobs::submit))
         .route("/jobs", post(jobs::submit).get(jobs::list))
         .route("/jobs/{job_id}", get(jobs::read).delete(jobs::cancel))
+        .route("/jobs/{job_id}/retry", post(jobs::retry))
         .route("/upload/request", post(uploads::request))
         .route(
             "/upload/{pool}/{*key}",

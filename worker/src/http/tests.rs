@@ -1,4 +1,5 @@
 mod past_the_workers;
+mod retry;
 
 use millrace_wire::job::{Job, Outputs, Phase, Rendition};
 use millrace_wire::{JobId, JobSpec};
@@ -159,6 +160,7 @@ async fn every_error_is_a_problem_and_no_client_can_make_a_worker_look_ill() {
         ("GET", "/jobs?colour=red", "", 400, Code::BadQuery),
         ("GET", "/jobs/%20", "", 422, Code::BadJobId),
         ("GET", "/jobs/none", "", 404, Code::JobNotFound),
+        ("GET", "/jobs/j/retry", "", 405, Code::MethodNotAllowed),
         ("PATCH", "/jobs/j", "", 405, Code::MethodNotAllowed),
         ("GET", "/nothing", "", 404, Code::NotFound),
         ("PUT", "/upload/aws/uploads/k/v.mp4", "", 403, Code::BadSignature),

@@ -2,6 +2,7 @@
 //! `Fixture`.
 
 mod parts;
+mod retry;
 mod steal;
 mod upkeep;
 
@@ -14,6 +15,7 @@ use millrace_wire::{JobId, JobSpec};
 use sqlx::{Connection as _, Executor as _};
 
 use self::parts::*;
+use self::retry::*;
 use self::steal::*;
 use self::upkeep::*;
 use super::rules::HEAD_START;
@@ -442,6 +444,9 @@ macro_rules! promises {
             the_backlog_counts_what_waits_whoever_accepted_it
             pages_are_newest_first_and_complete
             workers_that_start_together_open_one_store
+            a_dead_job_that_is_retried_is_the_same_job_with_all_its_attempts_anew
+            a_verdict_is_tried_again_only_where_it_may_be_another
+            two_who_retry_at_once_begin_one_series
             waiting_work_is_stolen_for_its_price_and_not_before
             at_a_price_of_nothing_the_own_pool_has_a_head_start
             a_pool_steals_only_when_it_has_nothing_to_do_and_then_what_is_longest_past_its_price

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use millrace_wire::job::{FailureCode, Outputs, Phase, Progress, State};
-use millrace_wire::spec::Priority;
+use millrace_wire::spec::{Input, Priority};
 use millrace_wire::steal::Prices;
 use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
@@ -232,6 +232,19 @@ pub enum Cancelled {
     NotFound,
 }
 
+/// What a wish for another series of attempts came to.
+#[derive(Debug, Clone)]
+pub enum Retried {
+    /// It waits again.
+    Done(JobRow),
+    /// It has not ended, or in a way that another try cannot change.
+    Refused(JobRow),
+    /// No room for its class; nothing was written.
+    Full,
+    /// No such job.
+    NotFound,
+}
+
 /// Where the outputs of a finished job lie. The whole truth for readers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -301,6 +314,19 @@ pub struct JobRow {
     pub finished_at_ms: Option<i64>,
 }
 
+impl JobRow {
+    /// Whether another series of attempts may end otherwise: after too many of what may pass, always; after a verdict on
+    /// what lies at a URL, because something else may lie there by now. The bytes of an upload never change.
+    pub fn may_be_retried(&self) -> bool {
+        let of_the_source = self.error.as_ref().is_some_and(|(code, _)| code.as_str().starts_with("source_"));
+        match self.state {
+            State::Dead => true,
+            State::Failed => of_the_source && matches!(self.spec.input, Input::Url(_)),
+            _ => false,
+        }
+    }
+}
+
 /// Which jobs to list: the newest first.
 #[derive(Debug, Clone)]
 pub struct Filter {
@@ -330,7 +356,7 @@ pub struct Backlog {
 pub struct Event {
     /// Its place in the order of all events.
     pub seq: i64,
-    /// `accepted`, `claimed`, `phase`, `succeeded`, `failed`, `retry_wait`, `released`, `cancelled`, `dead`, …
+    /// `accepted`, `claimed`, `phase`, `succeeded`, `failed`, `retry_wait`, `released`, `cancelled`, `dead`, `retried`, …
     pub kind: String,
     /// A JSON object with what belongs to the kind, and in `job` how the job stood after it: a
     /// [`millrace_wire::job::JobUpdate`].
@@ -387,6 +413,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends a waiting job, or asks the worker of a running one to stop.
     async fn cancel(&self, tenant: &str, job_id: &JobId) -> Result<Cancelled, Error>;
+
+    /// Lets a job that ended without outputs wait again, with all its attempts anew: see [`JobRow::may_be_retried`]. It is the
+    /// same job (its uid stays and its epoch goes on, so that no earlier attempt can publish), and in the queue it is a new
+    /// one, of the worker that is asked.
+    async fn retry(&self, tenant: &str, job_id: &JobId, by: &Identity, room: Room) -> Result<Retried, Error>;
 
     /// Claims the oldest waiting task of the highest class in the worker's own pool, or one that has lost its worker or
     /// its whole pool: no heartbeat of any worker there for a lease.

@@ -10,7 +10,7 @@ use super::super::row::job_row;
 use super::super::rules::{class_of, steal_after};
 use super::super::{Accepted, Error, Identity, NewJob, Room};
 use super::read::find;
-use super::sql::{event, now};
+use super::sql::{event, held, now};
 
 /// The submits that are on their way into the database from here. The database does not show them to each other, so each
 /// counts those that came before it as accepted: a burst never overfills a queue.
@@ -67,9 +67,9 @@ pub(super) async fn accept(
         Input::Url(_) => None,
     };
     let created = sqlx::query(concat!(
-        "WITH held AS (SELECT \
-           (SELECT count(*) FROM (SELECT FROM task WHERE state IN ('waiting', 'delayed') AND accepted_by = $1 LIMIT $2) w) \
-           + (SELECT count(*) FROM task WHERE state = 'running' AND owner = $1) AS jobs), \
+        "WITH held AS (",
+        held!(),
+        "), \
          j AS (INSERT INTO job (uid, tenant, job_id, spec, spec_hash, class, state, pool, bucket, \
              retention_days, input_path, created_at) \
            SELECT $3, $4, $5, $6, $7, $8, 'queued', $9, $9, $12, $13, ",

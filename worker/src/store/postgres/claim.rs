@@ -109,10 +109,9 @@ async fn look(on: &mut PgConnection, by: &Identity, lease: Duration) -> Result<L
              ORDER BY created_at, uid LIMIT $4) task), \
          steals AS ( \
            SELECT stolen.* FROM generate_series(0, 2) AS classes (class), LATERAL ( \
-             SELECT steal.task_uid, steal.class, steal.at FROM steal JOIN task ON task.uid = steal.task_uid \
-             WHERE steal.pool = $1 AND steal.class = classes.class AND steal.at <= (SELECT now FROM clock) \
-               AND task.state = 'waiting' AND task.epoch = 0 \
-             ORDER BY steal.at, steal.task_uid LIMIT $4) stolen \
+             SELECT task_uid, class, at FROM steal \
+             WHERE steal.pool = $1 AND steal.class = classes.class AND at <= (SELECT now FROM clock) \
+             ORDER BY at, task_uid LIMIT $4) stolen \
            WHERE NOT EXISTS (SELECT FROM head)) \
          SELECT \
            EXISTS (SELECT FROM task WHERE state = 'running' AND lease_expires_at <= (SELECT now FROM clock)) OR \

@@ -6,9 +6,9 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Row as _};
 
 use super::super::rules::{end_of, is_final, millis};
-use super::super::{AttemptEnd, Cancelled, Error, Lease, Manifest, Published};
+use super::super::{AttemptEnd, Cancelled, Error, Identity, Lease, Manifest, Published, Retried, Room};
 use super::read::find;
-use super::sql::{event, now};
+use super::sql::{event, held, now};
 
 /// See [`super::super::Store::publish`].
 pub(super) async fn publish(
@@ -228,14 +228,7 @@ async fn finish_job(
 /// See [`super::super::Store::cancel`].
 pub(super) async fn cancel(on: &mut PgConnection, tenant: &str, job_id: &JobId) -> Result<Cancelled, Error> {
     let mut tx = on.begin().await?;
-    sqlx::query(
-        "SELECT FROM task WHERE job_uid = (SELECT uid FROM job WHERE tenant = $1 AND job_id = $2) \
-         ORDER BY uid FOR UPDATE",
-    )
-    .bind(tenant)
-    .bind(job_id.as_str())
-    .execute(&mut *tx)
-    .await?;
+    lock_tasks(&mut tx, tenant, job_id).await?;
     let Some(job) = find(&mut tx, tenant, job_id).await? else { return Ok(Cancelled::NotFound) };
     match job.state {
         State::Cancelled => return Ok(Cancelled::Done(job)),
@@ -284,4 +277,73 @@ pub(super) async fn cancel(on: &mut PgConnection, tenant: &str, job_id: &JobId) 
     let job = find(&mut tx, tenant, job_id).await?.expect("the row was there in this transaction");
     tx.commit().await?;
     Ok(if job.state == State::Cancelled { Cancelled::Done(job) } else { Cancelled::Requested(job) })
+}
+
+/// See [`super::super::Store::retry`].
+pub(super) async fn retry(
+    on: &mut PgConnection,
+    tenant: &str,
+    job_id: &JobId,
+    by: &Identity,
+    room: Room,
+) -> Result<Retried, Error> {
+    let mut tx = on.begin().await?;
+    lock_tasks(&mut tx, tenant, job_id).await?;
+    let Some(job) = find(&mut tx, tenant, job_id).await? else { return Ok(Retried::NotFound) };
+    // What the parts of a job left is gone some time after its end, and nobody can go on with it.
+    let closed: Option<bool> =
+        sqlx::query_scalar("SELECT closed_at IS NOT NULL FROM plan WHERE job_uid = $1 FOR UPDATE")
+            .bind(&job.uid)
+            .fetch_optional(&mut *tx)
+            .await?;
+    if closed == Some(true) || !job.may_be_retried() {
+        return Ok(Retried::Refused(job));
+    }
+    let held: i64 = sqlx::query_scalar(held!())
+        .bind(by.worker.as_str())
+        .bind(room.limit(job.priority))
+        .fetch_one(&mut *tx)
+        .await?;
+    if held >= room.limit(job.priority) {
+        return Ok(Retried::Full);
+    }
+    // What is done stays done; the rest begins again, and stands in its queue as if it were new.
+    sqlx::query(concat!(
+        "UPDATE task SET state = 'waiting', failures = 0, pool = $2, \
+           accepted_by = CASE WHEN kind = 'video' AND ordinal = 0 THEN $3 ELSE '' END, \
+           not_before = clock.now, created_at = clock.now FROM (SELECT ",
+        now!(),
+        " AS now) clock WHERE job_uid = $1 AND state IN ('failed', 'cancelled')"
+    ))
+    .bind(&job.uid)
+    .bind(by.pool.as_str())
+    .bind(by.worker.as_str())
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query(concat!(
+        "WITH j AS (UPDATE job SET state = 'queued', phase = NULL, pool = $2, progress = '{\"percent\":0.0}', \
+           error_code = NULL, error_detail = NULL, finished_at = NULL WHERE uid = $1 RETURNING *) ",
+        event!("'retried'", "jsonb_build_object('pool', pool, 'worker', $3::text)")
+    ))
+    .bind(&job.uid)
+    .bind(by.pool.as_str())
+    .bind(by.worker.as_str())
+    .execute(&mut *tx)
+    .await?;
+    let job = find(&mut tx, tenant, job_id).await?.expect("the row was there in this transaction");
+    tx.commit().await?;
+    Ok(Retried::Done(job))
+}
+
+/// Takes the rows of a job's tasks: before the job's own, as everybody does.
+async fn lock_tasks(on: &mut PgConnection, tenant: &str, job_id: &JobId) -> Result<(), Error> {
+    sqlx::query(
+        "SELECT FROM task WHERE job_uid = (SELECT uid FROM job WHERE tenant = $1 AND job_id = $2) \
+         ORDER BY uid FOR UPDATE",
+    )
+    .bind(tenant)
+    .bind(job_id.as_str())
+    .execute(on)
+    .await?;
+    Ok(())
 }

@@ -33,7 +33,7 @@ use sqlx::postgres::PgConnection;
 use super::rules::millis;
 use super::{
     Accepted, AttemptEnd, Backlog, Beat, Cancelled, Claim, Committed, Done, Error, Event, Filter, Heartbeat,
-    Identity, JobRow, Lease, Manifest, NewJob, NewPart, Published, Room, Store,
+    Identity, JobRow, Lease, Manifest, NewJob, NewPart, Published, Retried, Room, Store,
 };
 use accept::Entrance;
 use link::{Link, Question};
@@ -131,6 +131,10 @@ impl Store for Postgres {
 
     async fn cancel(&self, tenant: &str, job_id: &JobId) -> Result<Cancelled, Error> {
         ask!(&self.link, on => ending::cancel(on, tenant, job_id))
+    }
+
+    async fn retry(&self, tenant: &str, job_id: &JobId, by: &Identity, room: Room) -> Result<Retried, Error> {
+        ask!(&self.link, on => ending::retry(on, tenant, job_id, by, room))
     }
 
     async fn claim(&self, by: &Identity, lease: Duration) -> Result<Option<Claim>, Error> {

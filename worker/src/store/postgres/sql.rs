@@ -29,4 +29,12 @@ macro_rules! event {
     };
 }
 
-pub(super) use {event, now};
+/// How many jobs worker `$1` holds, running ones and those that it accepted and nobody claimed; not counted past `$2`.
+macro_rules! held {
+    () => {
+        "SELECT (SELECT count(*) FROM (SELECT FROM task WHERE state IN ('waiting', 'delayed') AND accepted_by = $1 LIMIT $2) w) \
+         + (SELECT count(*) FROM task WHERE state = 'running' AND owner = $1) AS jobs"
+    };
+}
+
+pub(super) use {event, held, now};

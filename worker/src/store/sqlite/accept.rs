@@ -1,6 +1,7 @@
 //! Accepting a job: the commit after which a client may be told so.
 
 use serde_json::json;
+use sqlx::sqlite::SqliteConnection;
 
 use super::super::row::job_row;
 use super::super::rules::{class_of, steal_after};
@@ -23,15 +24,8 @@ pub(super) async fn accept(
             Accepted::Conflict
         });
     }
-    let held: i64 = sqlx::query_scalar(
-        "SELECT (SELECT count(*) FROM task WHERE state = 'waiting' AND accepted_by = ?1) \
-              + (SELECT count(*) FROM task WHERE state = 'running' AND owner = ?1)",
-    )
-    .bind(by.worker.as_str())
-    .fetch_one(&mut *tx)
-    .await?;
     let priority = new.spec.priority();
-    if held >= room.limit(priority) {
+    if held(&mut tx, by).await? >= room.limit(priority) {
         return Ok(Accepted::Full);
     }
     let (uid, task_uid) = (uuid::Uuid::now_v7().to_string(), uuid::Uuid::now_v7().to_string());
@@ -79,4 +73,13 @@ pub(super) async fn accept(
     record(&mut tx, &uid, "accepted", json!({ "pool": by.pool, "worker": by.worker })).await?;
     tx.commit().await?;
     Ok(Accepted::Created(job))
+}
+
+/// How many jobs a worker holds: running ones, and those that it accepted and nobody claimed.
+pub(super) async fn held(on: &mut SqliteConnection, by: &Identity) -> Result<i64, Error> {
+    let held = sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM task WHERE state = 'waiting' AND accepted_by = ?1) \
+              + (SELECT count(*) FROM task WHERE state = 'running' AND owner = ?1)",
+    );
+    Ok(held.bind(by.worker.as_str()).fetch_one(on).await?)
 }

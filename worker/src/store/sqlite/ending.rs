@@ -8,7 +8,8 @@ use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 
 use super::super::rules::{end_of, is_final, millis};
-use super::super::{AttemptEnd, Cancelled, Error, Lease, Manifest, Published};
+use super::super::{AttemptEnd, Cancelled, Error, Identity, Lease, Manifest, Published, Retried, Room};
+use super::accept::held;
 use super::{Sqlite, find, now, record};
 
 /// Ends the attempt row of a claim.
@@ -275,4 +276,54 @@ pub(super) async fn cancel(store: &Sqlite, tenant: &str, job_id: &JobId) -> Resu
     let job = find(&mut tx, tenant, job_id).await?.expect("the row was there in this transaction");
     tx.commit().await?;
     Ok(if job.state == State::Cancelled { Cancelled::Done(job) } else { Cancelled::Requested(job) })
+}
+
+/// See [`super::super::Store::retry`].
+pub(super) async fn retry(
+    store: &Sqlite,
+    tenant: &str,
+    job_id: &JobId,
+    by: &Identity,
+    room: Room,
+) -> Result<Retried, Error> {
+    let mut tx = store.begin().await?;
+    let Some(job) = find(&mut tx, tenant, job_id).await? else { return Ok(Retried::NotFound) };
+    // What the parts of a job left is gone some time after its end, and nobody can go on with it.
+    let closed: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM plan WHERE job_uid = ? AND closed_at IS NOT NULL)")
+            .bind(&job.uid)
+            .fetch_one(&mut *tx)
+            .await?;
+    if closed || !job.may_be_retried() {
+        return Ok(Retried::Refused(job));
+    }
+    if held(&mut tx, by).await? >= room.limit(job.priority) {
+        return Ok(Retried::Full);
+    }
+    // What is done stays done; the rest begins again, and stands in its queue as if it were new.
+    sqlx::query(concat!(
+        "UPDATE task SET state = 'waiting', failures = 0, pool = ?2, \
+         accepted_by = CASE WHEN kind = 'video' AND ordinal = 0 THEN ?3 ELSE '' END, not_before = ",
+        now!(),
+        ", created_at = ",
+        now!(),
+        " WHERE job_uid = ?1 AND state IN ('failed', 'cancelled')"
+    ))
+    .bind(&job.uid)
+    .bind(by.pool.as_str())
+    .bind(by.worker.as_str())
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query(
+        "UPDATE job SET state = 'queued', phase = NULL, pool = ?2, progress = '{\"percent\":0.0}', error_code = NULL, \
+         error_detail = NULL, finished_at = NULL WHERE uid = ?1",
+    )
+    .bind(&job.uid)
+    .bind(by.pool.as_str())
+    .execute(&mut *tx)
+    .await?;
+    record(&mut tx, &job.uid, "retried", json!({ "pool": by.pool, "worker": by.worker })).await?;
+    let job = find(&mut tx, tenant, job_id).await?.expect("the row was there in this transaction");
+    tx.commit().await?;
+    Ok(Retried::Done(job))
 }

@@ -25,7 +25,7 @@ use super::row::job_row;
 use super::rules::millis;
 use super::{
     Accepted, AttemptEnd, Backlog, Beat, Cancelled, Claim, Committed, Done, Error, Event, Filter, Heartbeat,
-    Identity, JobRow, Lease, Manifest, NewJob, NewPart, Published, Room, Store, Verdict,
+    Identity, JobRow, Lease, Manifest, NewJob, NewPart, Published, Retried, Room, Store, Verdict,
 };
 
 /// Milliseconds since 1970 by the database's clock.
@@ -204,6 +204,10 @@ impl Store for Sqlite {
 
     async fn cancel(&self, tenant: &str, job_id: &JobId) -> Result<Cancelled, Error> {
         ending::cancel(self, tenant, job_id).await
+    }
+
+    async fn retry(&self, tenant: &str, job_id: &JobId, by: &Identity, room: Room) -> Result<Retried, Error> {
+        ending::retry(self, tenant, job_id, by, room).await
     }
 
     async fn claim(&self, by: &Identity, lease: Duration) -> Result<Option<Claim>, Error> {
