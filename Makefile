@@ -13,10 +13,10 @@ BENCH_OUT = $(or $(CARGO_TARGET_DIR),target)/bench
 BENCH_PEERS = $(or $(CARGO_TARGET_DIR),target)/peers/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up build test check-deploy bench-worker bench-gateway bench-routing fmt lint clean-data
+.PHONY: help setup demo up build test check-deploy check-terraform bench-worker bench-gateway bench-routing fmt lint clean-data
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PORT=8080        the gateway's port of \`make up\`; its admin side is on the next one"
 	@echo "  BENCH_ARGS=      for \`make bench-worker\`: --seconds 10 --runs 3 is quicker, --clip FILE is a clip of yours;"
@@ -51,9 +51,13 @@ test: ## Check format and lints, then run every test, with real binaries, real f
 	fi
 	$(CARGO) test --workspace --locked --doc
 	cd gateway/web && node --test
+	@scripts/check-deploy --quick '$(dir $(BENCH))'
 
 check-deploy: build ## Check manifests, alerts, dashboards and images without a cluster (under 5 minutes)
 	@scripts/check-deploy '$(dir $(BENCH))'
+
+check-terraform: ## Check the modules, and that they refuse what they should; needs terraform (3 minutes)
+	@scripts/check-terraform '$(or $(CARGO_TARGET_DIR),target)/deploy/terraform'
 
 # Both in one build, so that the bench finds the worker beside itself.
 bench-worker: ## Measure a job beside the same ffmpeg by hand (about 15 minutes)

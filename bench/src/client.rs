@@ -8,7 +8,9 @@ use futures::stream;
 use millrace_wire::headers;
 use millrace_wire::job::{Job, JobPage, UploadTicket};
 use millrace_wire::problem::Problem;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, RETRY_AFTER};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+};
 use reqwest::{Body, Method, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -27,6 +29,7 @@ const JOB_POLL: Duration = Duration::from_millis(100);
 pub struct Client {
     base: Url,
     http: reqwest::Client,
+    key: Option<HeaderValue>,
 }
 
 /// A whole answer, whatever its status.
@@ -121,7 +124,17 @@ impl Client {
         let base = Url::parse(base).with_context(|| format!("read the URL {base:?}"))?;
         // No proxy of the environment's: the system is on loopback.
         let http = reqwest::Client::builder().no_proxy().build().context("build the HTTP client")?;
-        Ok(Self { base, http })
+        Ok(Self { base, http, key: None })
+    }
+
+    /// The same client with that API key in each request.
+    ///
+    /// # Panics
+    /// When it is no plain word.
+    #[must_use]
+    pub fn with_key(&self, key: &str) -> Self {
+        let key = format!("Bearer {key}").parse().expect("keys are plain words");
+        Self { key: Some(key), ..self.clone() }
     }
 
     /// The full URL of a path (or of a URL that already is one).
@@ -140,9 +153,10 @@ impl Client {
         &self,
         method: Method,
         path: &str,
-        headers: HeaderMap,
+        mut headers: HeaderMap,
         body: impl Into<Body>,
     ) -> Result<Answer> {
+        headers.extend(self.key.clone().map(|key| (AUTHORIZATION, key)));
         let url = self.url(path)?;
         let what = format!("{method} {url}");
         let request = self.http.request(method, url).headers(headers).body(body);

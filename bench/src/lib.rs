@@ -20,6 +20,7 @@ pub mod demo;
 pub mod gateway;
 pub mod leash;
 pub mod media;
+pub mod nats;
 pub mod object_server;
 pub mod postgres;
 pub mod process;

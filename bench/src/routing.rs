@@ -36,6 +36,8 @@ pub struct Routing {
     pub http: String,
     /// Where operators connect.
     pub admin: String,
+    /// The file of API keys that clients are asked for; nobody is asked without.
+    pub auth_keys: Option<PathBuf>,
     /// TLS to the workers of all pools; without, all are spoken to in plain.
     pub upstream_tls: Option<UpstreamTls>,
     /// All pools.
@@ -56,6 +58,9 @@ impl Routing {
         let mut text = String::from("# Written by millrace-bench; the gateway reloads it when it changes.\n");
         let put = "writing to a String cannot fail";
         write!(text, "[listen]\nhttp = {:?}\nadmin = {:?}\n", self.http, self.admin).expect(put);
+        if let Some(keys) = &self.auth_keys {
+            write!(text, "\n[auth]\nkeys = {keys:?}\n").expect(put);
+        }
         if let Some(UpstreamTls { ca, certificate, key }) = &self.upstream_tls {
             write!(text, "\n[upstream_tls]\nca = {ca:?}\ncertificate = {certificate:?}\nkey = {key:?}\n")
                 .expect(put);
@@ -97,6 +102,7 @@ mod tests {
     #[test]
     fn the_file_is_toml_that_says_what_was_meant() {
         let mut routing = Routing {
+            auth_keys: None,
             upstream_tls: None,
             http: "127.0.0.1:0".to_owned(),
             admin: "127.0.0.1:1".to_owned(),

@@ -33,6 +33,7 @@ pub struct Builder {
     data: Option<PathBuf>,
     empty_first: bool,
     gateway_ports: (u16, u16),
+    auth_keys: Option<PathBuf>,
     upstream_tls: Option<UpstreamTls>,
     log: String,
 }
@@ -88,6 +89,13 @@ impl Builder {
         self
     }
 
+    /// Lets the gateway ask clients for the API keys of that file.
+    #[must_use]
+    pub fn auth_keys(mut self, file: &Path) -> Self {
+        self.auth_keys = Some(file.to_owned());
+        self
+    }
+
     /// Lets the gateway speak TLS to all workers; those take their own files by [`Self::worker_arg`].
     #[must_use]
     pub fn upstream_tls(mut self, files: UpstreamTls) -> Self {
@@ -116,6 +124,7 @@ impl Builder {
             routing: Routing {
                 http: format!("127.0.0.1:{}", self.gateway_ports.0),
                 admin: format!("127.0.0.1:{}", self.gateway_ports.1),
+                auth_keys: self.auth_keys,
                 upstream_tls: self.upstream_tls,
                 pools: Vec::new(),
             },
@@ -192,6 +201,7 @@ impl System {
             data: None,
             empty_first: false,
             gateway_ports: (0, 0),
+            auth_keys: None,
             upstream_tls: None,
             log: "info".to_owned(),
         }

@@ -41,9 +41,13 @@ mod saturation;
 mod stream;
 #[path = "system/sync.rs"]
 mod sync;
+#[path = "system/tenants.rs"]
+mod tenants;
 #[path = "system/up.rs"]
 mod up;
 #[path = "system/uploads.rs"]
 mod uploads;
+#[path = "system/videos.rs"]
+mod videos;
 #[path = "system/worker_death.rs"]
 mod worker_death;

@@ -4,12 +4,16 @@
 //! another worker needs the whole body; and a client that sends slowly must not hold a worker's attention. It is
 //! never rewritten: an assigned id travels in `Idempotency-Key`.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
 use http::HeaderMap;
-use millrace_wire::spec::SPEC_BYTES_MAX;
+use millrace_wire::spec::{Priority, SPEC_BYTES_MAX};
 use millrace_wire::{Code, JobId, Problem, SpecHead, headers};
+
+use crate::forward::fields;
 
 /// How much of a body that is too large is read and thrown away, so that its sender gets to read the refusal instead
 /// of a reset connection.
@@ -94,7 +98,13 @@ pub async fn read(
             _ => Ok(read.freeze()),
         }
     };
-    match tokio::time::timeout(deadline, whole).await {
+    let mut whole = pin!(whole);
+    // Most bodies come with their header and need no timer. It would want a place of its own alignment in what holds every
+    // request, so the others have theirs on the heap.
+    if let Some(read) = whole.as_mut().now_or_never() {
+        return read;
+    }
+    match Box::pin(tokio::time::timeout(deadline, whole)).await {
         Ok(read) => read,
         Err(_) => {
             let detail = format!("the body did not arrive within {}", humantime::format_duration(deadline));
@@ -119,14 +129,31 @@ pub fn admit(body: &[u8], headers: &HeaderMap) -> Result<Admitted, Box<Problem>>
         }
         (Some(id), _) => id.clone(),
         (None, Some(key)) => key,
-        (None, None) => JobId::assign(),
+        (None, None) => JobId::assign_from(&rand::random()),
     };
     Ok(Admitted { job_id, head })
 }
 
+/// What is known of a job whose input is the body: how large that is said to be, and the id if the client named one. None
+/// is assigned here: the body, which is not read, may name it.
+///
+/// # Errors
+/// An id that cannot be used.
+pub fn unread(headers: &HeaderMap) -> Result<(Option<JobId>, SpecHead), Box<Problem>> {
+    let head = SpecHead {
+        job_id: idempotency_key(headers)?,
+        priority: Priority::default(),
+        input_pool: None,
+        duration_hint_s: None,
+        size_hint_bytes: announced(headers),
+        heights: Vec::new(),
+    };
+    Ok((head.job_id.clone(), head))
+}
+
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<JobId>, Problem> {
     let bad = |detail: String| Problem::new(Code::BadJobId, detail).field(headers::IDEMPOTENCY_KEY);
-    let mut values = headers.get_all(headers::IDEMPOTENCY_KEY).iter();
+    let mut values = headers.get_all(&fields::IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err(bad("Idempotency-Key stands there twice".to_owned()));

@@ -8,6 +8,7 @@
 mod jwks;
 mod keys;
 mod source;
+mod strangers;
 mod token;
 mod verified;
 mod verify;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
+use crate::forward::fields;
 use crate::metrics::Metrics;
 use crate::request::Route;
 use crate::settle;
@@ -29,6 +31,7 @@ use source::Source;
 use token::{Refused, Tokens};
 
 pub use keys::{KEY_CHARS_MIN, KEYS_MAX};
+pub use strangers::Strangers;
 
 /// Tells a worker who asks. Clients cannot send it.
 pub const PRINCIPAL: &str = "millrace-principal";
@@ -146,11 +149,11 @@ pub struct Auth {
 
 /// Why somebody is not let in.
 #[derive(Debug)]
-pub struct Stop {
+struct Stop {
     /// What he reads.
-    pub problem: Box<Problem>,
+    problem: Box<Problem>,
     /// Whether it may be otherwise after [`Auth::look_again`].
-    pub may_change: bool,
+    may_change: bool,
 }
 
 /// What a route takes, beside what it carries itself; `None` is open to all.
@@ -165,7 +168,9 @@ pub fn needed(route: &Route, method: &http::Method, path: &str) -> Option<Role> 
         // `/media/JOB/TOKEN/NAME`; without a token the worker would make one.
         Route::Media if path.starts_with("/media/") && path.split('/').count() > 4 => None,
         Route::Media | Route::Read => Some(Role::Viewer),
-        Route::Submit | Route::UploadRequest | Route::Cancel | Route::Retry => Some(Role::Creator),
+        Route::Submit | Route::Video | Route::UploadRequest | Route::Cancel | Route::Retry => {
+            Some(Role::Creator)
+        }
         Route::Pools => Some(Role::Operator),
     }
 }
@@ -210,25 +215,13 @@ impl Auth {
         State { keys, error, jwt: self.tokens.as_ref().map(|(_, source)| source.state()) }
     }
 
-    /// Who asks, if the route wants to know and he may.
-    ///
-    /// # Errors
-    /// 401 without a key or token that is good, 403 with one that may not, 503 while nobody can tell.
-    pub fn admit(
-        &self,
-        route: &Route,
-        method: &http::Method,
-        path: &str,
-        headers: &HeaderMap,
-    ) -> Result<Option<Arc<Principal>>, Stop> {
-        needed(route, method, path).map(|needed| self.permit(headers, needed)).transpose()
+    /// Who shows a key or token that is good, whatever he may.
+    pub fn known(&self, headers: &HeaderMap) -> Option<Arc<Principal>> {
+        self.identify(headers).ok()
     }
 
     /// Who asks, if he may do what `needed` may.
-    ///
-    /// # Errors
-    /// As [`Auth::admit`].
-    pub fn permit(&self, headers: &HeaderMap, needed: Role) -> Result<Arc<Principal>, Stop> {
+    fn permit(&self, headers: &HeaderMap, needed: Role) -> Result<Arc<Principal>, Stop> {
         let principal = self.identify(headers)?;
         if principal.role < needed {
             let (has, needed) = (principal.role.as_str(), needed.as_str());
@@ -239,10 +232,7 @@ impl Auth {
     }
 
     /// Who asks, whatever he may.
-    ///
-    /// # Errors
-    /// As [`Auth::admit`].
-    pub fn identify(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Stop> {
+    fn identify(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Stop> {
         let Some((credential, bearer)) = presented(headers) else {
             let wants = match (&self.keys, &self.tokens) {
                 (_, None) => "an API key, as `Authorization: Bearer KEY` or `X-Api-Key: KEY`, once",
@@ -279,7 +269,7 @@ impl Auth {
     }
 
     /// Whether telling who asks takes checking a signature: he shows a token, and not one that was found good before.
-    pub fn has_to_check(&self, headers: &HeaderMap) -> bool {
+    fn has_to_check(&self, headers: &HeaderMap) -> bool {
         match (&self.tokens, presented(headers)) {
             (Some((tokens, _)), Some((credential, true))) => {
                 is_token(credential) && !tokens.knows(credential)
@@ -289,7 +279,7 @@ impl Auth {
     }
 
     /// Has the tokens' keys asked for again, and waits. False when that may not be now, or did not help.
-    pub async fn look_again(&self) -> bool {
+    async fn look_again(&self) -> bool {
         match &self.tokens {
             Some((_, source)) => source.look_again().await,
             None => false,
@@ -309,7 +299,7 @@ impl Auth {
 /// Whether a credential looks like a token: three parts, of which the first begins like an object of JSON. An API key
 /// may have dots, but is made by a machine and will not.
 fn is_token(credential: &[u8]) -> bool {
-    credential.starts_with(b"eyJ") && credential.iter().filter(|byte| **byte == b'.').count() == 2
+    credential.starts_with(b"eyJ") && memchr::memchr_iter(b'.', credential).count() == 2
 }
 
 /// The key or token of a request that has exactly one, and whether it is the bearer's.
@@ -318,7 +308,7 @@ fn presented(headers: &HeaderMap) -> Option<(&[u8], bool)> {
         let (scheme, key) = value.as_bytes().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| (key.trim_ascii(), true))
     });
-    let own = headers.get_all(API_KEY).iter().map(|value| Some((value.as_bytes(), false)));
+    let own = headers.get_all(&fields::API_KEY).iter().map(|value| Some((value.as_bytes(), false)));
     let mut all = bearer.chain(own);
     let first = all.next()??;
     all.next().is_none().then_some(first)

@@ -83,6 +83,11 @@ impl Config {
         file.parse::<Raw>()?.validate(file)
     }
 
+    /// How often one address may be refused for a key or token that is no good.
+    pub fn refusals(&self) -> rate::Rate {
+        self.rate.unwrap_or(rate::REFUSALS)
+    }
+
     /// How many endpoints the file lists, in all pools.
     pub fn endpoint_count(&self) -> usize {
         self.pools.iter().map(|pool| pool.endpoints.len()).sum()
@@ -193,6 +198,11 @@ endpoints = ["[::1]:9001"]
         assert_eq!(config.timeouts, Timeouts::default(), "the example shows the defaults");
         assert_eq!(config.limits, limits::Limits::default(), "the example shows the defaults");
         assert_eq!(config.access_log, access_log::AccessLog::default(), "the example shows the defaults");
+        let rate::Rate { per_second, burst } = config.refusals();
+        assert!(
+            text.contains(&format!("at most {per_second} per second and {burst} at once")),
+            "it tells that default"
+        );
         assert_eq!(config.pools.len(), 2);
     }
 

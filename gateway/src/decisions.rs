@@ -13,6 +13,7 @@ use millrace_wire::{JobId, PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
+use crate::forward::fields;
 use crate::overrides::rfc3339;
 use crate::route::explain::{Pool, Reason, Why};
 use crate::route::{Choice, Exclude, Job, Refused, View};
@@ -107,7 +108,7 @@ pub struct Nowhere {
 
 /// What a client calls its request.
 pub fn request_id(headers: &HeaderMap) -> Option<String> {
-    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+    let id = headers.get(&fields::REQUEST_ID)?.to_str().ok()?;
     (!id.is_empty() && id.len() <= REQUEST_ID_LENGTH_MAX).then(|| id.to_owned())
 }
 

@@ -66,6 +66,9 @@ pub struct Request {
     pub answer: Option<Box<Problem>>,
     exclude: Exclude,
     ticket: Option<Ticket>,
+    /// How many tries were answered 429 …
+    refusals: u32,
+    /// … and the least time after which one of them may be repeated.
     retry_after_min: Option<Duration>,
 }
 
@@ -121,6 +124,7 @@ impl Request {
             answer: None,
             exclude: Exclude::default(),
             ticket: None,
+            refusals: 0,
             retry_after_min: None,
         }
     }
@@ -136,7 +140,25 @@ impl Request {
     /// A worker answered 429 with this `Retry-After`.
     pub fn refused_for(&mut self, after: Option<Duration>) {
         let after = after.unwrap_or(Duration::from_secs(1));
+        self.refusals += 1;
         self.retry_after_min = Some(self.retry_after_min.map_or(after, |least| least.min(after)));
+    }
+
+    /// When the job may be posted again, in seconds, by what those say who refused it.
+    fn retry_after_s(&self) -> u64 {
+        let (least, most) = (1.0 - route::RETRY_AFTER_JITTER, 1.0 + route::RETRY_AFTER_JITTER);
+        let jitter = rand::Rng::random_range(&mut rand::rng(), least..=most);
+        route::retry_after_s(self.retry_after_min.map_or(1.0, |after| after.as_secs_f64()), jitter)
+    }
+
+    /// Why it goes nowhere, by what it has met: who answered 429 is full, though his report may not say so yet.
+    fn as_met(&self, refused: Refused) -> Refused {
+        match refused.why {
+            Why::Exhausted if self.tries > 0 && self.refusals >= self.tries => {
+                Refused { why: Why::Saturated, retry_after_s: Some(self.retry_after_s()) }
+            }
+            _ => refused,
+        }
     }
 
     /// The client left: whether the worker has the job is its own secret for now.
@@ -150,12 +172,9 @@ impl Request {
     pub fn failed(&self) -> Problem {
         self.name(match self.last {
             Some(Failure::Refused) => {
-                let (least, most) = (1.0 - route::RETRY_AFTER_JITTER, 1.0 + route::RETRY_AFTER_JITTER);
-                let jitter = rand::Rng::random_range(&mut rand::rng(), least..=most);
-                let wait_s = self.retry_after_min.map_or(1.0, |after| after.as_secs_f64());
                 let detail =
                     "every worker that could take the job refused it; post again later with the same job_id";
-                Problem::new(Code::Saturated, detail).retry_after(route::retry_after_s(wait_s, jitter))
+                Problem::new(Code::Saturated, detail).retry_after(self.retry_after_s())
             }
             Some(Failure::Connect) => Problem::new(Code::NoHealthyWorker, "no worker could be reached"),
             Some(Failure::Timeout) => {
@@ -176,7 +195,7 @@ impl Dispatch {
     /// What the client is told.
     pub fn choose(&self, request: &Request) -> Result<Target, Box<Problem>> {
         match &request.route {
-            Route::Submit | Route::UploadRequest => self.choose_for_job(request),
+            Route::Submit | Route::Video | Route::UploadRequest => self.choose_for_job(request),
             Route::Upload { pool } => {
                 if !self.fleet.view().has_pool(pool) {
                     let detail = format!("there is no pool {pool}; ask for a new upload URL");
@@ -192,6 +211,7 @@ impl Dispatch {
     fn choose_for_job(&self, request: &Request) -> Result<Target, Box<Problem>> {
         let view = self.fleet.view();
         let outcome = view.submit(&request.job, &request.exclude, &mut rand::rng());
+        let outcome = outcome.map_err(|refused| request.as_met(refused));
         self.decisions.keep(Made {
             at: SystemTime::now(),
             job_id: request.job_id.clone(),
@@ -208,7 +228,7 @@ impl Dispatch {
                 let labels = [pool.as_str(), choice.reason.as_str()];
                 self.metrics.decisions.with_label_values(&labels).inc();
                 let mut target = self.target(pool, choice.address, Some(choice.reason));
-                if request.route == Route::Submit {
+                if request.route.makes_job() {
                     let prices = Prices::of(view.steal_prices(&request.job, choice.pool));
                     let text = (!prices.is_empty()).then(|| prices.to_string());
                     target.steal = text.map(|text| text.parse().expect("names and numbers"));
@@ -288,10 +308,10 @@ impl Dispatch {
         store: &HeaderValue,
     ) -> Result<(), load::Error> {
         let rest = if request.route.reads_body() { Duration::ZERO } else { REPORT_REST };
-        match (orca.to_str(), store.to_str()) {
-            (Ok(orca), Ok(store)) => self.fleet.heard_after(rest, address, orca, store),
+        self.fleet.heard_after(rest, address, || match (orca.to_str(), store.to_str()) {
+            (Ok(orca), Ok(store)) => Ok((orca, store)),
             _ => Err(load::Error::Syntax("it is no text".to_owned())),
-        }
+        })
     }
 
     /// The worker has answered, and the answer goes to the client.
@@ -303,7 +323,17 @@ impl Dispatch {
             _ if request.route.reads_body() && elapsed >= SLOW => Verdict::Slow,
             _ => Verdict::Answered,
         };
-        let latency = (!request.route.reads_body()).then_some(elapsed);
+        // How long an upload takes is its sender's doing.
+        let is_read = !(request.route.reads_body() || request.route.is_upload());
+        let latency = is_read.then_some(elapsed);
+        if trying.submitting.is_some() {
+            self.metrics.pools.submit_answered(trying.target.pool.as_str(), elapsed.as_secs_f64());
+        }
+        // What was known already, and is answered by 200, moves nothing.
+        if request.route.makes_job() && status == 202 {
+            let price = |from: &str| self.fleet.view().egress_usd_per_gb(from);
+            self.metrics.pools.accepted(&request.job, trying.target.pool.as_str(), price);
+        }
         // From here on the job is in the worker's own report.
         trying.submitting = None;
         self.judge(&trying.target, verdict, latency);
@@ -353,9 +383,11 @@ impl Dispatch {
     }
 
     fn settle(&self, request: &mut Request, failure: Failure) {
-        // A later refusal must not hide that the job may have been accepted somewhere.
         request.last = match request.last {
+            // A later refusal must not hide that the job may have been accepted somewhere.
             Some(known) if known.outcome_unknown() && !failure.outcome_unknown() => Some(known),
+            // Nor somebody who is away that another one is there and full.
+            Some(Failure::Refused) if failure == Failure::Connect => Some(Failure::Refused),
             _ => Some(failure),
         };
         let Some(tried) = request.trying.take() else { return };

@@ -8,12 +8,13 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use http::HeaderValue;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
@@ -22,9 +23,11 @@ use pingora::protocols::{ALPN, Stream};
 use pingora::proxy::HttpProxy;
 use pingora::server::ShutdownWatch;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tracing::debug;
 
 use crate::fleet::Fleet;
+use crate::forward;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::tls::Tls;
@@ -54,31 +57,64 @@ const READ_BUFFER: usize = 2 * 1024;
 /// The first bytes by which HTTP/2 is told from HTTP/1: no HTTP/1 method begins so.
 const H2_FIRST: &[u8; 3] = b"PRI";
 
-tokio::task_local! {
-    /// Told once the header of the request that this task waits for has arrived.
-    static HEADER: Arc<AtomicBool>;
-}
-
-/// How much a connection reads and writes at once.
-pub fn buffers() -> L4BufferSettings {
-    L4BufferSettings::default().read(READ_BUFFER)
-}
-
-/// Says that the header of this task's request has arrived.
-pub fn header_arrived() {
-    // Outside of an edge (HTTP/2 streams begin with their header) nobody waits.
-    let _ = HEADER.try_with(|arrived| arrived.store(true, Ordering::Relaxed));
-}
-
-/// Marks a connection that has carried a request already.
+/// What is kept of a connection of HTTP/1 from one request to the next, and until when the next one's header must be there.
 #[derive(Debug)]
-pub struct Reused;
+pub struct Connection {
+    /// The address that it came from, as workers are told.
+    pub client: Option<HeaderValue>,
+    since: Instant,
+    /// Until when the header that is waited for must have arrived, in microseconds since then; [`BUSY`] while none is.
+    due_us: AtomicU64,
+    used: AtomicBool,
+}
+
+/// No header is waited for.
+const BUSY: u64 = u64::MAX;
+
+impl Connection {
+    fn new(client: Option<IpAddr>) -> Self {
+        let client = client.map(forward::address);
+        let (due_us, used) = (AtomicU64::new(BUSY), AtomicBool::new(false));
+        Self { client, since: Instant::now(), due_us, used }
+    }
+
+    /// A request is waited for: its header may take so long, and an unused connection's first byte [`KEEPALIVE`] more.
+    fn waits(&self, header: Duration) {
+        let unused = if self.used.swap(true, Ordering::Relaxed) { KEEPALIVE } else { Duration::ZERO };
+        let due = self.since.elapsed() + unused + header;
+        self.due_us.store(due.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// The header has arrived.
+    pub fn header_arrived(&self) {
+        self.due_us.store(BUSY, Ordering::Relaxed);
+    }
+
+    /// Ends when a header is overdue. In the connection's own task, and polled after what waits for headers: whoever tells
+    /// of one need wake nobody. One timer for all requests: moving it on costs nothing, while making one costs a lock and
+    /// an allocation.
+    async fn overdue(&self) {
+        let mut sleep = pin!(tokio::time::sleep_until(self.since));
+        let mut set = BUSY;
+        poll_fn(|context| {
+            let due = self.due_us.load(Ordering::Relaxed);
+            if due == BUSY {
+                return Poll::Pending;
+            }
+            if due != set {
+                sleep.as_mut().reset(self.since + Duration::from_micros(due));
+                set = due;
+            }
+            sleep.as_mut().poll(context)
+        })
+        .await;
+    }
+}
 
 /// Takes connections and hands them to the proxy.
 #[derive(Clone)]
 pub struct Edge {
     proxy: Arc<HttpProxy<Proxy>>,
-    http1: Arc<Timed>,
     connections: Arc<Mutex<HashMap<IpAddr, usize>>>,
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
@@ -88,15 +124,18 @@ pub struct Edge {
 impl Edge {
     /// An edge before a proxy.
     pub fn new(proxy: HttpProxy<Proxy>, fleet: Arc<Fleet>, metrics: Arc<Metrics>) -> Self {
-        let proxy = Arc::new(proxy);
-        let http1 = Arc::new(Timed::new(&proxy, &fleet, None));
-        Self { proxy, http1, connections: Arc::default(), fleet, metrics, tls: None }
+        Self { proxy: Arc::new(proxy), connections: Arc::default(), fleet, metrics, tls: None }
     }
 
     /// The same edge, with TLS: an address may hold as many connections to both together.
     #[must_use]
     pub fn with_tls(&self, tls: Arc<Tls>) -> Self {
         Self { tls: Some(tls), ..self.clone() }
+    }
+
+    /// How much its connections read and write at once. TLS reads ahead by itself.
+    pub fn buffers(&self) -> L4BufferSettings {
+        L4BufferSettings::default().read(if self.tls.is_some() { 0 } else { READ_BUFFER })
     }
 
     fn count(&self, address: IpAddr) -> Option<Counted> {
@@ -130,7 +169,21 @@ impl Drop for Counted {
 
 #[async_trait]
 impl ServerApp for Edge {
-    async fn process_new(self: &Arc<Self>, mut stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    /// Goes on in a task of its own: Pingora's keeps nine kilobytes for a handshake of its own kind for as long as it
+    /// lives, and nobody waits for either.
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        tokio::spawn(self.clone().carry(stream, shutdown.clone()));
+        None
+    }
+
+    async fn cleanup(&self) {
+        self.proxy.http_cleanup().await;
+    }
+}
+
+impl Edge {
+    /// A connection's whole life.
+    async fn carry(self: Arc<Self>, mut stream: Stream, shutdown: ShutdownWatch) -> Option<Stream> {
         let digest = stream.get_socket_digest();
         let address = digest.as_ref().and_then(|digest| digest.peer_addr()?.as_inet()).map(|inet| inet.ip());
         let _counted = match address {
@@ -156,12 +209,22 @@ impl ServerApp for Edge {
             first == *H2_FIRST
         };
         if !http2 {
-            return self.http1.process_new(stream, shutdown).await;
+            let connection = Arc::new(Connection::new(address));
+            let app = Arc::new(Timed::new(&self, Begins::Http1(connection.clone())));
+            let requests = app.process_new(stream, &shutdown);
+            tokio::select! {
+                biased;
+                ended = requests => return ended,
+                () = connection.overdue() => {
+                    debug!("the header did not arrive in time: connection closed");
+                    return None;
+                }
+            }
         }
         // Nothing in Pingora bounds the time until a connection of HTTP/2 begins.
         let begun = Arc::new(Notify::new());
-        let app = Arc::new(Timed::new(&self.proxy, &self.fleet, Some(begun.clone())));
-        let mut connection = app.process_new(stream, shutdown);
+        let app = Arc::new(Timed::new(&self, Begins::Http2(begun.clone())));
+        let mut connection = app.process_new(stream, &shutdown);
         // On the heap and gone once it has begun, so that an idle connection keeps no room for it.
         let began = Box::pin(tokio::time::timeout(KEEPALIVE + deadline, begun.notified()));
         tokio::select! {
@@ -171,36 +234,30 @@ impl ServerApp for Edge {
         }
         connection.await
     }
-
-    async fn cleanup(&self) {
-        self.http1.http_cleanup().await;
-    }
 }
 
-/// Ends after `deadline`, and never once `arrived`. In the same task: whoever sets that need wake nobody.
-async fn until(arrived: &AtomicBool, deadline: Duration) {
-    let mut sleep = pin!(tokio::time::sleep(deadline));
-    poll_fn(
-        |context| if arrived.load(Ordering::Relaxed) { Poll::Pending } else { sleep.as_mut().poll(context) },
-    )
-    .await;
-}
-
-/// The proxy with a deadline for each request's header.
+/// The proxy for one connection, which is told of each request that begins.
 struct Timed {
     proxy: Arc<HttpProxy<Proxy>>,
     fleet: Arc<Fleet>,
     options: HttpServerOptions,
-    /// For a connection of HTTP/2, told once it carries a request.
-    begun: Option<Arc<Notify>>,
+    begins: Begins,
+}
+
+/// Who is told that a request begins.
+enum Begins {
+    /// Its header is waited for.
+    Http1(Arc<Connection>),
+    /// It begins with its header.
+    Http2(Arc<Notify>),
 }
 
 impl Timed {
-    fn new(proxy: &Arc<HttpProxy<Proxy>>, fleet: &Arc<Fleet>, begun: Option<Arc<Notify>>) -> Self {
+    fn new(edge: &Edge, begins: Begins) -> Self {
         let mut options = HttpServerOptions::default();
-        options.h2c = begun.is_some();
+        options.h2c = matches!(begins, Begins::Http2(_));
         options.h2_idle_timeout = Some(KEEPALIVE);
-        Self { proxy: proxy.clone(), fleet: fleet.clone(), options, begun }
+        Self { proxy: edge.proxy.clone(), fleet: edge.fleet.clone(), options, begins }
     }
 }
 
@@ -218,26 +275,15 @@ impl HttpServerApp for Timed {
         'b: 'async_trait,
         Self: 'async_trait,
     {
-        if let Some(begun) = &self.begun {
-            begun.notify_one();
-        }
-        let context = session.take_connection_user_context();
-        let unused = if context.is_some() { KEEPALIVE } else { Duration::ZERO };
-        session.set_connection_user_context(context);
-        let deadline = unused + self.fleet.config().timeouts.header;
-        let arrived = Arc::new(AtomicBool::new(false));
-        let request = HEADER.scope(arrived.clone(), self.proxy.process_new_http(session, shutdown));
-        Box::pin(async move {
-            // The request first: it says when the header is there, and then the time is not looked at any more.
-            tokio::select! {
-                biased;
-                reused = request => reused,
-                () = until(&arrived, deadline) => {
-                    debug!(?deadline, "the header did not arrive in time: connection closed");
-                    None
-                }
+        match &self.begins {
+            Begins::Http1(connection) => {
+                connection.waits(self.fleet.config().timeouts.header);
+                // What `Proxy::on_connection_reuse` gets.
+                session.set_connection_user_context(Some(Box::new(connection.clone())));
             }
-        })
+            Begins::Http2(begun) => begun.notify_one(),
+        }
+        self.proxy.process_new_http(session, shutdown)
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {

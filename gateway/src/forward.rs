@@ -99,7 +99,7 @@ impl Failure {
         match route {
             Route::Submit | Route::UploadRequest => true,
             Route::Read | Route::Media => !matches!(self, Self::Refused | Self::Status(502 | 504)),
-            Route::Upload { .. } | Route::Cancel => self == Self::Connect,
+            Route::Upload { .. } | Route::Video | Route::Cancel => self == Self::Connect,
             // The worker that refuses has changed nothing.
             Route::Retry => matches!(self, Self::Connect | Self::Refused),
             _ => false,
@@ -134,12 +134,15 @@ impl Drop for Ticket {
     }
 }
 
+/// Most fields that a worker's request has and a client's has not.
+pub const OURS_MAX: usize = 8;
+
 /// Sets every timeout of a connection to a worker.
 pub fn bounded(mut peer: HttpPeer, route: &Route, timeouts: &Timeouts) -> HttpPeer {
     let answer = match route {
         Route::Submit | Route::UploadRequest | Route::Cancel | Route::Retry => timeouts.submit,
         Route::Read => timeouts.query,
-        Route::Upload { .. } => timeouts.upload,
+        Route::Upload { .. } | Route::Video => timeouts.upload,
         _ => timeouts.read,
     };
     peer.options.connection_timeout = Some(timeouts.connect);
@@ -152,16 +155,21 @@ pub fn bounded(mut peer: HttpPeer, route: &Route, timeouts: &Timeouts) -> HttpPe
 }
 
 /// Who sent a request.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Sender<'a> {
-    /// Its address.
-    pub address: Option<IpAddr>,
+    /// Its [`address`].
+    pub address: Option<HeaderValue>,
     /// Whether it came by TLS.
     pub tls: bool,
     /// What nobody but us may see is in the request.
     pub secret: bool,
     /// Who it is.
     pub principal: Option<&'a Principal>,
+}
+
+/// A client's address as workers are told.
+pub fn address(of: IpAddr) -> HeaderValue {
+    HeaderValue::from_str(&of.to_string()).expect("digits, dots and colons")
 }
 
 /// Makes a client's request header one for a worker.
@@ -181,9 +189,10 @@ pub fn request_header(
     };
     let host = header.headers.get(http::header::HOST).cloned();
     let host = host.or_else(|| HeaderValue::from_str(header.uri.authority()?.as_str()).ok());
-    // Digits, dots and colons, and a name's characters.
+    // A name's characters.
     let value = |text: &str| HeaderValue::from_str(text).expect("a plain word");
     fields::change(header, |fields| {
+        fields.reserve(OURS_MAX);
         let forged: Vec<HeaderName> = fields.keys().filter(|name| ours(name)).cloned().collect();
         forged.iter().for_each(|name| drop(fields.remove(name)));
         if let Some(host) = host {
@@ -192,7 +201,7 @@ pub fn request_header(
         let proto = HeaderValue::from_static(if sender.tls { "https" } else { "http" });
         fields.insert(&fields::FORWARDED_PROTO, proto);
         if let Some(client) = sender.address {
-            fields.insert(&fields::FORWARDED_FOR, value(&client.to_string()));
+            fields.insert(&fields::FORWARDED_FOR, client);
         }
         if let Some(job_id) = job_id {
             fields.insert(&fields::IDEMPOTENCY_KEY, value(job_id.as_str()));
@@ -217,12 +226,9 @@ pub fn request_header(
     })
 }
 
-/// A worker's load report, taken out of its response header: ORCA text and store id.
-pub fn take_report(header: &mut ResponseHeader) -> Option<(HeaderValue, HeaderValue)> {
-    fields::change_answer(header, |fields| {
-        let (orca, store) = (fields.remove(&fields::LOAD), fields.remove(&fields::STORE));
-        orca.zip(store)
-    })
+/// A worker's load report in its response header: ORCA text and store id.
+pub fn report(header: &ResponseHeader) -> Option<(&HeaderValue, &HeaderValue)> {
+    header.headers.get(&fields::LOAD).zip(header.headers.get(&fields::STORE))
 }
 
 /// Whether a worker's error explains itself: a problem with a body.
@@ -274,7 +280,7 @@ mod tests {
             header.append_header(name, value).unwrap();
         }
         let id: JobId = "a".parse().unwrap();
-        let address = "10.0.0.9".parse().ok();
+        let address = "10.0.0.9".parse().ok().map(address);
         let sender = Sender { address, tls: false, secret: false, principal: None };
         let steal = HeaderValue::from_static("gcp=42");
         request_header(&mut header, &Route::Submit, sender, Some(&id), Some(&steal)).unwrap();

@@ -1,5 +1,7 @@
 //! Every metric family of the gateway. Call sites only increment; labels are enums or configured names.
 
+pub mod pools;
+
 use std::sync::OnceLock;
 
 use prometheus::{
@@ -118,6 +120,8 @@ pub struct Metrics {
     pub pool_capacity: GaugeVec,
     /// What moving a gigabyte out of a pool costs, in US dollars.
     pub pool_egress_usd: GaugeVec,
+    /// How pools stand, answer and cost.
+    pub pools: pools::Pools,
     /// Counts up with every routing file put in force.
     pub reload_generation: IntGauge,
     /// 1 when the last reload succeeded, else 0.
@@ -323,6 +327,7 @@ impl Metrics {
                 "Price of a gigabyte that leaves it",
                 &["pool"]
             ),
+            pools: pools::Pools::new(registry)?,
             reload_generation: gauge("config_reload_generation", "Routing files put in force")?,
             reload_success: gauge("config_reload_success", "1 when the last reload succeeded")?,
             reload_timestamp,
@@ -342,6 +347,7 @@ impl Metrics {
             &self.discovery_age,
         ];
         vectors.into_iter().for_each(GaugeVec::reset);
+        self.pools.show(status);
         for pool in &status.pools {
             let label = [pool.name.as_str()];
             self.pool_headroom.with_label_values(&label).set(pool.headroom);

@@ -35,7 +35,7 @@ use crate::auth::{Auth, Principal};
 use crate::config::Config;
 use crate::dispatch::{Dispatch, Repeatable, Request};
 use crate::drain::InFlight;
-use crate::edge;
+use crate::edge::Connection;
 use crate::forward::{self, Failure};
 use crate::limits::Pace;
 use crate::rate::Limiter;
@@ -87,6 +87,8 @@ pub struct Ctx {
     patch: Option<(u16, Vec<u8>)>,
     pace: Pace,
     principal: Option<Arc<Principal>>,
+    /// The connection, if it is one of HTTP/1.
+    connection: Option<Arc<Connection>>,
     marks: Marks,
     weighed: Option<Weighed>,
 }
@@ -95,7 +97,7 @@ impl Proxy {
     fn again(&self, session: &mut Session, ctx: &mut Ctx, failure: Failure) -> bool {
         let Some(request) = &mut ctx.request else { return false };
         let whole = match &request.route {
-            Route::Upload { .. } => session.body_bytes_read() == 0,
+            route if route.is_upload() => session.body_bytes_read() == 0,
             _ => session.is_body_done() && !session.retry_buffer_truncated(),
         };
         self.dispatch.again(request, failure, Repeatable { unanswered: !answered(session), whole })
@@ -142,7 +144,6 @@ impl ProxyHttp for Proxy {
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
     fn new_ctx(&self) -> Ctx {
-        edge::header_arrived();
         Ctx {
             started: Instant::now(),
             in_flight: Some(self.dispatch.drain.enter()),
@@ -151,8 +152,17 @@ impl ProxyHttp for Proxy {
             patch: None,
             pace: Pace::default(),
             principal: None,
+            connection: None,
             marks: Marks::default(),
             weighed: None,
+        }
+    }
+
+    /// Told before each request, with what the edge knows of its connection.
+    fn on_connection_reuse(&self, _: &mut Session, ctx: &mut Ctx, connection: Box<dyn Any + Send + Sync>) {
+        ctx.connection = connection.downcast::<Arc<Connection>>().ok().map(|connection| *connection);
+        if let Some(connection) = &ctx.connection {
+            connection.header_arrived();
         }
     }
 
@@ -190,6 +200,16 @@ impl ProxyHttp for Proxy {
                 }
             }
         }
+        if request.route == Route::Video {
+            let headers = &session.req_header().headers;
+            match admission::unread(headers) {
+                Ok((job_id, head)) => (request.job_id, request.job) = (job_id, Job::new(&head)),
+                Err(problem) => {
+                    tell(session, &problem, None, marks).await?;
+                    return Ok(true);
+                }
+            }
+        }
         match self.dispatch.choose(request) {
             Ok(target) => {
                 request.target = Some(target);
@@ -217,8 +237,9 @@ impl ProxyHttp for Proxy {
         ctx: &mut Ctx,
     ) -> Result<()> {
         let Some(request) = &ctx.request else { return Ok(()) };
+        let known = ctx.connection.as_ref().and_then(|connection| connection.client.clone());
         let sender = forward::Sender {
-            address: client_ip(session),
+            address: known.or_else(|| client_ip(session).map(forward::address)),
             tls: is_tls(session),
             secret: self.auth.is_some(),
             principal: ctx.principal.as_deref(),
@@ -234,7 +255,7 @@ impl ProxyHttp for Proxy {
         end_of_stream: bool,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        let uploads = |request: &Request| matches!(request.route, Route::Upload { .. });
+        let uploads = |request: &Request| request.route.is_upload();
         if let Some(piece) = body.as_ref().filter(|_| ctx.request.as_ref().is_some_and(uploads)) {
             let (least, window) = (ctx.config.limits.upload_bytes_per_second, ctx.config.timeouts.read);
             let refused = if !end_of_stream && !ctx.pace.keeps(Instant::now(), piece.len(), least, window) {
@@ -269,8 +290,8 @@ impl ProxyHttp for Proxy {
         let Some(address) = request.trying.as_ref().map(|trying| trying.target.address) else {
             return Ok(());
         };
-        if let Some((orca, store)) = forward::take_report(header)
-            && let Err(error) = self.dispatch.heard(request, address, &orca, &store)
+        if let Some((orca, store)) = forward::report(header)
+            && let Err(error) = self.dispatch.heard(request, address, orca, store)
         {
             self.dispatch.metrics.unbelievable_reports.with_label_values(&["response"]).inc();
             debug!(%address, %error, "load report not believed");
@@ -314,9 +335,7 @@ impl ProxyHttp for Proxy {
             ctx.in_flight = None;
         }
         let answered = ctx.request.as_ref().and_then(|request| Some(&request.trying.as_ref()?.target));
-        if let Some(target) = failed.as_ref().or(answered) {
-            sign(session, header, target);
-        }
+        sign(session, header, failed.as_ref().or(answered));
         ctx.marks.put(header)
     }
 
@@ -412,14 +431,6 @@ impl ProxyHttp for Proxy {
 
     fn suppress_proxy_warn_log(&self, _: &Session, _: &Ctx, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
-    }
-
-    fn persist_connection_context(
-        &self,
-        _session: &Session,
-        _ctx: &Ctx,
-    ) -> Option<Box<dyn Any + Send + Sync>> {
-        Some(Box::new(edge::Reused))
     }
 
     async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {

@@ -80,7 +80,7 @@ impl Limiter {
     /// How long until there is one.
     pub fn take(&self, who: Who, rate: &Rate, now: Instant) -> Result<(), Duration> {
         let each = each(rate);
-        self.spend(who, each, depth(rate, each), now)
+        self.spend(who, each, depth(rate, each), now).map(drop)
     }
 
     /// Whether there is a token `now`, which stays.
@@ -97,15 +97,16 @@ impl Limiter {
         over((*full_at).max(now) + each, depth(rate, each), now)
     }
 
-    /// Takes bytes of those that somebody has per hour; an hour's worth may be taken at once.
+    /// Takes bytes of those that somebody has per hour; an hour's worth may be taken at once. Says whose they were, to
+    /// whom they are given back: his own, or [`Who::Rest`]'s, where there was no room for a bucket of his.
     ///
     /// # Errors
     /// How long until there are as many.
-    pub fn take_bytes(&self, who: Who, bytes: u64, per_hour: u64, now: Instant) -> Result<(), Duration> {
+    pub fn take_bytes(&self, who: Who, bytes: u64, per_hour: u64, now: Instant) -> Result<Who, Duration> {
         self.spend(who, share_of_hour(bytes, per_hour), HOUR, now)
     }
 
-    /// Gives bytes back that were taken and not needed.
+    /// Gives bytes back that were taken and not needed, to the bucket that they were taken from.
     pub fn give_back(&self, who: &Who, bytes: u64, per_hour: u64, now: Instant) {
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(full_at) = buckets.full_at.get_mut(who) {
@@ -114,8 +115,8 @@ impl Limiter {
         }
     }
 
-    /// Takes what comes back in `cost` from a bucket that is full after `depth`.
-    fn spend(&self, who: Who, cost: Duration, depth: Duration, now: Instant) -> Result<(), Duration> {
+    /// Takes what comes back in `cost` from a bucket that is full after `depth`; says from whose.
+    fn spend(&self, who: Who, cost: Duration, depth: Duration, now: Instant) -> Result<Who, Duration> {
         let mut buckets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let rested = buckets.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_INTERVAL);
         if rested && buckets.full_at.len() >= BUCKETS_MAX && !buckets.full_at.contains_key(&who) {
@@ -124,11 +125,11 @@ impl Limiter {
         }
         let buckets = &mut buckets.full_at;
         let who = if buckets.len() < BUCKETS_MAX || buckets.contains_key(&who) { who } else { Who::Rest };
-        let full_at = buckets.entry(who).or_insert(now);
+        let full_at = buckets.entry(who.clone()).or_insert(now);
         let next = (*full_at).max(now) + cost;
         over(next, depth, now)?;
         *full_at = next;
-        Ok(())
+        Ok(who)
     }
 }
 
@@ -194,6 +195,24 @@ mod tests {
         assert!(take(u64::MAX, 500).is_err());
         limiter.give_back(&four(2), 100, 600, at(0));
         assert!(limiter.take_bytes(four(2), 600, 600, at(0)).is_ok());
+    }
+
+    #[test]
+    fn bytes_that_were_taken_of_all_are_given_back_to_all() {
+        let (limiter, start) = (Limiter::default(), Instant::now());
+        for n in 0..u32::try_from(BUCKETS_MAX).unwrap() {
+            limiter.take_bytes(four(n), 1, 600, start).unwrap();
+        }
+        let late = |n: u32| four(u32::MAX - n);
+        let of = limiter.take_bytes(late(0), 600, 600, start).unwrap();
+        assert_eq!(of, Who::Rest, "there is no room for a bucket of his own");
+        assert!(limiter.take_bytes(late(1), 1, 600, start).is_err(), "they share one");
+        limiter.give_back(&of, 500, 600, start);
+        assert!(limiter.take_bytes(late(1), 500, 600, start).is_ok());
+        assert!(limiter.take_bytes(late(2), 1, 600, start).is_err(), "and no more than was given back");
+        // An hour later the others' are full and forgotten; what he takes now is his own.
+        let later = start + HOUR;
+        assert_eq!(limiter.take_bytes(late(0), 600, 600, later), Ok(late(0)));
     }
 
     #[test]

@@ -11,6 +11,8 @@ const SEGMENTS_MAX: usize = 4;
 pub enum Route {
     /// A job: `POST /process` or `POST /jobs`.
     Submit,
+    /// A job whose input is the body: `POST /videos`.
+    Video,
     /// A ticket for an upload: `POST /upload/request`.
     UploadRequest,
     /// An upload to the pool that its ticket names: `PUT /upload/POOL/KEY`.
@@ -50,6 +52,7 @@ impl Route {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Submit => "submit",
+            Self::Video => "video",
             Self::UploadRequest => "upload_request",
             Self::Upload { .. } => "upload",
             Self::Read => "read",
@@ -64,6 +67,16 @@ impl Route {
     /// Whether the gateway answers it itself.
     pub fn is_local(&self) -> bool {
         self.as_str() == "local"
+    }
+
+    /// Whether a worker accepts a job by it.
+    pub fn makes_job(&self) -> bool {
+        matches!(self, Self::Submit | Self::Video)
+    }
+
+    /// Whether its body may be as large as a video: it is passed on as it comes, counted, and never sent twice.
+    pub fn is_upload(&self) -> bool {
+        matches!(self, Self::Upload { .. } | Self::Video)
     }
 
     /// Whether the gateway reads the whole body before it chooses a worker.
@@ -136,6 +149,11 @@ pub fn classify(method: &Method, path: &str) -> Result<Route, Refused> {
             let takes = gets || *method == Method::OPTIONS;
             only("GET, HEAD, OPTIONS", takes.then_some(Route::Media))
         }
+        ["videos"] => {
+            let reads = gets.then_some(Route::Read);
+            only("GET, HEAD, POST", reads.or(posts.then_some(Route::Video)))
+        }
+        ["videos", id] if !id.is_empty() => only("GET, HEAD", gets.then_some(Route::Read)),
         ["upload", "request"] => only("POST", posts.then_some(Route::UploadRequest)),
         ["upload", pool, key, ..] if !key.is_empty() => {
             let pool = pool.parse().map_err(|_| Refused::NotFound)?;
@@ -175,6 +193,9 @@ mod tests {
             (Method::OPTIONS, "/media/a/t/720p.m3u8", Route::Media),
             (Method::GET, "/media/a/720p/seg-1.m4s", Route::Media),
             (Method::GET, "/media/a/t/b/c/d/e/f", Route::Media),
+            (Method::POST, "/videos", Route::Video),
+            (Method::GET, "/videos", Route::Read),
+            (Method::HEAD, "/videos/a", Route::Read),
             (Method::POST, "/upload/request", Route::UploadRequest),
             (Method::PUT, "/upload/aws/uploads/k/v.mp4", aws()),
             (Method::GET, "/upload/aws/uploads/k/v.mp4", aws()),
@@ -202,6 +223,8 @@ mod tests {
             "/jobs/",
             "/jobs/a/b",
             "/jobs//retry",
+            "/videos/",
+            "/videos/a/b",
             "/jobs/a/retry/b",
             "/media/a",
             "/upload/aws",

@@ -27,7 +27,7 @@ use crate::config::{Config, https, upstream_tls};
 use crate::decisions::Decisions;
 use crate::dispatch::Dispatch;
 use crate::drain::{self, Drain};
-use crate::edge::{self, Edge};
+use crate::edge::Edge;
 use crate::error::Error;
 use crate::fleet::{Fleet, discovery, probe, steer};
 use crate::forward::{Budget, TRIES_MAX};
@@ -40,6 +40,11 @@ use crate::upstream::{self, Upstream};
 
 /// Unused connections kept open to all workers together, per thread.
 const UPSTREAM_IDLE_MAX: usize = 256;
+
+/// Whom Pingora's connector believes by itself: nobody. Each worker that is spoken to over TLS brings the CA that its
+/// certificate must come from; and of the system's CA certificates, which it would read else, it makes a panic where they
+/// cannot be read.
+const NO_CA: &str = "/dev/null";
 
 /// The tasks that take clients' connections.
 const LISTENERS: [&str; 2] = ["http listener", "https listener"];
@@ -261,7 +266,12 @@ fn bound_to(listener: Option<&TcpListener>) -> std::io::Result<Option<SocketAddr
 fn server_conf() -> ServerConf {
     // Tries are ours to count: Pingora's limit only has to stay out of the way.
     let max_retries = TRIES_MAX as usize + 1;
-    ServerConf { upstream_keepalive_pool_size: UPSTREAM_IDLE_MAX, max_retries, ..ServerConf::default() }
+    ServerConf {
+        upstream_keepalive_pool_size: UPSTREAM_IDLE_MAX,
+        max_retries,
+        ca_file: Some(NO_CA.to_owned()),
+        ..ServerConf::default()
+    }
 }
 
 /// Runs Pingora's listening service on a socket that is bound already, until `closed` turns true.
@@ -270,7 +280,8 @@ async fn listen(edge: Edge, listener: TcpListener, address: SocketAddr, closed: 
     let mut fds = Fds::new();
     fds.add(address.clone(), listener.into_raw_fd());
     let fds: ListenFds = Arc::new(fds.into());
+    let buffers = edge.buffers();
     let mut service = Service::new("gateway".to_owned(), edge);
-    service.add_listener(ListenerConfig::tcp(&address).l4_buffer(edge::buffers()));
+    service.add_listener(ListenerConfig::tcp(&address).l4_buffer(buffers));
     service.start_service(Some(fds), closed, 1).await;
 }

@@ -1,18 +1,21 @@
 //! TLS for clients: exchanges certificates while connections come in. What makes them good is [`millrace_runtime::tls`]'s.
 //!
-//! Pingora's `TlsSettings` was rejected: it panics on a bad file and never looks at it again. Its `Acceptor` takes a
-//! configuration of our own, and every handshake here begins with the one in force. A whole configuration is swapped,
-//! not a certificate in it, so that a client's session of before cannot be resumed past a changed `client_ca`.
+//! Pingora's `TlsSettings` was rejected: it panics on a bad file and never looks at it again. So the handshake is ours, too,
+//! and each begins with the configuration in force. A whole configuration is swapped, not a certificate in it, so that a
+//! client's session of before cannot be resumed past a changed `client_ca`.
+
+mod stream;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use millrace_runtime::tls::{self, Bad, Loaded, Server};
-use pingora::listeners::tls::Acceptor;
 use pingora::protocols::Stream;
 use pingora::protocols::l4::stream::Stream as Socket;
 use serde::Serialize;
+use stream::Secured;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
@@ -32,7 +35,7 @@ pub struct State {
 
 /// The certificate in force.
 pub struct Tls {
-    acceptor: ArcSwap<Acceptor>,
+    acceptor: ArcSwap<TlsAcceptor>,
     fleet: Arc<Fleet>,
     metrics: Arc<Metrics>,
     followed: Mutex<Followed>,
@@ -60,7 +63,7 @@ impl Tls {
         metrics.certificate_success.set(1);
         let state = State { expires_unix_s, error: None };
         let followed = Mutex::new(Followed { state, files });
-        let acceptor = ArcSwap::from_pointee(Acceptor::from_server_config(made));
+        let acceptor = ArcSwap::from_pointee(TlsAcceptor::from(made));
         Ok(Self { acceptor, fleet, metrics, followed })
     }
 
@@ -74,9 +77,9 @@ impl Tls {
         let socket = stream.into_any().downcast::<Socket>().ok()?;
         let acceptor = self.acceptor.load_full();
         // Boxed: a connection's whole state machine is large, and most of its life is after this.
-        let shaking = Box::pin(tokio::time::timeout(deadline, acceptor.tls_handshake(*socket)));
+        let shaking = Box::pin(tokio::time::timeout(deadline, acceptor.accept(*socket)));
         match shaking.await {
-            Ok(Ok(stream)) => return Some(Box::new(stream)),
+            Ok(Ok(stream)) => return Some(Box::new(Secured(stream))),
             Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
             Err(_) => debug!(?deadline, "TLS handshake did not end in time"),
         }
@@ -94,7 +97,7 @@ impl Tls {
         match followed.files.saw(seen) {
             None => {}
             Some(Ok(Loaded { made, expires_unix_s })) => {
-                self.acceptor.store(Arc::new(Acceptor::from_server_config(made)));
+                self.acceptor.store(Arc::new(TlsAcceptor::from(made)));
                 followed.state = State { expires_unix_s, error: None };
                 self.metrics.certificate_expiry.set(expires_unix_s);
                 self.metrics.certificate_success.set(1);

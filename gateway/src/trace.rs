@@ -5,8 +5,10 @@
 
 use std::ops::Range;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use rand::Rng as _;
+
+use crate::forward::fields;
 
 /// The header of a request's id.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -24,8 +26,8 @@ const FLAGS: Range<usize> = 53..55;
 /// Settles a request's id and trace. A usable id of the client's is kept, and so is its trace, in which we are the next
 /// span; else both are fresh.
 pub fn adopt(headers: &HeaderMap) -> Names {
-    let known = single(headers, TRACEPARENT).and_then(|value| Trace::parse(value.to_str().ok()?));
-    let given = single(headers, REQUEST_ID).filter(|id| is_plain(id.as_bytes())).cloned();
+    let known = single(headers, &fields::TRACEPARENT).and_then(|value| Trace::parse(value.to_str().ok()?));
+    let given = single(headers, &fields::REQUEST_ID).filter(|id| is_plain(id.as_bytes())).cloned();
     let mut rng = rand::rng();
     // Written into place and not by `format!`: every request pays for this.
     let mut line = *b"00-00000000000000000000000000000000-0000000000000000-00";
@@ -33,13 +35,13 @@ pub fn adopt(headers: &HeaderMap) -> Names {
         hex::encode_to_slice(bytes, &mut line[place]).expect("two digits for each byte");
     };
     // Neither may be all zero.
-    fill(SPAN, &rng.random_range(1..=u64::MAX).to_be_bytes());
+    fill(SPAN, &rng.random::<u64>().max(1).to_be_bytes());
     match &known {
         Some(trace) => {
             line[TRACE].copy_from_slice(trace.id.as_bytes());
             line[FLAGS].copy_from_slice(trace.flags.as_bytes());
         }
-        None => fill(TRACE, &rng.random_range(1..=u128::MAX).to_be_bytes()),
+        None => fill(TRACE, &rng.random::<u128>().max(1).to_be_bytes()),
     }
     let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).expect("digits and dashes");
     Names {
@@ -88,7 +90,7 @@ impl<'a> Trace<'a> {
     }
 }
 
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a HeaderValue> {
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
     values.next().is_none().then_some(first)

@@ -112,6 +112,8 @@ class Lab:
             return None, patience
 
     def close(self):
+        if "postgres" in self.children:
+            self.freeze_postgres(signal.SIGCONT)
         for child in self.children.values():
             child.send_signal(signal.SIGCONT)
             child.kill()
@@ -185,6 +187,8 @@ class Lab:
                 extensions.append("subjectAltName=" + ",".join(f"DNS:{n}" for n in spec["dnsNames"]))
             (place / "extensions").write_text("\n".join(extensions))
             self.secrets[spec["secretName"]] = leaf(spec.get("commonName", "none"), extensions)
+            if spec["secretName"] == "worker-tls":
+                self.secrets["another worker's"] = leaf("another", extensions)
 
     def project(self, pod, container, place):
         """Writes the projected secrets and configurations that there are to where a container mounts them, with `place` for /etc/millrace."""
@@ -229,15 +233,21 @@ class Lab:
         self.until("Postgres listens", listens)
         return port
 
+    def freeze_postgres(self, how):
+        """The signal to each of its processes: the ones that serve connections are sessions of their own."""
+        pid = self.children["postgres"].pid
+        for one in (pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())):
+            os.kill(one, how)
+
     def worker_with_tls(self, store):
         """The overlay eks's worker with the store on that port, and its own objects' places, which nothing asks here."""
         pod, c = self.container(self.eks, "worker")
         place, data = self.dir / "worker-tls", self.own(self.dir / "data-tls")
         self.project(pod, c, place)
+        # The shipped file, and a token as the kubelet would project it.
         (place / "objects").mkdir()
-        key = subprocess.run(["openssl", "genpkey", "-algorithm", "RSA"], capture_output=True, check=True, text=True).stdout
-        account = {"type": "service_account", "client_email": "w@example", "private_key_id": "1", "private_key": key, "gcs_base_url": "http://127.0.0.1:9"}
-        (place / "objects/gcs.json").write_text(json.dumps(account))
+        (place / "objects/gcs.json").write_text(self.config(self.eks, "google-identity")["gcs.json"].replace("/etc/millrace/", f"{place}/"))
+        (place / "objects/token").write_text("header.payload.signature")
         env = dict(self.config(self.eks, "worker-settings"))
         env |= {v["name"]: v.get("value", "worker-tls") for v in c["env"]}
         # As docs/deploy.md puts it into the secret manager.
@@ -248,15 +258,17 @@ class Lab:
         # Nothing leaves this machine.
         env |= {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
         self.start("worker-tls", [str(self.programs / "millrace-worker"), *c["args"]], env, as_pod=True)
-        probes = {name: c[name]["tcpSocket"]["port"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
-        assert set(probes.values()) == {"http"}, probes
-
-        def listens():
-            with socket.socket() as s:
-                return s.connect_ex((WITH_TLS, port)) == 0
-
-        self.until("the probes of the worker with TLS hold", listens)
+        # The image has the program where ours is not.
+        self.probes = {n: [str(self.programs / "millrace-worker"), *c[n]["exec"]["command"][1:]] for n in ("startupProbe", "livenessProbe", "readinessProbe")}
+        self.probed_as = {"PATH": "/usr/bin:/bin", **env}
+        for name in self.probes:
+            self.until(f"the {name} of the worker with TLS holds", lambda: self.probe(name) is None)
         return port
+
+    def probe(self, name, **changed):
+        """What the probe of the worker with TLS says that is wrong, if anything."""
+        done = subprocess.run(self.probes[name], env={**self.probed_as, **changed}, capture_output=True, text=True)
+        return None if done.returncode == 0 else done.stderr.strip() or f"exit code {done.returncode}"
 
     def ask_with(self, secret, port):
         """The status of a worker's /metrics with TLS to who shows a certificate, or what the two sides say to each other."""
@@ -275,17 +287,36 @@ class Lab:
             return str(error)
 
     def internal_tls(self, port):
-        """Workers of the cloud serve gateways and Prometheus, and nobody else."""
+        """Workers of the cloud serve gateways and Prometheus, and nobody else but themselves."""
         healthy = lambda: re.search(r"^millrace_gateway_endpoint_healthy\{[^}]*127\.0\.0\.5[^}]*\} 1", ask(f"http://127.0.0.1:{self.gateways[1]['metrics']}/metrics")[1].decode(), re.M)
         self.until("the gateway of eks finds the worker with TLS healthy", healthy)
         monitor = next(o for o in self.eks if o["kind"] == "PodMonitor")["spec"]["podMetricsEndpoints"][0]["tlsConfig"]
-        found = {who: self.ask_with(who, port) for who in (monitor["cert"]["secret"]["name"], None, "worker-tls")}
+        found = {who: self.ask_with(who, port) for who in (monitor["cert"]["secret"]["name"], None, "another worker's")}
         if found.pop(monitor["cert"]["secret"]["name"]) != 200:
             self.wrong.append("Prometheus's certificate does not open a worker's metrics")
         for who, answer in found.items():
             if isinstance(answer, int):
                 self.wrong.append(f"a worker answers {answer} to who shows {who or 'nothing'}")
-        self.say(f"TLS to a worker of eks, which keeps its jobs in a Postgres with TLS and a password: gateway and Prometheus are served; with no certificate, {found[None]}; with a worker's own, {found['worker-tls']}")
+        for name, text in self.secrets["another worker's"].items():
+            (self.dir / name).write_text(text)
+        stranger = self.probe("readinessProbe", MILLRACE_TLS_CERTIFICATE=str(self.dir / "tls.crt"), MILLRACE_TLS_KEY=str(self.dir / "tls.key"))
+        if not stranger or "no TLS with it" not in stranger:
+            self.wrong.append(f"a probe with another worker's certificate says {stranger}")
+        # Frozen as a whole: it still has its listener, which a probe that only connects would find.
+        self.children["worker-tls"].send_signal(signal.SIGSTOP)
+        frozen = self.probe("livenessProbe")
+        self.children["worker-tls"].send_signal(signal.SIGCONT)
+        if not frozen or "no answer within" not in frozen:
+            self.wrong.append(f"a probe of a frozen worker says {frozen}")
+        # Its store is away: alive, and not ready.
+        self.freeze_postgres(signal.SIGSTOP)
+        storeless = self.until("a worker without its store is unready", lambda: self.probe("readinessProbe"), 20)
+        if "with 503" not in storeless or self.probe("livenessProbe"):
+            self.wrong.append(f"without its store the probes say {storeless}, {self.probe('livenessProbe')}")
+        self.freeze_postgres(signal.SIGCONT)
+        self.until("and ready when it is back", lambda: self.probe("readinessProbe") is None)
+        self.say(f"TLS to a worker of eks, which keeps its jobs in a Postgres with TLS and a password: gateway, Prometheus and its own probes are served; with no certificate, {found[None]}; with another worker's, {next(v for k, v in found.items() if k)}")
+        self.say(f"probes of that worker: frozen, {frozen.split(': ', 1)[1]}; without its store, {storeless.split(' answers ', 1)[1]}")
 
     def gateway(self, overlay, name, api):
         """A gateway. The routing file is mounted as a kubelet does it."""
@@ -340,7 +371,7 @@ class Lab:
     def prometheus(self):
         self.prometheus_url = f"http://127.0.0.1:{free_port()}"
         gateways = [{"targets": [f"127.0.0.1:{g['metrics']}"], "labels": {"endpoint": "metrics"}} for g in self.gateways]
-        workers = [{"targets": [f"{ip}:{self.worker_port}" for ip in WORKERS], "labels": {"pool": "local"}}]
+        workers = [{"targets": [f"{ip}:{self.worker_port}" for ip in WORKERS]}]
         config = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(Path("k8s/alerts/millrace.rules.yaml").resolve())],
@@ -526,6 +557,11 @@ class Lab:
             except ValueError as error:
                 self.wrong.append(f"{e.where}: Prometheus refuses {e.text}: {error}")
         names = {m.get("__name__") for found in series.values() for m in found}
+        # What documents tell operators to look at.
+        exist = set(json.loads(ask(f"{self.prometheus_url}/api/v1/label/__name__/values")[1])["data"])
+        for page in sorted(Path("docs").glob("*.md")):
+            for name in set(re.findall(r"\bmillrace_(?:gateway|worker)_\w+", page.read_text())) - exist:
+                self.wrong.append(f"{page}: nothing on the running programs is {name}")
         self.say(f"{len(every)} expressions with {len(series)} selectors over {len(names)} families; {empty} have no value just now, as a quiet alert has none")
 
 

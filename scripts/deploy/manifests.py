@@ -6,6 +6,7 @@ GATEWAY and WORKER are the programs; their --help says which variables and flags
 with 1 and a line for each thing that is wrong.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -198,6 +199,11 @@ def internal_tls(overlay):
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         if asks and "httpGet" in c[probe]:
             overlay.say(worker, f"its {probe} shows no certificate, and workers ask for one")
+        command = c[probe].get("exec", {}).get("command", [])
+        if asks and command[:2] != ["/usr/local/bin/millrace-worker", "probe"]:
+            overlay.say(worker, f"its {probe} does not ask the worker: {command}")
+        if command and seconds(command[-1]) >= c[probe].get("timeoutSeconds", 1):
+            overlay.say(worker, f"its {probe} is cut off before it can say what is wrong")
     routing = tomllib.loads(next(o["data"]["routing.toml"] for o in overlay.of("ConfigMap") if o["metadata"]["name"] == "routing"))
     names = {n for o in overlay.of("Certificate") for n in o["spec"].get("dnsNames", [])}
     for pool in routing["pools"]:
@@ -215,6 +221,26 @@ def internal_tls(overlay):
             for secret in (tls["ca"]["secret"], tls["cert"]["secret"], tls["keySecret"]) if tls else ():
                 if secret["name"] not in secrets:
                     overlay.say(o, f"nothing makes Secret/{secret['name']}")
+
+
+def identities(overlay):
+    """A file that says how Google is asked names the token that is projected beside it, for the audience of that token."""
+    described = {
+        o["metadata"]["name"]: json.loads(text)
+        for o in overlay.of("ConfigMap") for text in o["data"].values() if '"external_account"' in text
+    }
+    for d in overlay.of("Deployment"):
+        pod = d["spec"]["template"]["spec"]
+        mounts = {m["name"]: m["mountPath"] for c in containers(d) for m in c.get("volumeMounts", [])}
+        for volume in pod["volumes"]:
+            sources = volume.get("projected", {}).get("sources", [])
+            tokens = {f"{mounts[volume['name']]}/{s['serviceAccountToken']['path']}": s["serviceAccountToken"]["audience"] for s in sources if "serviceAccountToken" in s}
+            for name in (s["configMap"]["name"] for s in sources if "configMap" in s):
+                file = described.pop(name, None)
+                if file and tokens.get(file["credential_source"]["file"]) != f"https:{file['audience']}":
+                    overlay.say(d, f"{name} wants a token for https:{file['audience']} in {file['credential_source']['file']}; there are {tokens}")
+    for name in described:
+        overlay.say(f"ConfigMap/{name}", "is mounted nowhere, or apart from its token")
 
 
 def restricted(overlay):
@@ -284,6 +310,7 @@ def main():
         selectors(overlay)
         references(overlay)
         internal_tls(overlay)
+        identities(overlay)
         restricted(overlay)
         settings(overlay, gateway, worker)
         wrong += overlay.wrong

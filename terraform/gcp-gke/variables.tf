@@ -259,8 +259,8 @@ variable "browser_origins" {
 
 variable "secret_names" {
   type        = set(string)
-  description = "Secrets to make room for; the overlays of k8s/ use these (gcs-key on EKS alone). Their values are put in by an operator, never by Terraform, so that no state holds them."
-  default     = ["store-url", "store-password", "api-keys", "mtls", "gcs-key"]
+  description = "Secrets to make room for; the overlays of k8s/ use these. Their values are put in by an operator, never by Terraform, so that no state holds them."
+  default     = ["store-url", "store-password", "api-keys", "mtls"]
   nullable    = false
 
   validation {

@@ -362,6 +362,9 @@ pub struct Job {
     /// A cancel was asked for and not yet seen by the worker.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cancel_requested: bool,
+    /// How far the telling of its end is, when it has a `webhook_url` and has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
     /// RFC 3339, UTC.
     pub created_at: String,
     /// RFC 3339, UTC: first claim.
@@ -372,6 +375,65 @@ pub struct Job {
     pub finished_at: Option<String>,
     /// Paths of this job on the same endpoint.
     pub links: BTreeMap<String, String>,
+}
+
+/// Where the telling of a job's end stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WebhookState {
+    /// It is told, or told again, until it is taken or a day is over.
+    Pending,
+    /// The receiver took it.
+    Delivered,
+    /// The receiver took it never, or said that it is gone (410).
+    GivenUp,
+}
+
+impl WebhookState {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Pending, Self::Delivered, Self::GivenUp];
+
+    /// The name in the API and in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Delivered => "delivered",
+            Self::GivenUp => "given_up",
+        }
+    }
+
+    /// The state of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+}
+
+/// How far the telling of a job's end is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Webhook {
+    /// Where it stands.
+    pub state: WebhookState,
+    /// How often it was sent.
+    pub tries: u32,
+    /// How the last try failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// RFC 3339, UTC: when it is sent next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<String>,
+}
+
+/// What is sent to a webhook, and to an event sink: something that happened to a job. By the Standard Webhooks
+/// specification; the message's id is in its header, and duplicates have the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobEvent<T> {
+    /// `job.` and the event's kind, like `job.succeeded`.
+    #[serde(rename = "type")]
+    pub type_: String,
+    /// RFC 3339, UTC: when it happened.
+    pub timestamp: String,
+    /// The job. A webhook's is as it stands when the message is sent; a sink's is a [`JobUpdate`] of that moment.
+    pub data: T,
 }
 
 /// One page of jobs, the newest first.
@@ -451,6 +513,9 @@ mod tests {
         for phase in Phase::ALL {
             assert_eq!(serde_json::to_value(phase).unwrap(), phase.as_str());
             assert_eq!(Phase::parse(phase.as_str()), Some(phase));
+        }
+        for state in WebhookState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
         }
         for code in FailureCode::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());

@@ -15,6 +15,7 @@ pub mod openapi;
 pub mod problem;
 pub mod spec;
 pub mod steal;
+pub mod video;
 
 pub use id::{JobId, PoolId, WorkerId};
 pub use load::LoadReport;

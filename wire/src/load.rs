@@ -158,17 +158,31 @@ impl LoadReport {
             .ok_or_else(|| Error::Syntax("it does not start with TEXT".to_owned()))?;
         // In the order of `NUMBERS`. No map: this is read with every answer of a worker.
         let mut found = [None; NUMBERS.len()];
-        for pair in body.split(',') {
-            let (name, value) = pair
-                .trim()
-                .split_once('=')
-                .ok_or_else(|| Error::Syntax(format!("{:?} has no '='", pair.trim())))?;
-            let value: f64 =
-                value.trim().parse().map_err(|_| Error::Syntax(format!("{name}={value} is no number")))?;
-            let name = name.trim();
-            let name = name.strip_prefix("named_metrics.").unwrap_or(name);
-            if let Some(place) = NUMBERS.iter().position(|known| *known == name) {
-                found[place] = Some(value);
+        let (mut rest, mut next) = (Some(body), 0);
+        while let Some(text) = rest {
+            let text = text.trim_ascii_start();
+            let named = text.strip_prefix("named_metrics.").unwrap_or(text);
+            // Our workers write them in this order.
+            let expected = NUMBERS.get(next).and_then(|name| named.strip_prefix(name)?.strip_prefix('='));
+            let (place, value) = match expected {
+                Some(value) => (Some(next), value),
+                None => {
+                    let pair = cut(text, b',').map_or(text, |(pair, _)| pair);
+                    let (name, _) = cut(pair, b'=')
+                        .ok_or_else(|| Error::Syntax(format!("{:?} has no '='", pair.trim_ascii_end())))?;
+                    let value = &text[name.len() + 1..];
+                    let name = name.strip_prefix("named_metrics.").unwrap_or(name).trim_ascii_end();
+                    (NUMBERS.iter().position(|known| *known == name), value)
+                }
+            };
+            let (value, more) = cut(value, b',').map_or((value, None), |(value, more)| (value, Some(more)));
+            rest = more;
+            let value = value.trim_ascii();
+            let number = decimal(value).or_else(|| value.parse().ok());
+            let number = number.ok_or_else(|| Error::Syntax(format!("{value:?} is no number")))?;
+            if let Some(place) = place {
+                found[place] = Some(number);
+                next = place + 1;
             }
         }
         let number = |field: &'static str| {
@@ -211,6 +225,19 @@ impl LoadReport {
     }
 }
 
+/// What stands before and after the first such character. For texts as short as these quicker than `split_once`, which
+/// gets ready for long ones.
+fn cut(text: &str, at: u8) -> Option<(&str, &str)> {
+    let place = text.as_bytes().iter().position(|byte| *byte == at)?;
+    Some((&text[..place], &text[place + 1..]))
+}
+
+/// A number of at most fifteen digits, which most are.
+fn decimal(text: &str) -> Option<f64> {
+    let digits = (1..=15).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.bytes().fold(0_u64, |sum, byte| 10 * sum + u64::from(byte - b'0')) as f64)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -243,6 +270,24 @@ mod tests {
     #[test]
     fn a_report_survives_the_header() {
         assert_eq!(parse(&report().to_orca()).unwrap(), report());
+    }
+
+    #[test]
+    fn order_and_spaces_say_nothing() {
+        let text = report().to_orca();
+        let mut pairs: Vec<String> = text["TEXT ".len()..].split(", ").map(str::to_owned).collect();
+        pairs.reverse();
+        pairs.push(" unknown = 7 ".to_owned());
+        assert_eq!(parse(&format!("TEXT {}", pairs.join(","))).unwrap(), report());
+        let spaced: Vec<String> =
+            pairs.iter().map(|pair| format!("  {} ", pair.replace('=', " = "))).collect();
+        assert_eq!(parse(&format!("TEXT{}", spaced.join(","))).unwrap(), report());
+        let plain = text.replace("named_metrics.", "").replace("sequence=42", "sequence=9007199254740");
+        assert_eq!(parse(&plain).unwrap().sequence, 9_007_199_254_740);
+        for bad in ["TEXT slots", "TEXT slots=", "TEXT slots=1x", "TEXT slots=1,,running=1", "TEXT =", "TEXT"]
+        {
+            assert!(matches!(parse(bad), Err(Error::Syntax(_))), "{bad}");
+        }
     }
 
     #[test]

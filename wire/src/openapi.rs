@@ -15,7 +15,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::id::{JobId, PoolId, WorkerId};
 use crate::problem::Problem;
-use crate::spec::{Format, LABEL_LENGTH_MAX, LABELS_MAX, Preset, Priority, Resolution};
+use crate::spec::{Format, LABEL_LENGTH_MAX, LABELS_MAX, Preset, Priority, Resolution, TITLE_LENGTH_MAX};
 
 /// What is asked of a job. Give `input_url` or `input_path`. A field that is not here is refused by its name.
 #[derive(Serialize, ToSchema)]
@@ -64,6 +64,14 @@ pub(crate) struct JobSpec {
     /// How many days the outputs are kept after the job's end. Left out: as the deployment has it.
     #[schema(minimum = 1, maximum = 3650)]
     retention_days: Option<u32>,
+    /// What people call the video. It is found by its words.
+    #[schema(min_length = 1, max_length = 256)]
+    title: Option<String>,
+    /// Where the job's end (succeeded, failed, dead or cancelled) is told: by a `POST` that is signed as the Standard
+    /// Webhooks specification has it, and repeated for a day until it is answered with 2xx. Private, loopback and
+    /// link-local addresses are refused.
+    #[schema(max_length = 2048, format = "uri", pattern = "^https?://")]
+    webhook_url: Option<String>,
     /// Names and values of the client's own, kept as they are.
     #[schema(schema_with = labels)]
     labels: Option<BTreeMap<String, String>>,
@@ -119,11 +127,13 @@ struct Health {
 #[openapi(
     info(title = "Millrace", description = "Post a video once; it is transcoded where it ends soonest for the money.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")),
-    paths(calls::submit, calls::process, calls::list, calls::read, calls::cancel, calls::retry, calls::follow, calls::upload,
+    paths(calls::submit, calls::process, calls::list, calls::read, calls::cancel, calls::retry, calls::follow,
+        calls::post_video, calls::find_videos, calls::video, calls::upload,
         calls::download, calls::media, calls::livez, calls::readyz, calls::health),
     components(schemas(Problem, PoolId, WorkerId)),
     tags(
         (name = "jobs", description = "Submit, read, follow, cancel"),
+        (name = "videos", description = "Post a file, find it again, show it"),
         (name = "uploads", description = "Bytes that no URL leads to"),
         (name = "media", description = "What came of a job"),
         (name = "health", description = "For load balancers"),
@@ -151,6 +161,7 @@ pub fn document() -> Value {
     let mut document = serde_json::to_value(Api::openapi()).expect("a description is plain data");
     let spec = &mut document["components"]["schemas"]["JobSpec"];
     spec["oneOf"] = json!([{ "required": ["input_url"] }, { "required": ["input_path"] }]);
+    videos(&mut document);
     let formats = document["components"]["schemas"]["Formats"]["oneOf"].as_array_mut();
     for list in formats.into_iter().flatten().filter(|one| one["type"] == "array") {
         (list["minItems"], list["maxItems"]) = (json!(1), json!(Format::ALL.len()));
@@ -163,8 +174,69 @@ pub fn document() -> Value {
             "content": { crate::problem::CONTENT_TYPE: { "schema": schema } },
         });
     }
+    webhooks(&mut document);
     plain(&mut document);
     document
+}
+
+/// What is posted as a video: the file, or a form around it; and what may be asked is a job's spec without an input.
+fn videos(document: &mut Value) {
+    let mut spec = document["components"]["schemas"]["JobSpec"].clone();
+    spec["description"] =
+        "What is asked of a video's job: a job's spec without an input, which is the file.".into();
+    let fields = spec.as_object_mut().expect("a schema is an object");
+    fields.remove("oneOf");
+    for input in ["input_url", "input_path"] {
+        fields["properties"].as_object_mut().expect("an object's schema").remove(input);
+    }
+    document["components"]["schemas"]["VideoSpec"] = spec;
+    let file = json!({ "type": "string", "format": "binary", "description": "The file" });
+    document["paths"]["/videos"]["post"]["requestBody"] = json!({
+        "required": true,
+        "content": {
+            "application/octet-stream": { "schema": file },
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "additionalProperties": false,
+                    "properties": {
+                        "file": file,
+                        "spec": { "$ref": "#/components/schemas/VideoSpec" },
+                        "title": { "type": "string", "maxLength": TITLE_LENGTH_MAX, "description": "What people call it" },
+                    },
+                },
+                "encoding": { "spec": { "contentType": "application/json" } },
+            },
+        },
+    });
+}
+
+/// What a receiver is told.
+fn webhooks(document: &mut Value) {
+    let header = |name: &str, description: &str| json!({ "name": name, "in": "header", "required": true, "description": description, "schema": { "type": "string" } });
+    document["webhooks"] = json!({ "jobEnded": { "post": {
+        "summary": "A job with a `webhook_url` has ended",
+        "description": "Signed as the Standard Webhooks specification has it, and sent again for a day until it is \
+            answered with 2xx; 410 ends it at once. Duplicates have the same id; those of one job come in order.",
+        "operationId": "jobEnded",
+        "tags": ["jobs"],
+        "parameters": [
+            header("webhook-id", "The message's name, the same however often it is sent"),
+            header("webhook-timestamp", "Seconds since 1970, when this try was sent"),
+            header("webhook-signature", "`v1,` and HMAC-SHA256 of `id.timestamp.body` in base64; one for each secret"),
+        ],
+        "requestBody": { "required": true, "content": { "application/json": { "schema": {
+            "type": "object",
+            "required": ["type", "timestamp", "data"],
+            "properties": {
+                "type": { "type": "string", "enum": ["job.succeeded", "job.failed", "job.dead", "job.cancelled"] },
+                "timestamp": { "type": "string", "format": "date-time" },
+                "data": { "$ref": "#/components/schemas/Job" },
+            },
+        } } } },
+        "responses": { "2XX": { "description": "Taken" }, "410": { "description": "Send none of this job any more" } },
+    } } });
 }
 
 /// Rust's links are no text for readers of an API: ``[`Code::title`]`` becomes `` `Code::title` ``.

@@ -105,6 +105,8 @@ codes! {
     NotFound = "not_found", 404, "Nothing here";
     /// A path that exists, with another method.
     MethodNotAllowed = "method_not_allowed", 405, "Method not allowed";
+    /// A body of a kind that the path does not take.
+    UnsupportedMediaType = "unsupported_media_type", 415, "This kind of body is not taken here";
     /// A query parameter outside its limits.
     BadQuery = "bad_query", 400, "A query parameter has a value it cannot have";
     /// A range that the object does not have.

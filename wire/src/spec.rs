@@ -6,7 +6,7 @@
 mod fields;
 mod head;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fields::{Fields, object};
 use head::head;
@@ -27,6 +27,10 @@ pub const INPUT_LENGTH_MAX: usize = 4096;
 pub const LABELS_MAX: usize = 32;
 /// Longest label name or value.
 pub const LABEL_LENGTH_MAX: usize = 256;
+/// Longest title, in characters.
+pub const TITLE_LENGTH_MAX: usize = 256;
+/// Longest `webhook_url`.
+pub const WEBHOOK_URL_LENGTH_MAX: usize = 2048;
 /// Most rungs of one ladder.
 pub const RUNGS_MAX: usize = 8;
 /// `segment_seconds` when the client does not say.
@@ -241,13 +245,19 @@ pub struct JobSpec {
     /// How many days the outputs are kept after the job's end, 1–3650; as the deployment has it when the client does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention_days: Option<u32>,
+    /// What people call the video; it is found by the words of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
+    /// Where the job's end is told, by a signed `POST`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook_url: Option<String>,
     /// The client's own names and values, kept as they are.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }
 
 /// Every field that a submit may carry.
-pub const FIELDS: [&str; 15] = [
+pub const FIELDS: [&str; 17] = [
     "job_id",
     "input_url",
     "input_path",
@@ -262,6 +272,8 @@ pub const FIELDS: [&str; 15] = [
     "duration_hint_s",
     "size_hint_bytes",
     "retention_days",
+    "title",
+    "webhook_url",
     "labels",
 ];
 
@@ -296,6 +308,8 @@ impl JobSpec {
             duration_hint_s: fields.integer("duration_hint_s", 1, 86_400)?.map(|n| n as u32),
             size_hint_bytes: fields.integer("size_hint_bytes", 1, 1 << 50)?,
             retention_days: fields.integer("retention_days", 1, 3650)?.map(|n| n as u32),
+            title: fields.title()?,
+            webhook_url: fields.webhook_url()?,
             labels: fields.labels()?,
         };
         debug_assert!(fields.0.is_empty(), "every known field is read above");
@@ -312,6 +326,12 @@ impl JobSpec {
     /// The class it waits in.
     pub fn priority(&self) -> Priority {
         self.priority.unwrap_or_default()
+    }
+
+    /// The words by which it is found: those of its title and its labels, in lower case, each once.
+    pub fn words(&self) -> BTreeSet<String> {
+        let labels = self.labels.iter().flat_map(|(name, value)| [name, value]);
+        self.title.iter().chain(labels).flat_map(|text| words(text)).collect()
     }
 
     /// Whether a segmented stream is wanted, with both of its manifests.
@@ -333,6 +353,12 @@ impl JobSpec {
     pub fn wants_thumbnails(&self) -> bool {
         self.thumbnails.unwrap_or(true)
     }
+}
+
+/// A text's words: runs of letters and digits, in lower case. Whatever stands between them is nothing, so that no text has
+/// a meaning for a database's language of queries.
+pub fn words(text: &str) -> impl Iterator<Item = String> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase)
 }
 
 /// What routing reads of a submit, and nothing else.

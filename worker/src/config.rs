@@ -2,6 +2,8 @@
 //! environment over file over default. [`Settings`] is what was said, [`Config`] is what holds; nothing past
 //! [`Settings::resolve`] sees raw input.
 
+mod telling;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,9 +16,10 @@ use millrace_wire::{PoolId, WorkerId};
 use serde::Deserialize;
 
 use crate::objects::Places;
+use crate::sink::nats;
 use crate::store::postgres;
 use crate::store::upkeep::Rules;
-use crate::tls;
+use crate::{tls, webhooks};
 
 /// Declares every setting once, as flag, variable and key.
 macro_rules! settings {
@@ -114,6 +117,33 @@ settings! {
     /// Private networks that input URLs may lead to, as a comma-separated list of CIDRs [default: none]
     #[arg(value_delimiter = ',')]
     allow_private_sources: Vec<IpNet> = "MILLRACE_ALLOW_PRIVATE_SOURCES", "CIDR";
+    /// File with a secret to sign webhooks with, whsec_ and base64, in each line; read again as it changes [default: none,
+    /// and jobs with a webhook_url are refused]
+    webhook_secret_file: PathBuf = "MILLRACE_WEBHOOK_SECRET_FILE", "FILE";
+    /// Private networks that webhooks may lead to, also by plain http, as a comma-separated list of CIDRs [default: none]
+    #[arg(value_delimiter = ',')]
+    allow_private_webhooks: Vec<IpNet> = "MILLRACE_ALLOW_PRIVATE_WEBHOOKS", "CIDR";
+    /// How long a webhook's receiver may take to answer, 100ms to 1m [default: 10s]
+    #[serde(deserialize_with = "duration")]
+    webhook_timeout: Duration = "MILLRACE_WEBHOOK_TIMEOUT", "TIME", value_parser = humantime::parse_duration;
+    /// Before a webhook is sent again, at least 10ms; doubles from try to try, up to an hour [default: 5s]
+    #[serde(deserialize_with = "duration")]
+    webhook_pause: Duration = "MILLRACE_WEBHOOK_PAUSE", "TIME", value_parser = humantime::parse_duration;
+    /// How long after the job's end a webhook is given up, up to 30d [default: 24h]
+    #[serde(deserialize_with = "duration")]
+    webhook_window: Duration = "MILLRACE_WEBHOOK_WINDOW", "TIME", value_parser = humantime::parse_duration;
+    /// NATS JetStream that is told every event of every job: nats://HOST or tls://HOST, several servers of one cluster with
+    /// commas between. The same for every worker of a deployment [default: nobody is]
+    #[arg(value_delimiter = ',')]
+    events: Vec<String> = "MILLRACE_EVENTS", "URL";
+    /// What the subjects of events begin with; .TENANT.JOB.EVENT follows [default: millrace.jobs]
+    events_subject: String = "MILLRACE_EVENTS_SUBJECT", "SUBJECT";
+    /// The stream that is made for them where none takes those subjects [default: millrace-jobs]
+    events_stream: String = "MILLRACE_EVENTS_STREAM", "NAME";
+    /// NATS's credentials, a .creds file [default: none]
+    events_credentials_file: PathBuf = "MILLRACE_EVENTS_CREDENTIALS_FILE", "FILE";
+    /// Who signs the certificates of tls:// servers: PEM [default: whom the system trusts]
+    events_ca: PathBuf = "MILLRACE_EVENTS_CA", "FILE";
     /// Largest input [default: 20GB]
     source_bytes_max: ByteSize = "MILLRACE_SOURCE_BYTES_MAX", "SIZE";
     /// Longest time to fetch an input [default: 1h]
@@ -140,6 +170,9 @@ settings! {
     /// URL of the endpoint that clients use, for absolute links [default: as the request was addressed]
     public_url: url::Url = "MILLRACE_PUBLIC_URL", "URL";
 }
+
+/// Where a worker listens when nobody says otherwise.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9000);
 
 /// What a media URL may hold at least: a player needs a moment, and a leaked URL shall end some day.
 const MEDIA_EXPIRY: std::ops::RangeInclusive<Duration> =
@@ -244,6 +277,8 @@ pub struct Config {
     pub grace: Duration,
     pub attempts_max: u32,
     pub allow_private_sources: Vec<IpNet>,
+    pub webhooks: webhooks::Settings,
+    pub events: Option<nats::Settings>,
     pub source_bytes_max: u64,
     pub source_timeout: Duration,
     pub upload_bytes_max: u64,
@@ -293,32 +328,51 @@ fn places(said: &str) -> Result<Places, Error> {
     Places::parse(said).map_err(refuse)
 }
 
+/// The pair of files that TLS needs, or neither.
+fn pair(certificate: Option<PathBuf>, key: Option<PathBuf>, asks: bool) -> Result<Option<Pair>, Error> {
+    let missing = |setting, got: &'static str, wants: &str| Error::Limits {
+        setting,
+        got: "not set".to_owned(),
+        wants: format!("set with {got}: {wants}"),
+    };
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some(Pair { certificate, key })),
+        (Some(_), None) => Err(missing("--tls-key", "--tls-certificate", "it is the certificate's")),
+        (None, Some(_)) => Err(missing("--tls-certificate", "--tls-key", "it is what the key is of")),
+        (None, None) if asks => {
+            Err(missing("--tls-certificate", "--tls-client-ca", "without TLS nobody could be told"))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
 /// The files of TLS, found good.
 fn tls(
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     client_ca: Option<PathBuf>,
 ) -> Result<Option<Server>, Error> {
-    let missing = |setting, got: &'static str, wants: &str| Error::Limits {
-        setting,
-        got: "not set".to_owned(),
-        wants: format!("set with {got}: {wants}"),
-    };
-    let own = match (certificate, key) {
-        (Some(certificate), Some(key)) => Pair { certificate, key },
-        (Some(_), None) => return Err(missing("--tls-key", "--tls-certificate", "it is the certificate's")),
-        (None, Some(_)) => return Err(missing("--tls-certificate", "--tls-key", "it is what the key is of")),
-        (None, None) if client_ca.is_some() => {
-            return Err(missing("--tls-certificate", "--tls-client-ca", "without TLS nobody could be told"));
-        }
-        (None, None) => return Ok(None),
-    };
-    let files = Server { own, client_ca, clients: Clients::Required, alpn: tls::ALPN };
+    let Some(own) = pair(certificate, key, client_ca.is_some())? else { return Ok(None) };
+    let files = Server { own, client_ca, clients: Clients::RequiredOrOwn, alpn: tls::ALPN };
     files.load().map_err(Error::Tls)?;
     Ok(Some(files))
 }
 
 impl Settings {
+    /// Where the worker with these settings listens, and what it shows there.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or one of the pair is missing.
+    pub fn listener(self, file: Option<&std::path::Path>) -> Result<(SocketAddr, Option<Pair>), Error> {
+        let file = match file {
+            Some(path) => File::read(path)?.parse()?,
+            None => Self::default(),
+        };
+        let said = self.over(file);
+        let own = pair(said.tls_certificate, said.tls_key, false)?;
+        Ok((said.listen.unwrap_or(LISTEN), own))
+    }
+
     /// Adds the file's settings and the defaults, and checks every limit.
     ///
     /// # Errors
@@ -377,10 +431,11 @@ impl Settings {
             }
         }
         let connections_max = within("--store-connections", said.store_connections.unwrap_or(8), 1, 200)?;
+        let (webhooks, events) = (telling::webhooks(&said)?, telling::events(&said)?);
         let password_file = said.store_password_file;
         Ok(Config {
             postgres: postgres::Settings { connections_max, timeout, connect_timeout, password_file },
-            listen: said.listen.unwrap_or(([127, 0, 0, 1], 9000).into()),
+            listen: said.listen.unwrap_or(LISTEN),
             tls: tls(said.tls_certificate, said.tls_key, said.tls_client_ca)?,
             pool: said.pool.unwrap_or_else(|| "local".parse().expect("a legal name")),
             name: said.name,
@@ -405,6 +460,8 @@ impl Settings {
             grace: said.grace.unwrap_or(Duration::from_secs(30)),
             attempts_max: within("--attempts-max", said.attempts_max.unwrap_or(4), 1, 100)?,
             allow_private_sources: said.allow_private_sources.unwrap_or_default(),
+            webhooks,
+            events,
             source_bytes_max: said.source_bytes_max.unwrap_or(ByteSize::gb(20)).as_u64(),
             source_timeout: said.source_timeout.unwrap_or(Duration::from_secs(3600)),
             upload_bytes_max: said.upload_bytes_max.unwrap_or(ByteSize::gb(20)).as_u64(),
@@ -504,6 +561,22 @@ mod tests {
                 "--range is 4s: it must be 0s, or from 5s to 1h",
             ),
             (Settings { store_connections: Some(0), ..Settings::default() }, "--store-connections is 0"),
+            (
+                Settings { webhook_timeout: Some(Duration::ZERO), ..Settings::default() },
+                "--webhook-timeout is 0s: it must be from 100ms to 1m",
+            ),
+            (
+                Settings { events: Some(vec!["http://u:secret@h".to_owned()]), ..Settings::default() },
+                "--events is not usable: it must be nats://",
+            ),
+            (
+                Settings { events_stream: Some("s".to_owned()), ..Settings::default() },
+                "--events-stream is set",
+            ),
+            (
+                Settings { webhook_secret_file: Some("/no/secret".into()), ..Settings::default() },
+                "--webhook-secret-file is /no/secret cannot be read",
+            ),
             (origins(&["*", "https://a.example"]), "--media-origins is \"*\""),
             (origins(&["https://a.example/"]), "--media-origins is \"https://a.example/\""),
             (origins(&["a.example"]), "--media-origins is \"a.example\""),

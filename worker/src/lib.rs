@@ -20,15 +20,18 @@ pub mod load;
 pub mod metrics;
 pub mod objects;
 pub mod package;
+pub mod probe;
 pub mod progressive;
 pub mod queue;
 pub mod ranges;
 pub mod run;
+pub mod sink;
 pub mod source;
 pub mod store;
 pub mod sweep;
 pub mod thumbnails;
 pub mod tls;
+pub mod webhooks;
 mod workbench;
 
 use std::fs::File;
@@ -85,7 +88,7 @@ pub async fn serve(
     let identity = store.register(&name, &config.pool).await?;
     store.equip(&identity, ffmpeg.encoder(), config.encoder_patience).await?;
     let room = Room { slots: config.slots, queue_max: config.queue_max };
-    let metrics = Arc::new(metrics::Metrics::new()?);
+    let metrics = Arc::new(metrics::Metrics::of(&identity.pool, scratch.clone())?);
     let leases = Arc::new(lease::Leases::new(config.lease));
     let cost = Arc::new(cost::CostModel::default());
     let load = Arc::new(load::Load::new(
@@ -142,7 +145,13 @@ pub async fn serve(
         every: config.sweep_every,
         metrics: Arc::clone(&metrics),
     };
-    let app = http::App {
+    let signs = config.webhooks.secret_file.is_some();
+    let receivers = webhooks::receiver::Receivers::new(
+        signs,
+        config.webhooks.allow_private.clone(),
+        config.webhooks.timeout,
+    )?;
+    let app = Arc::new(http::App {
         store: Arc::clone(&store),
         identity: identity.clone(),
         objects,
@@ -162,13 +171,30 @@ pub async fn serve(
         media_origins: config.media_origins,
         streams: Arc::new(Semaphore::new(http::STREAMS_MAX)),
         public_url: config.public_url,
+        receivers: Arc::new(receivers),
+    });
+    let feeder = match config.events {
+        None => None,
+        Some(settings) => {
+            let name = format!("nats {}", settings.prefix);
+            let nats = sink::nats::Nats::connect(settings).await;
+            Some(sink::Feeder {
+                upkeep: Arc::clone(&app.upkeep),
+                sink: Arc::new(nats.map_err(|wrong| anyhow::anyhow!("--events: {wrong}"))?),
+                name,
+                feeder: format!("{} {}", identity.worker, identity.incarnation),
+                metrics: Arc::clone(&metrics),
+            })
+        }
     };
+    let teller = webhooks::Teller::new(Arc::clone(&app), config.webhooks, Arc::clone(&app.receivers))
+        .map_err(|wrong| anyhow::anyhow!("--webhook-secret-file: {wrong}"))?;
 
     // Reads go on while running work finishes; the server and the heartbeat end last. None of the three may end before
     // it was asked to: without any of them this is no worker, and whoever started the process shall start it again.
     let done = CancellationToken::new();
     let mut server = tokio::spawn({
-        let (done, router) = (done.clone(), http::router(Arc::new(app)));
+        let (done, router) = (done.clone(), http::router(app));
         async move {
             match tls {
                 None => axum::serve(listener, router).with_graceful_shutdown(done.cancelled_owned()).await,
@@ -187,6 +213,26 @@ pub async fn serve(
         queue.run(graceful, immediate, config.grace)
     });
     let mut sweeping = tokio::spawn(sweeper.run(shutdown.graceful.clone()));
+    let mut telling = tokio::spawn({
+        let until = shutdown.graceful.clone();
+        async move {
+            let (tells, feeds) = (until.clone(), until.clone());
+            tokio::join!(
+                async {
+                    match teller {
+                        Some(teller) => Arc::new(teller).run(tells).await,
+                        None => until.cancelled().await,
+                    }
+                },
+                async {
+                    match feeder {
+                        Some(feeder) => feeder.run(feeds).await,
+                        None => until.cancelled().await,
+                    }
+                }
+            );
+        }
+    });
     ready(address);
 
     let taken = "another process registered under this worker's name: give each worker its own --name";
@@ -196,6 +242,10 @@ pub async fn serve(
         ended = &mut sweeping => {
             ended.context("the sweeper died")?;
             anyhow::bail!("the sweeper ended by itself");
+        }
+        ended = &mut telling => {
+            ended.context("telling others died")?;
+            anyhow::bail!("telling others ended by itself");
         }
         ended = &mut work => {
             ended.context("the claim loop died")?;
@@ -228,6 +278,7 @@ pub async fn serve(
         }
     };
     done.cancel();
+    telling.await.context("telling others died")?;
     if let Err(error) = store.deregister(&identity).await {
         warn!(%error, "cannot say goodbye to the store; it will notice by the silence");
     }

@@ -1,5 +1,10 @@
 //! Every family of the worker; call sites only increment. Labels are enums or configured names.
 
+mod scratch;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
 use prometheus::{
     Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
     TextEncoder,
@@ -7,7 +12,10 @@ use prometheus::{
 
 use crate::ffmpeg::Encoded;
 use crate::ladder::Plan;
-use millrace_wire::LoadReport;
+use millrace_wire::{LoadReport, PoolId};
+use tracing::debug;
+
+pub use scratch::Usage;
 
 /// The worker's families in a registry of its own.
 #[derive(Debug)]
@@ -24,6 +32,10 @@ pub struct Metrics {
     pub store_errors: IntCounterVec,
     pub event_streams: IntGauge,
     pub swept: IntCounterVec,
+    pub webhooks: IntCounterVec,
+    pub sink_published: IntCounter,
+    pub sink_failures: IntCounter,
+    pub sink_lag_seconds: Gauge,
     pub tls_handshakes_failed: IntCounterVec,
     pub certificate_expiry: IntGauge,
     pub certificate_success: IntGauge,
@@ -39,6 +51,9 @@ pub struct Metrics {
     pool_queued: IntGauge,
     pool_work_seconds: Gauge,
     draining: IntGauge,
+    scratch_used: IntGauge,
+    scratch_free: IntGauge,
+    scratch: Option<PathBuf>,
 }
 
 const FAST: &[f64] = &[0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
@@ -51,7 +66,19 @@ impl Metrics {
     /// # Errors
     /// A family that is declared wrongly or twice: a defect.
     pub fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
+        Self::with(Registry::new(), None)
+    }
+
+    /// Registers everything for a worker of a pool, which stands on all that it tells, with a scratch directory to watch.
+    ///
+    /// # Errors
+    /// A family that is declared wrongly or twice: a defect.
+    pub fn of(pool: &PoolId, scratch: PathBuf) -> Result<Self, prometheus::Error> {
+        let labels = HashMap::from([("pool".to_owned(), pool.to_string())]);
+        Self::with(Registry::new_custom(None, Some(labels))?, Some(scratch))
+    }
+
+    fn with(registry: Registry, scratch: Option<PathBuf>) -> Result<Self, prometheus::Error> {
         let name = |name: &str| format!("millrace_worker_{name}");
         let counters = |n: &str, help: &str, labels: &[&str]| {
             let family = IntCounterVec::new(Opts::new(name(n), help), labels)?;
@@ -76,6 +103,11 @@ impl Metrics {
         let histograms = |n: &str, help: &str, buckets: &[f64], labels: &[&str]| {
             let family =
                 HistogramVec::new(HistogramOpts::new(name(n), help).buckets(buckets.to_vec()), labels)?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
+        let counter = |n: &str, help: &str| {
+            let family = IntCounter::new(name(n), help)?;
             registry.register(Box::new(family.clone()))?;
             Ok::<_, prometheus::Error>(family)
         };
@@ -105,6 +137,20 @@ impl Metrics {
             store_errors: counters("store_errors_total", "Calls of the job store that failed", &["kind"])?,
             swept: counters("swept_total", "What was removed from the object store", &["what"])?,
             event_streams: gauge("event_streams", "Event streams that are open")?,
+            sink_published: counter("sink_published_total", "Events that the event sink has acknowledged")?,
+            sink_failures: counter(
+                "sink_failures_total",
+                "Looks after which the event sink had not all that was there",
+            )?,
+            sink_lag_seconds: real(
+                "sink_lag_seconds",
+                "Age of the oldest event that the event sink does not have yet, as its feeder last saw it",
+            )?,
+            webhooks: counters(
+                "webhooks_total",
+                "Webhooks sent, by what came of it: delivered, failed (it is sent again), given_up, gone (the receiver wants none), late (another worker told it)",
+                &["outcome"],
+            )?,
             tls_handshakes_failed: counters(
                 "tls_handshakes_failed_total",
                 "TLS handshakes that failed: refused (a wrong certificate, or none), plain (no TLS at all), timeout",
@@ -138,6 +184,9 @@ impl Metrics {
             pool_queued: gauge("pool_queued", "Jobs that wait in the pool")?,
             pool_work_seconds: real("pool_work_seconds", "Reference-seconds that wait in the pool")?,
             draining: gauge("draining", "1 while no new jobs are taken")?,
+            scratch_used: gauge("scratch_used_bytes", "What this worker's jobs take of the scratch space")?,
+            scratch_free: gauge("scratch_free_bytes", "What the scratch space's file system still has")?,
+            scratch,
             registry,
         })
     }
@@ -152,7 +201,7 @@ impl Metrics {
         }
     }
 
-    /// The text of `/metrics`, with the load as it is now.
+    /// The text of `/metrics`, with the load and the scratch space as they are now. Blocks, on the file system.
     ///
     /// # Errors
     /// A family that cannot be encoded: a defect.
@@ -165,6 +214,14 @@ impl Metrics {
         self.pool_queued.set(load.pool_queued.into());
         self.pool_work_seconds.set(load.pool_work_seconds);
         self.draining.set(load.draining.into());
+        match self.scratch.as_deref().map(Usage::of) {
+            Some(Ok(usage)) => {
+                self.scratch_used.set(i64::try_from(usage.used).unwrap_or(i64::MAX));
+                self.scratch_free.set(i64::try_from(usage.free).unwrap_or(i64::MAX));
+            }
+            Some(Err(error)) => debug!(%error, "cannot look at the scratch space"),
+            None => {}
+        }
         TextEncoder::new().encode_to_string(&self.registry.gather())
     }
 }

@@ -153,8 +153,9 @@ impl Alone {
     /// CPU seconds of all its encodes so far, by its own account; none where it gives none.
     async fn encode_said(&self) -> Result<Option<f64>> {
         let metrics = self.client.get("/metrics").await?.success().context("read the metrics")?.text();
-        let value = metrics.lines().find_map(|line| line.strip_prefix(ENCODE_METRIC)?.trim().parse().ok());
-        Ok(value)
+        // Whatever labels it has.
+        let line = metrics.lines().find(|line| line.split([' ', '{']).next() == Some(ENCODE_METRIC));
+        Ok(line.and_then(|line| line.rsplit(' ').next()?.parse().ok()))
     }
 
     async fn watch(&self, id: &str) -> Result<(Job, Encode, f64)> {

@@ -95,7 +95,9 @@ impl Trust {
 }
 
 fn gauge(metrics: &str, name: &str) -> f64 {
-    let line = metrics.lines().find(|line| line.split(' ').next() == Some(name)).unwrap();
+    // Whatever labels it has.
+    let named = |line: &&str| line.split([' ', '{']).next() == Some(name);
+    let line = metrics.lines().find(named).unwrap();
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 

@@ -16,7 +16,6 @@ pub mod steer;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, RawQuery, Request, State};
@@ -32,13 +31,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{ACTOR, Audit, Entry};
-use crate::auth::{Auth, Principal, Role};
+use crate::auth::{Auth, Principal, Role, Strangers};
 use crate::decisions::Decisions;
 use crate::drain::Drain;
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::page::{self, Parts};
-use crate::rate::{self, Limiter, Who};
+use crate::rate::{Limiter, Who};
 use crate::reload::{Reloader, Trigger};
 use crate::tls::Tls;
 use crate::upstream::Upstream;
@@ -103,7 +102,7 @@ pub async fn run(listener: TcpListener, admin: Admin, stop: CancellationToken) -
     }
 }
 
-/// The operator who asks. As for clients, an address that was refused too often has no new token checked.
+/// The operator who asks.
 async fn operator(
     admin: &Admin,
     from: SocketAddr,
@@ -113,28 +112,9 @@ async fn operator(
         let detail = "this wants an operator's key, and the gateway knows no keys";
         return Err(Box::new(millrace_wire::Problem::new(millrace_wire::Code::Forbidden, detail)));
     };
-    let (rate, who) = (admin.fleet.config().rate, Who::stranger(from.ip()));
-    let too_often = |rate, wait| {
-        admin.metrics.rate_limited.inc();
-        rate::too_often(rate, wait)
-    };
-    if let Some(rate) = &rate
-        && let Err(wait) = admin.strangers.look(&who, rate, Instant::now())
-        && auth.has_to_check(headers)
-    {
-        return Err(too_often(rate, wait));
-    }
-    let permitted = match auth.permit(headers, Role::Operator) {
-        Err(stop) if stop.may_change && auth.look_again().await => auth.permit(headers, Role::Operator),
-        permitted => permitted,
-    };
-    permitted.map_err(|stop| match &rate {
-        Some(rate) if stop.problem.code != millrace_wire::Code::AuthUnavailable => {
-            let taken = admin.strangers.take(who, rate, Instant::now());
-            taken.map_or_else(|wait| too_often(rate, wait), |()| stop.problem)
-        }
-        _ => stop.problem,
-    })
+    let rate = admin.fleet.config().refusals();
+    let strangers = Strangers { limiter: &admin.strangers, who: Who::stranger(from.ip()), rate };
+    auth.let_in(headers, Role::Operator, strangers).await
 }
 
 /// Serves `/metrics`, `/livez` and a short `/readyz` until `stop`.
@@ -278,6 +258,7 @@ async fn reload(
     ConnectInfo(Peer(peer)): ConnectInfo<Peer>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    problem::must_be_json(&headers)?;
     let by = Some(steer::actor(&headers, peer));
     let reloaded = admin.reloader.reload(Trigger::Admin, by);
     Ok(Json(reloaded.map_err(|error| diff::unusable(&error))?).into_response())

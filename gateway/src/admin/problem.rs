@@ -69,20 +69,29 @@ impl From<Refused> for Problem {
     }
 }
 
-/// Reads a request's JSON body.
+/// Whether a request says that its body is JSON, as every change must.
 ///
-/// The content type is asked for on purpose: a web page may send text to the loopback address from an operator's
-/// browser without asking, but JSON only after a preflight, which is never answered.
+/// It is asked for on purpose, even where nothing is read from the body: a web page may send text to the loopback address
+/// from an operator's browser without asking, but JSON only after a preflight, which is never answered.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn read<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Problem> {
+/// What it says instead.
+pub fn must_be_json(headers: &HeaderMap) -> Result<(), Problem> {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     if kind.split(';').next().map(str::trim) != Some("application/json") {
         let detail = format!("the body is {kind:?}; it must be application/json");
         let (status, title) = (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body is not JSON");
         return Err(Problem::new(status, "not_json", title, detail));
     }
+    Ok(())
+}
+
+/// Reads a request's JSON body.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Problem> {
+    must_be_json(headers)?;
     serde_json::from_slice(body).map_err(|error| {
         let title = "The body is not what this path wants";
         Problem::new(StatusCode::BAD_REQUEST, "bad_json", title, error.to_string())

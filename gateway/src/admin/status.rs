@@ -44,6 +44,12 @@ pub struct Pool {
     pub ramp: f64,
     /// Seconds until a slot is free.
     pub wait_s: f64,
+    /// Reference-seconds that wait in its queue, by its newest report.
+    #[serde(default)]
+    pub backlog_s: f64,
+    /// F in seconds: what routing compares.
+    #[serde(default)]
+    pub cost_s: f64,
     /// Its share of new jobs, 0–1.
     pub share: f64,
     /// Why it takes no job now, if so.
@@ -145,6 +151,14 @@ impl Status {
                 headroom: considered.free_share,
                 ramp: considered.ramp,
                 wait_s: considered.wait_s,
+                // Each tells of the same queue, from its own last look at it.
+                backlog_s: pool
+                    .workers
+                    .iter()
+                    .filter_map(|worker| worker.report.as_ref())
+                    .max_by_key(|report| report.at)
+                    .map_or(0.0, |report| report.load.pool_work_seconds),
+                cost_s: considered.f_s,
                 share: considered.share,
                 rejected: considered.rejected.map(label),
                 source,

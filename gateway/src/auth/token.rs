@@ -164,13 +164,17 @@ fn principal(jwt: &Jwt, claims: &HashMap<String, Value>) -> Result<Principal, Re
         (Some(Value::String(tenant)), _) if is_plain(tenant) => tenant,
         _ => return Err(stranger("tenant", &jwt.tenant_claim, "wants 1 to 64 of A-Z a-z 0-9 . _ -")),
     };
-    let role = role(jwt, of(&jwt.role_claim)).or(jwt.role);
+    let role = match of(&jwt.role_claim) {
+        None | Some(Value::Null) => jwt.role,
+        // Who says what he is and is nothing here is not given what others are who say nothing.
+        Some(value) => role(jwt, value),
+    };
     let role = role.ok_or_else(|| stranger("role", &jwt.role_claim, "names none that is known here"))?;
     Ok(Principal::of_token(name, role, tenant))
 }
 
 /// The highest role that a claim names: one, a list, or words in one text, as in `scope`.
-fn role(jwt: &Jwt, value: Option<&Value>) -> Option<Role> {
+fn role(jwt: &Jwt, value: &Value) -> Option<Role> {
     let known = |name: &str| match jwt.roles.get(name) {
         Some(role) => Some(*role),
         // With a mapping, only what it names counts.
@@ -178,7 +182,7 @@ fn role(jwt: &Jwt, value: Option<&Value>) -> Option<Role> {
         None => None,
     };
     let words = |text: &str| text.split_ascii_whitespace().filter_map(known).max();
-    match value? {
+    match value {
         Value::String(text) => known(text).or_else(|| words(text)),
         Value::Array(list) => list.iter().filter_map(Value::as_str).filter_map(known).max(),
         _ => None,

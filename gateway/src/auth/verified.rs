@@ -5,6 +5,7 @@
 //! hit would have to change. Only good tokens are in it: a stranger cannot push others out.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Principal;
@@ -17,8 +18,11 @@ const BYTES_MAX: usize = 32 * 1024 * 1024;
 const GENERATION_BYTES_MAX: usize = BYTES_MAX / SHARDS / 2;
 /// What an entry takes beside its token; measured roughly, so that many small ones are bounded too.
 const ENTRY_BYTES: usize = 256;
+/// So many of a token's last bytes are hashed: of its signature, which is as good as random. All of it costs what checking
+/// a request's header does.
+const HASHED_BYTES: usize = 32;
 
-/// The tokens. They are found by a keyed hash and compared whole: who does not have one cannot come near it.
+/// The tokens. They are found by a keyed hash of their ends and compared whole: who does not have one cannot come near it.
 #[derive(Debug)]
 pub(super) struct Verified {
     shards: [Mutex<Shard>; SHARDS],
@@ -26,9 +30,33 @@ pub(super) struct Verified {
 
 #[derive(Debug, Default)]
 struct Shard {
-    young: HashMap<Box<[u8]>, Entry>,
-    old: HashMap<Box<[u8]>, Entry>,
+    young: HashMap<Box<[u8]>, Entry, ByEnd>,
+    old: HashMap<Box<[u8]>, Entry, ByEnd>,
     young_bytes: usize,
+}
+
+/// Makes hashers of [`HASHED_BYTES`].
+#[derive(Debug, Clone, Default)]
+struct ByEnd(RandomState);
+
+struct EndHasher(DefaultHasher);
+
+impl BuildHasher for ByEnd {
+    type Hasher = EndHasher;
+
+    fn build_hasher(&self) -> EndHasher {
+        EndHasher(self.0.build_hasher())
+    }
+}
+
+impl Hasher for EndHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.write(&bytes[bytes.len().saturating_sub(HASHED_BYTES)..]);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0.finish()
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -103,6 +131,20 @@ mod tests {
         assert!(!found(b"token", 100, 2) && !found(b"toke", 100, 1) && !found(b"token.", 100, 1));
         verified.put(b"token", entry(200, 2));
         assert!(found(b"token", 101, 2));
+    }
+
+    #[test]
+    fn tokens_that_end_alike_are_told_apart() {
+        let verified = Verified::default();
+        let token = |begin: &str| format!("{begin}.{}", "s".repeat(2 * HASHED_BYTES)).into_bytes();
+        let named = |name: &str| {
+            let principal = Arc::new(Principal::of_token(name, Role::Viewer, "t"));
+            Entry { principal, until_unix_s: 9, generation: 0 }
+        };
+        verified.put(&token("a"), named("a"));
+        verified.put(&token("b"), named("b"));
+        let name = |begin: &str| Some(verified.get(&token(begin), 0, 0)?.name.clone());
+        assert_eq!((name("a").as_deref(), name("b").as_deref(), name("c")), (Some("a"), Some("b"), None));
     }
 
     #[test]

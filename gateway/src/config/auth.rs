@@ -1,6 +1,7 @@
 //! `[auth]`: whom the gateway believes, by API keys or by tokens. Without it nobody is asked who he is.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,9 +40,9 @@ pub struct Jwt {
     pub tenant_claim: String,
     /// What the role claim's values mean here; empty: they are our roles' own names.
     pub roles: BTreeMap<String, Role>,
-    /// The role of tokens that name none.
+    /// The role of tokens without that claim.
     pub role: Option<Role>,
-    /// The tenant of tokens that name none.
+    /// The tenant of tokens without that claim.
     pub tenant: Option<String>,
 }
 
@@ -52,7 +53,7 @@ pub enum Jwks {
     File(PathBuf),
     /// An address, asked again after what its answers say, within bounds.
     Url {
-        /// `http` or `https`.
+        /// `https`; `http` on loopback only.
         url: reqwest::Url,
         /// The certificates that its own must come from, PEM; those of the system without.
         ca: Option<PathBuf>,
@@ -110,6 +111,13 @@ fn path(file: &File, raw: &Spanned<PathBuf>, key: &str) -> Result<PathBuf, Error
     Ok(beside.unwrap_or_else(|| raw.get_ref().clone()))
 }
 
+/// Whether only this machine can answer there. Of names only the one that cannot lead elsewhere (RFC 6761, 6.3).
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
 impl RawJwt {
     fn validate(self, file: &File) -> Result<Jwt, Error> {
         let text = |raw: Spanned<String>, key: &str| match raw.get_ref().as_str() {
@@ -154,6 +162,14 @@ impl RawJwt {
             if !url.username().is_empty() || url.password().is_some() {
                 let message =
                     "it holds a name or password, which do not belong into this file; such keys are public";
+                return Err(file.error_at(self.jwks.span(), "auth.jwt.jwks", message));
+            }
+            if url.scheme() == "http" && !is_loopback(&url) {
+                let host = url.host_str().unwrap_or_default();
+                let message = format!(
+                    "http://{host} is asked without TLS, and who answers in its place lets in whom he likes; it wants \
+                     https, or http on a loopback address"
+                );
                 return Err(file.error_at(self.jwks.span(), "auth.jwt.jwks", message));
             }
             let ca = self.ca.map(|raw| path(file, &raw, "auth.jwt.ca")).transpose()?;
@@ -223,6 +239,28 @@ mod tests {
         let file = read(&JWT.replace("https://id.example/keys", "jwks.json")).unwrap().auth.unwrap();
         assert_eq!(file.jwt.unwrap().jwks, Jwks::File("/etc/millrace/jwks.json".into()));
         assert!(file.keys.is_none());
+    }
+
+    #[test]
+    fn keys_come_without_tls_only_from_this_machine() {
+        let asked = |url: &str| read(&JWT.replace("https://id.example/keys", url));
+        for url in ["http://127.0.0.1:9/k", "http://127.8.9.1/k", "http://[::1]:9/k", "http://LOCALHOST/k"] {
+            assert!(asked(url).is_ok(), "{url}");
+        }
+        for url in [
+            "http://id.example/k",
+            "http://10.0.0.1/k",
+            "http://localhost.example/k",
+            "http://127.0.0.1.example/k",
+            "http://127.0.0.1@id.example/k",
+            "http://[::ffff:10.0.0.1]/k",
+            "http://0.0.0.0/k",
+        ] {
+            let shown = asked(url).unwrap_err().to_string();
+            assert!(shown.contains(":5:8: auth.jwt.jwks: "), "{url} gave {shown}");
+        }
+        let shown = asked("http://id.example/k").unwrap_err().to_string();
+        assert!(shown.contains("http://id.example is asked without TLS") && shown.contains("wants https"));
     }
 
     #[test]

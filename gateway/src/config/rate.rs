@@ -1,5 +1,5 @@
 //! `[rate]`: how often one key, or one address without a key, may ask, and how often one address may be refused for a
-//! key or token that is no good. Without it as often as they like.
+//! key or token that is no good. Without it they ask as often as they like, and are refused as [`REFUSALS`] says.
 
 use millrace_runtime::config::{Error, File};
 use serde::Deserialize;
@@ -13,6 +13,10 @@ pub struct Rate {
     /// Requests at once.
     pub burst: u32,
 }
+
+/// How often one address may be refused for its key or token, unless `[rate]` says: many times what a program with an
+/// expired token does, even behind a load balancer with others like it, and too few to keep a core busy with signatures.
+pub const REFUSALS: Rate = Rate { per_second: 50.0, burst: 500 };
 
 /// The section as it stands in the file.
 #[derive(Debug, Deserialize)]

@@ -114,19 +114,18 @@ impl Fleet {
     /// # Errors
     /// The report is not believable; nothing changed.
     pub fn heard(&self, address: SocketAddr, orca: &str, store_id: &str) -> Result<(), load::Error> {
-        self.heard_after(Duration::ZERO, address, orca, store_id)
+        self.heard_after(Duration::ZERO, address, || Ok((orca, store_id)))
     }
 
-    /// The same, unless the last report is younger than `rest`: then this one is not even read.
+    /// The same, unless the last report is younger than `rest`: then this one is not even asked for.
     ///
     /// # Errors
     /// The report is not believable; nothing changed.
-    pub fn heard_after(
+    pub fn heard_after<'a>(
         &self,
         rest: Duration,
         address: SocketAddr,
-        orca: &str,
-        store_id: &str,
+        report: impl FnOnce() -> Result<(&'a str, &'a str), load::Error>,
     ) -> Result<(), load::Error> {
         let now = self.now();
         let mut result = Ok(());
@@ -137,7 +136,9 @@ impl Fleet {
                 return false;
             }
             let drained = worker.drains();
-            match LoadReport::from_orca(orca, &known.load.worker, pool, store_id) {
+            let report = report()
+                .and_then(|(orca, store)| LoadReport::from_orca(orca, &known.load.worker, pool, store));
+            match report {
                 Ok(load) => learn(worker, load, now),
                 Err(error) => result = Err(error),
             }

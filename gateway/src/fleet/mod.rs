@@ -59,6 +59,8 @@ pub struct Target {
 #[derive(Debug)]
 pub struct Fleet {
     start: Instant,
+    /// Also in the state; here it is read without the lock.
+    config: ArcSwap<Config>,
     state: Mutex<State>,
     /// Something changed since the view was made …
     changed: AtomicBool,
@@ -80,7 +82,8 @@ struct State {
     found: HashMap<PoolId, Found>,
     /// Kept up to date in place, so that a view can be made without copying ten thousand reports.
     snapshot: Snapshot,
-    endpoints: HashMap<SocketAddr, Endpoint>,
+    /// Looked up several times for each request, by addresses that no client chooses: hence a quick hash.
+    endpoints: HashMap<SocketAddr, Endpoint, foldhash::fast::RandomState>,
     pools: HashMap<PoolId, Presence>,
     overrides: Overrides,
     written: steer::Written,
@@ -116,13 +119,15 @@ pub struct Diff {
 impl Fleet {
     /// A fleet of which nothing is known yet.
     pub fn new(config: Config) -> Arc<Self> {
+        let in_force = Arc::new(config.clone());
         let fleet = Self {
             start: Instant::now(),
+            config: ArcSwap::new(in_force.clone()),
             state: Mutex::new(State {
-                config: Arc::new(config.clone()),
+                config: in_force,
                 found: HashMap::new(),
                 snapshot: Snapshot::default(),
-                endpoints: HashMap::new(),
+                endpoints: HashMap::default(),
                 pools: HashMap::new(),
                 overrides: Overrides::default(),
                 written: steer::Written::default(),
@@ -146,7 +151,7 @@ impl Fleet {
 
     /// The file in force.
     pub fn config(&self) -> Arc<Config> {
-        self.lock().config.clone()
+        self.config.load_full()
     }
 
     /// Which endpoints to probe, now and after each reload.
@@ -232,6 +237,7 @@ impl Fleet {
             let sources = found.iter().map(|(pool, found)| (pool.clone(), found.source.clone())).collect();
             state.found = found;
             state.config = Arc::new(config);
+            self.config.store(state.config.clone());
             diff = self.rebuild(state);
             self.sources.send_if_modified(|known| {
                 let changed = **known != sources;

@@ -151,10 +151,14 @@ fn carry_id(session: &Session, header: &mut ResponseHeader) -> Result<()> {
     }
 }
 
-/// Says on a worker's response which request it answers and where it comes from.
-pub(super) fn sign(session: &Session, header: &mut ResponseHeader, target: &Target) {
+/// Says on a worker's response which request it answers and where it comes from, and takes its load report out, which is
+/// for us.
+pub(super) fn sign(session: &Session, header: &mut ResponseHeader, target: Option<&Target>) {
     let value = |text: &str| HeaderValue::from_str(text).expect("a name or an address is a plain word");
     fields::change_answer(header, |fields| {
+        fields.remove(&fields::LOAD);
+        fields.remove(&fields::STORE);
+        let Some(target) = target else { return };
         if let Some(id) = request_id(session) {
             fields.insert(&fields::REQUEST_ID, id.clone());
         }

@@ -1,19 +1,15 @@
 //! What a request passes before anything is done for it: its size, its path, who asks, and how often.
-//!
-//! What is refused for its key or token is counted, too, by its address, and apart from what that asks without either:
-//! a stranger must not stop the players beside him.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::header::TRANSFER_ENCODING;
-use millrace_wire::{Code, Problem};
+use millrace_wire::Problem;
 use pingora::proxy::Session;
 
 use super::cors::Marks;
 use super::session::client_ip;
 use super::{Ctx, Proxy};
-use crate::auth;
-use crate::config::rate::Rate;
+use crate::auth::{self, Role, Strangers};
 use crate::decisions;
 use crate::dispatch::Request;
 use crate::limits;
@@ -25,43 +21,34 @@ pub(super) struct Stop {
     pub(super) problem: Box<Problem>,
     /// The methods that the path knows, where it is the method that is wrong.
     pub(super) allow: Option<&'static str>,
-    /// Whether it may pass once [`crate::auth::Auth::look_again`] has.
-    pub(super) may_change: bool,
-    /// Whether it is who asks, or that nobody knows him, that is wrong. That we cannot tell is no fault of his.
-    pub(super) stranger: bool,
 }
 
 impl From<Box<Problem>> for Stop {
     fn from(problem: Box<Problem>) -> Self {
-        Self { problem, allow: None, may_change: false, stranger: false }
-    }
-}
-
-impl From<auth::Stop> for Stop {
-    fn from(auth::Stop { problem, may_change }: auth::Stop) -> Self {
-        let stranger = problem.code != Code::AuthUnavailable;
-        Self { problem, allow: None, may_change, stranger }
+        Self { problem, allow: None }
     }
 }
 
 impl Proxy {
     /// Tells `ctx` where the request wants to go, and who asks.
     pub(super) async fn gate(&self, session: &mut Session, ctx: &mut Ctx) -> Result<(), Stop> {
-        let passed = match (self.pass(session, ctx), &self.auth) {
-            // Its key may be newer than those that are here.
-            (Err(Stop { may_change: true, .. }), Some(auth)) if Box::pin(auth.look_again()).await => {
-                self.pass(session, ctx)
-            }
-            (passed, _) => passed,
-        };
-        if let (Err(Stop { stranger: true, .. }), Some(rate)) = (&passed, &ctx.config.rate) {
-            let taken = self.rate.take(stranger(session), rate, Instant::now());
-            taken.map_err(|wait| self.too_often(rate, wait))?;
+        let needed = self.read(session, ctx)?;
+        if let (Some(auth), Some(needed)) = (&self.auth, needed) {
+            let who = client_ip(session).map_or(Who::Rest, Who::stranger);
+            let strangers = Strangers { limiter: &self.rate, who, rate: ctx.config.refusals() };
+            let headers = &session.req_header().headers;
+            ctx.principal = Some(auth.let_in(headers, needed, strangers).await?);
         }
-        passed
+        let health = |request: &Request| matches!(request.route, Route::Livez | Route::Readyz);
+        if !ctx.request.as_ref().is_some_and(health) {
+            self.count(session, ctx)?;
+        }
+        self.weigh(session, ctx)?;
+        Ok(())
     }
 
-    fn pass(&self, session: &mut Session, ctx: &mut Ctx) -> Result<(), Stop> {
+    /// Tells `ctx` where the request wants to go; says who may, if not everybody.
+    fn read(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Option<Role>, Stop> {
         let header = session.req_header();
         ctx.marks = Marks::of(ctx.config.cors.as_ref(), &header.headers);
         limits::check(header.raw_path(), &header.headers, &ctx.config.limits)?;
@@ -76,8 +63,6 @@ impl Proxy {
         let route = request::classify(&header.method, path).map_err(|refused| Stop {
             problem: Box::new(refused.problem(&header.method, path)),
             allow: refused.allow(),
-            may_change: false,
-            stranger: false,
         })?;
         let request = ctx.request.insert(Request::new(route));
         if request.route == Route::Media {
@@ -86,23 +71,7 @@ impl Proxy {
         if request.route.reads_body() {
             request.request_id = decisions::request_id(&header.headers);
         }
-        if let Some(auth) = &self.auth {
-            if let Some(rate) = &ctx.config.rate
-                && auth::needed(&request.route, &header.method, path).is_some()
-                && let Err(wait) = self.rate.look(&stranger(session), rate, Instant::now())
-                && auth.has_to_check(&header.headers)
-            {
-                // Anybody can write tokens faster than their signatures can be checked. Keys cost nothing, and tokens that
-                // were found good before: who has those is let in beside a stranger at the same address.
-                return Err(self.too_often(rate, wait).into());
-            }
-            ctx.principal = auth.admit(&request.route, &header.method, path, &header.headers)?;
-        }
-        if !matches!(request.route, Route::Livez | Route::Readyz) {
-            self.count(session, ctx)?;
-        }
-        self.weigh(session, ctx)?;
-        Ok(())
+        Ok(auth::needed(&request.route, &header.method, path))
     }
 
     /// Counts the request with whoever asks.
@@ -112,16 +81,9 @@ impl Proxy {
             Some(principal) => Who::Principal(principal.id.clone()),
             None => client_ip(session).map_or(Who::Rest, Who::address),
         };
-        self.rate.take(who, rate, Instant::now()).map_err(|wait| self.too_often(rate, wait))
+        self.rate.take(who, rate, Instant::now()).map_err(|wait| {
+            self.dispatch.metrics.rate_limited.inc();
+            rate::too_often(rate, wait)
+        })
     }
-
-    fn too_often(&self, rate: &Rate, wait: Duration) -> Box<Problem> {
-        self.dispatch.metrics.rate_limited.inc();
-        rate::too_often(rate, wait)
-    }
-}
-
-/// Who is counted for what is refused for want of a good key or token.
-fn stranger(session: &Session) -> Who {
-    client_ip(session).map_or(Who::Rest, Who::stranger)
 }

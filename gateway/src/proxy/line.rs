@@ -45,7 +45,7 @@ impl Proxy {
         let pool = target.map(|target| tracing::field::display(&target.pool));
         let address = target.map(|target| tracing::field::display(target.address));
         match request.route {
-            Route::Submit if status >= 500 => {
+            Route::Submit | Route::Video if status >= 500 => {
                 warn!(
                     request_id,
                     job_id,
@@ -60,7 +60,7 @@ impl Proxy {
                 );
             }
             // What goes as it should is the access log's to tell, if there is one: its lines make no request wait.
-            Route::Submit if status >= 400 || tries != 1 || !ctx.config.access_log.enabled => {
+            Route::Submit | Route::Video if status >= 400 || tries != 1 || !ctx.config.access_log.enabled => {
                 info!(request_id, job_id, status, pool, address, tries, cause, ?elapsed, "submit")
             }
             _ => debug!(request_id, route, status, pool, address, tries, cause, ?elapsed, error, "request"),

@@ -6,7 +6,7 @@ use pingora::Result;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
-use crate::forward::fields;
+use crate::forward::{self, fields};
 use crate::trace;
 
 /// Whether anything of an answer went to the client; "continue" is none.
@@ -28,6 +28,8 @@ pub(super) fn is_tls(session: &Session) -> bool {
 pub(super) fn name(header: &mut RequestHeader) -> Result<()> {
     let names = trace::adopt(&header.headers);
     fields::change(header, |fields| {
+        // Room for what a worker's copy gets beside them, or the map would grow once more.
+        fields.reserve(2 + forward::OURS_MAX);
         fields.insert(&fields::REQUEST_ID, names.request_id);
         fields.insert(&fields::TRACEPARENT, names.traceparent);
         if !names.known_trace {

@@ -14,11 +14,11 @@ use super::{Ctx, Proxy};
 use crate::auth::API_KEY;
 use crate::config::limits::Limits;
 use crate::rate::Who;
-use crate::request::Route;
 
 /// What an upload has taken.
 #[derive(Debug)]
 pub(super) struct Weighed {
+    /// Whose bytes they are.
     who: Who,
     /// What `Content-Length` says.
     announced: Option<u64>,
@@ -29,8 +29,7 @@ impl Proxy {
     /// Takes what an upload announces.
     pub(super) fn weigh(&self, session: &Session, ctx: &mut Ctx) -> Result<(), Box<Problem>> {
         let limits = &ctx.config.limits;
-        let upload =
-            ctx.request.as_ref().is_some_and(|request| matches!(request.route, Route::Upload { .. }));
+        let upload = ctx.request.as_ref().is_some_and(|request| request.route.is_upload());
         if !upload || (limits.upload_bytes.is_none() && limits.upload_bytes_per_hour.is_none()) {
             return Ok(());
         }
@@ -38,14 +37,17 @@ impl Proxy {
         let shows = [AUTHORIZATION.as_str(), API_KEY].into_iter().any(|name| headers.contains_key(name));
         if let Some(auth) = self.auth.as_ref().filter(|_| shows && ctx.principal.is_none()) {
             // A bad one is none: the URL's signature is what permits it.
-            ctx.principal = auth.identify(headers).ok();
+            ctx.principal = auth.known(headers);
         }
         let who = match &ctx.principal {
             Some(principal) => Who::Principal(principal.id.clone()),
             None => client_ip(session).map_or(Who::Rest, Who::address),
         };
         let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        self.take_bytes(limits, &who, announced.unwrap_or(0), announced.unwrap_or(0))?;
+        let taken_of =
+            self.take_bytes(limits, who.clone(), announced.unwrap_or(0), announced.unwrap_or(0))?;
+        // What is given back must not go to his own, if they were taken of all.
+        let who = if announced.is_some() { taken_of } else { who };
         ctx.weighed = Some(Weighed { who, announced, came: 0 });
         Ok(())
     }
@@ -56,7 +58,10 @@ impl Proxy {
         weighed.came = weighed.came.saturating_add(bytes as u64);
         match weighed.announced {
             Some(_) => Ok(()),
-            None => self.take_bytes(&ctx.config.limits, &weighed.who, bytes as u64, weighed.came),
+            None => {
+                let (limits, who) = (&ctx.config.limits, weighed.who.clone());
+                self.take_bytes(limits, who, bytes as u64, weighed.came).map(drop)
+            }
         }
     }
 
@@ -68,7 +73,8 @@ impl Proxy {
         }
     }
 
-    fn take_bytes(&self, limits: &Limits, who: &Who, bytes: u64, whole: u64) -> Result<(), Box<Problem>> {
+    /// Takes bytes of an upload that has that many as a whole; says whose they were.
+    fn take_bytes(&self, limits: &Limits, who: Who, bytes: u64, whole: u64) -> Result<Who, Box<Problem>> {
         let refuse = |code, detail| {
             self.dispatch.metrics.uploads_limited.with_label_values(&[Code::as_str(code)]).inc();
             Problem::new(code, detail)
@@ -78,8 +84,8 @@ impl Proxy {
             let detail = format!("an upload has at most {largest} bytes");
             return Err(Box::new(refuse(Code::UploadTooLarge, detail)));
         }
-        let Some(hourly) = limits.upload_bytes_per_hour else { return Ok(()) };
-        self.uploads.take_bytes(who.clone(), bytes, hourly, Instant::now()).map_err(|wait| {
+        let Some(hourly) = limits.upload_bytes_per_hour else { return Ok(who) };
+        self.uploads.take_bytes(who, bytes, hourly, Instant::now()).map_err(|wait| {
             let problem = refuse(Code::UploadQuota, format!("at most {hourly} bytes of uploads per hour"));
             Box::new(problem.retry_after(wait.as_secs_f64().ceil() as u64))
         })

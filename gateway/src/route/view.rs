@@ -95,6 +95,11 @@ impl View {
         self.pools.iter().any(|pool| pool.id == *id)
     }
 
+    /// What a gigabyte that leaves the pool of that name costs, in US dollars.
+    pub fn egress_usd_per_gb(&self, name: &str) -> Option<f64> {
+        self.pools.iter().find(|pool| pool.id.as_str() == name).map(|pool| pool.egress_usd_per_gb)
+    }
+
     /// Chooses a pool and a worker for a job.
     ///
     /// # Errors

@@ -308,7 +308,7 @@ async fn sources_change_under_load_and_no_request_fails() {
     let load = gateway.load(2);
     for file in [&by_name, &by_service, &nobody, &by_service, &listed, &by_name] {
         gateway.write(file);
-        let reloaded = gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+        let reloaded = gateway.reload().await;
         assert_eq!(reloaded.status(), StatusCode::OK);
         let dynamic = file != &listed;
         eventually("the source has been asked", || async {

@@ -1,6 +1,8 @@
 //! API keys: who may ask for what, and what workers learn of it.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use reqwest::StatusCode;
 use serde_json::Value;
@@ -96,6 +98,44 @@ async fn each_role_may_do_its_part_and_workers_learn_who_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_good_key_is_refused_so_often_and_no_more_on_both_listeners_without_a_rate() {
+    let (worker, folder) = (Fake::start("aws", "w1").await, tempfile::tempdir().unwrap());
+    let keys = folder.path().join("keys");
+    std::fs::write(&keys, line("op", "operator", &key("op"))).unwrap();
+    let file = routing(&worker, &keys);
+    let file = file.replacen("admin = \"127.0.0.1:0\"\n", "admin = \"127.0.0.1:0\"\nadmin_auth = true\n", 1);
+    let gateway = Gateway::start(&file).await;
+    let (public, admin) = (gateway.url("/jobs"), gateway.admin_url("/status"));
+    let served = async || {
+        let answer = gateway.client.get(&public).bearer_auth(key("op")).send().await.unwrap();
+        answer.status().is_success()
+    };
+    eventually("the worker is healthy", served).await;
+    for url in [&public, &admin] {
+        let (started, refused) = (Instant::now(), AtomicUsize::new(0));
+        // Several at once: one after the other they might be slower than what is allowed.
+        let guess = async |n: usize| loop {
+            let answer =
+                gateway.client.get(url).bearer_auth(key(&format!("guess-{n}"))).send().await.unwrap();
+            match answer.status() {
+                StatusCode::UNAUTHORIZED => refused.fetch_add(1, Ordering::SeqCst),
+                _ => return answer,
+            };
+        };
+        let last = futures::future::join_all((0..16).map(guess)).await.pop().unwrap();
+        let (refused, grown) = (refused.into_inner() as f64, started.elapsed().as_secs_f64() * 50.0);
+        assert!((500.0..=501.0 + grown).contains(&refused), "{refused} guesses, {grown} came back: {url}");
+        assert_eq!(last.headers()["retry-after"], "1", "{url}");
+        assert_eq!(problem(last).await["code"], "rate_limited", "{url}");
+        let known = gateway.client.get(url).bearer_auth(key("op")).send().await.unwrap();
+        assert!(known.status().is_success(), "{url}: who has a key is let in beside him");
+    }
+    for _ in 0..600 {
+        assert!(served().await, "and as often as he likes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_are_exchanged_while_it_runs_and_a_bad_file_changes_nothing() {
     let (worker, folder) = (Fake::start("aws", "w1").await, tempfile::tempdir().unwrap());
     let keys = folder.path().join("keys");
@@ -129,7 +169,7 @@ async fn keys_are_exchanged_while_it_runs_and_a_bad_file_changes_nothing() {
     );
 
     gateway.write(&file.replace("[auth]\n", "").replace(&format!("keys = {keys:?}\n"), ""));
-    let opened = gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+    let opened = gateway.reload().await;
     assert!(problem(opened).await["detail"].as_str().unwrap().contains("auth: changing it needs a restart"));
     assert!(!may("old").await, "the door stays shut");
 }

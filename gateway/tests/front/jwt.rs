@@ -1,5 +1,6 @@
 //! Tokens: whose are taken, and what becomes of it when their keys change or cannot be had.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,10 +10,15 @@ use axum::http::{HeaderMap, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::TlsAcceptor;
 
 use crate::fake::Fake;
+use crate::front::tls::{Authority, Pair};
 use crate::harness::{Gateway, check, eventually, gauge, pools, problem};
 
 /// Who signs tokens, under one key's name.
@@ -204,6 +210,88 @@ async fn a_new_key_is_asked_for_at_once_but_strangers_cannot_make_us_ask() {
     assert!(
         gauge(&gateway.metrics().await, "millrace_gateway_auth_jwks_fetches_total{outcome=\"ok\"}") >= 2.0
     );
+}
+
+/// Serves that set of keys over TLS, to who believes the certificate.
+async fn secure(pair: &Pair, text: String) -> (String, Arc<AtomicUsize>) {
+    let certificate = CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+    let config = rustls::ServerConfig::builder().with_no_client_auth();
+    let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(vec![certificate], key).unwrap()));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/keys", listener.local_addr().unwrap());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            counted.fetch_add(1, Ordering::SeqCst);
+            let (acceptor, text) = (acceptor.clone(), text.clone());
+            tokio::spawn(async move {
+                // Who does not believe the certificate ends here.
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") && stream.read_buf(&mut head).await.is_ok_and(|n| n > 0) {}
+                let length = text.len();
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{text}");
+                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.shutdown().await;
+            });
+        }
+    });
+    (url, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_come_over_tls_from_who_has_a_certificate_of_ones_own_ca_and_from_nobody_else() {
+    let (worker, issuer) = (Fake::start("aws", "w1").await, Issuer::new("a"));
+    let (ours, theirs, folder) = (Authority::new(), Authority::new(), tempfile::tempdir().unwrap());
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, &ours.pem).unwrap();
+    let (url, _) = secure(&ours.server(2099), set(&[&issuer])).await;
+    let believes = |ca: &Path| format!("ca = {ca:?}\nmin_refresh = \"1s\"\nmax_refresh = \"1s\"\n");
+    // The system's own certificates count for nothing there: it may have none.
+    let gateway = Gateway::start_with_roots("/dev/null", &routing(&worker, &url, &believes(&ca))).await;
+    gateway.healthy(1).await;
+    let token = issuer.token("viewer");
+    eventually("its token is good", || may(&gateway, &token)).await;
+    let state = stands(&gateway).await;
+    assert_eq!((&state["source"], &state["error"], &state["keys"]), (&json!(url), &Value::Null, &json!(1)));
+
+    for (who, pair) in [
+        ("one of another CA", theirs.server(2099)),
+        ("one whose time is over", ours.server(2020)),
+        ("somebody else's", ours.signs(|params| params.subject_alt_names.clear())),
+    ] {
+        let (url, asked) = secure(&pair, set(&[&issuer])).await;
+        let gateway = Gateway::start(&routing(&worker, &url, &believes(&ca))).await;
+        gateway.healthy(1).await;
+        eventually("it has tried twice", || async { asked.load(Ordering::SeqCst) >= 2 }).await;
+        let answer = read(&gateway, &token).await;
+        assert_eq!(problem(answer).await["code"], "auth_unavailable", "{who}");
+        let told = stands(&gateway).await["error"].as_str().unwrap_or_default().to_owned();
+        assert!(told.contains("certificate"), "{who}: {told}");
+    }
+
+    let file = folder.path().join("routing.toml");
+    std::fs::write(&file, routing(&worker, &url, &believes(&folder.path().join("none.pem")))).unwrap();
+    let (code, _, told) = check(&["check", file.to_str().unwrap()]);
+    assert!(code == 2 && told.contains("auth.jwt") && told.contains("none.pem cannot be read"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_would_come_in_plain_from_elsewhere_are_refused_at_once() {
+    let (worker, folder) = (Fake::start("aws", "w1").await, tempfile::tempdir().unwrap());
+    let file = folder.path().join("routing.toml");
+    std::fs::write(&file, routing(&worker, "http://id.example/jwks.json?token=secret", "")).unwrap();
+    for command in [&["check"][..], &["run", "--config"]] {
+        let (code, _, told) = check(&[command, &[file.to_str().unwrap()]].concat());
+        assert_eq!(code, 2, "{told}");
+        assert!(told.contains("auth.jwt.jwks: http://id.example is asked without TLS"), "{told}");
+        assert!(told.contains("it wants https, or http on a loopback address"), "{told}");
+        assert!(!told.contains("secret"), "{told}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

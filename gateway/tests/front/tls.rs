@@ -310,7 +310,7 @@ async fn a_routing_file_may_name_other_files_but_only_good_ones() {
     gateway.healthy(1).await;
     let reload = async |routing: &str| {
         gateway.write(routing);
-        let answer = gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+        let answer = gateway.reload().await;
         answer.json::<Value>().await.unwrap()["detail"].as_str().unwrap_or_default().to_owned()
     };
     let there = |path: &Path| routing.replace("cert.pem", path.file_name().unwrap().to_str().unwrap());

@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::fake::Fake;
+use crate::fake::{Behaviour, Fake};
 use crate::harness::{Gateway, eventually, gauge, http2, open, pools, problem};
 
 async fn started(more: &str) -> (Fake, Gateway) {
@@ -83,4 +83,42 @@ async fn an_hour_of_uploads_is_counted_by_key_or_address_and_what_did_not_come_i
     assert_eq!(put(200_000).bearer_auth(&key).send().await.unwrap().status(), 200, "a key has its own");
     assert_eq!(put(200_000).bearer_auth("no such key").send().await.unwrap().status(), 429);
     assert_eq!(put(900_000).bearer_auth(&key).send().await.unwrap().status(), 429);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_video_goes_unread_to_a_pool_with_room_and_is_sent_once() {
+    let (busy, free) = (Fake::start("aws", "w1").await, Fake::start("gcp", "w2").await);
+    busy.load(|load| (load.running, load.queued, load.work_seconds) = (2, 4, 900.0));
+    let routing = pools(&[("aws", 1.0, &[&busy]), ("gcp", 1.0, &[&free])]);
+    let gateway = Gateway::start(&format!("{routing}[limits]\nupload_bytes = 300000\n")).await;
+    gateway.healthy(2).await;
+    let post = |bytes: usize| gateway.client.post(gateway.url("/videos?title=x")).body(vec![b'{'; bytes]);
+
+    for client in [&gateway.client, &http2()] {
+        let sent =
+            client.post(gateway.url("/videos?title=x")).body(vec![b'{'; 200_000]).send().await.unwrap();
+        assert!(sent.status().is_success());
+        assert_eq!(sent.headers()["millrace-pool"], "gcp");
+        let seen = free.seen().pop().unwrap();
+        assert_eq!((seen.path.as_str(), seen.body.len()), ("/videos?title=x", 200_000));
+        assert_eq!(seen.header("idempotency-key"), None, "its body may name it");
+    }
+    assert!(post(10).header("idempotency-key", "mine").send().await.unwrap().status().is_success());
+    assert_eq!(free.seen().pop().unwrap().header("idempotency-key").as_deref(), Some("mine"));
+    assert!(busy.seen().is_empty());
+    assert_eq!(problem(post(300_001).send().await.unwrap()).await["code"], "upload_too_large");
+    let named = problem(post(10).header("idempotency-key", ".").send().await.unwrap()).await;
+    assert_eq!(named["code"], "bad_job_id");
+
+    let before = free.seen().len();
+    for behaviour in [Behaviour::Status(503), Behaviour::Reset, Behaviour::Full(7)] {
+        free.behave(behaviour);
+        let failed = post(100_000).send().await.unwrap();
+        assert!(matches!(failed.status().as_u16(), 429 | 502 | 503), "{behaviour:?}: {failed:?}");
+    }
+    assert_eq!(
+        (free.seen().len(), busy.seen().len()),
+        (before + 3, 0),
+        "who has read of it has the only one"
+    );
 }

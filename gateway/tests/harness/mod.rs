@@ -50,10 +50,9 @@ pub(crate) fn check(arguments: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
 }
 
-/// Where the system's CA certificates are looked for, there are none. (Of a file that is named and missing, Pingora makes a
-/// panic.)
-pub(crate) fn without_roots(command: &mut Command) -> &mut Command {
-    command.env("SSL_CERT_FILE", "/dev/null").env_remove("SSL_CERT_DIR")
+/// The system's CA certificates are looked for in that file alone.
+pub(crate) fn roots_from<'a>(command: &'a mut Command, file: &str) -> &'a mut Command {
+    command.env("SSL_CERT_FILE", file).env_remove("SSL_CERT_DIR")
 }
 
 /// A client of HTTP/2 without TLS.
@@ -95,10 +94,10 @@ impl Gateway {
         Self::start_by(Command::new(env!("CARGO_BIN_EXE_millrace-gateway")), routing).await
     }
 
-    /// The same on a system without any CA certificate.
-    pub(crate) async fn start_without_roots(routing: &str) -> Self {
+    /// The same on a system whose CA certificates are looked for in that file alone.
+    pub(crate) async fn start_with_roots(file: &str, routing: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_millrace-gateway"));
-        without_roots(&mut command);
+        roots_from(&mut command, file);
         Self::start_by(command, routing).await
     }
 
@@ -188,6 +187,12 @@ impl Gateway {
 
     pub(crate) async fn submit(&self, body: &str) -> reqwest::Response {
         self.client.post(self.url("/process")).body(body.to_owned()).send().await.unwrap()
+    }
+
+    /// `POST /reload`.
+    pub(crate) async fn reload(&self) -> reqwest::Response {
+        let reload = self.client.post(self.admin_url("/reload")).header("content-type", "application/json");
+        reload.send().await.unwrap()
     }
 
     pub(crate) async fn status(&self) -> Value {

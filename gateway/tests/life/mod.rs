@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::discovery::server::Server;
 use crate::fake::{Behaviour, Fake};
-use crate::harness::{Gateway, Load, check, eventually, gauge, pools, problem, without_roots};
+use crate::harness::{Gateway, Load, check, eventually, gauge, pools, problem, roots_from};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reloads_under_load_fail_no_request_and_leave_nothing_behind() {
@@ -41,7 +41,7 @@ async fn reloads_under_load_fail_no_request_and_leave_nothing_behind() {
     let before = settled().await;
     for n in 0..50 {
         gateway.write(if n % 2 == 0 { &large } else { &small });
-        let reloaded = gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+        let reloaded = gateway.reload().await;
         assert_eq!(reloaded.status(), StatusCode::OK);
     }
     eventually("the third worker is forgotten again", || async {
@@ -139,7 +139,7 @@ async fn two_hundred_reloads_under_load_leave_nothing_behind() {
         while reloaded < until {
             let file = &files[reloaded % files.len()];
             gateway.write(file);
-            let answer = gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+            let answer = gateway.reload().await;
             let bad = file.starts_with("[[") || file.contains("-1");
             let wants = if bad { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
             assert_eq!(answer.status(), wants, "{file}\n{}", answer.text().await.unwrap());
@@ -147,7 +147,7 @@ async fn two_hundred_reloads_under_load_leave_nothing_behind() {
         }
         // Ends with what it began with: the same workers, the same pools.
         gateway.write(&plain);
-        gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+        gateway.reload().await;
         left(&gateway, load, &workers).await
     };
     let load = gateway.load(4);
@@ -180,13 +180,13 @@ async fn a_bad_file_keeps_the_old_one_and_says_where_it_is_bad() {
     .await;
     assert!(gateway.metrics().await.contains("millrace_gateway_config_reload_success 0"));
     assert!(gateway.log().contains(&wants), "{}", gateway.log());
-    let refused = gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+    let refused = gateway.reload().await;
     assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY);
     assert!(problem(refused).await["detail"].as_str().unwrap().contains(&wants));
     assert_eq!(gateway.submit("{}").await.status(), StatusCode::ACCEPTED);
 
     gateway.write(&good.replacen("127.0.0.1:0", "127.0.0.1:1", 1));
-    let moved = gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+    let moved = gateway.reload().await;
     assert!(problem(moved).await["detail"].as_str().unwrap().contains(
         "routing.toml:2:8: listen.http: changing it from 127.0.0.1:0 to 127.0.0.1:1 needs a restart"
     ));
@@ -255,14 +255,19 @@ async fn the_command_line_checks_and_shows() {
 #[tokio::test]
 async fn a_system_without_ca_certificates_is_good_enough_for_plain_workers() {
     let worker = Fake::start("aws", "aws-1").await;
-    let gateway = Gateway::start_without_roots(&pools(&[("aws", 1.0, &[&worker])])).await;
-    gateway.healthy(1).await;
-    let accepted = gateway.client.post(gateway.url("/process")).body("{}").send().await.unwrap();
-    assert_eq!(accepted.status(), 202);
-    let mut status = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-gateway"));
-    let status = without_roots(&mut status).args(["status", "--admin", &gateway.admin.to_string()]);
-    let output = status.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let folder = tempfile::tempdir().unwrap();
+    let garbage = folder.path().join("garbage.pem");
+    std::fs::write(&garbage, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+    for file in ["/dev/null", "/nonexistent.pem", garbage.to_str().unwrap()] {
+        let gateway = Gateway::start_with_roots(file, &pools(&[("aws", 1.0, &[&worker])])).await;
+        gateway.healthy(1).await;
+        let accepted = gateway.client.post(gateway.url("/process")).body("{}").send().await.unwrap();
+        assert_eq!(accepted.status(), 202, "{file}");
+        let mut status = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-gateway"));
+        let status = roots_from(&mut status, file).args(["status", "--admin", &gateway.admin.to_string()]);
+        let output = status.output().unwrap();
+        assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[tokio::test]
@@ -273,10 +278,12 @@ async fn keys_behind_tls_want_ca_certificates_and_say_so() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("routing.toml");
     std::fs::write(&file, pools(&[("aws", 1.0, &[&worker])]) + jwt).unwrap();
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-gateway"));
-    let output = without_roots(&mut command).args(["run", "--config"]).arg(&file).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success());
-    assert!(said.contains("https://id.example/jwks.json") && said.contains("CA cert"), "{said}");
-    assert!(!said.contains("builder error"), "{said}");
+    for roots in ["/dev/null", "/nonexistent.pem"] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_millrace-gateway"));
+        let output = roots_from(&mut command, roots).args(["run", "--config"]).arg(&file).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(said.contains("https://id.example/jwks.json") && said.contains("CA cert"), "{roots}: {said}");
+        assert!(!said.contains("builder error") && !said.contains("panicked"), "{roots}: {said}");
+    }
 }

@@ -1,6 +1,7 @@
 //! What an operator does to a running gateway: overrides, explanations, differences, the audit log, the command line.
 
 mod keys;
+mod pools;
 
 use std::time::{Duration, Instant};
 
@@ -100,6 +101,26 @@ async fn what_is_no_order_is_a_problem_and_changes_nothing() {
     let form = form.send().await.unwrap();
     assert_eq!(form.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
     assert_eq!(problem(form).await["code"], "not_json");
+    let known = gateway.generation().await;
+    for kind in ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=b"] {
+        let reload =
+            gateway.client.post(gateway.admin_url("/reload")).header("origin", "https://evil.example");
+        let reload = if kind.is_empty() { reload } else { reload.header("content-type", kind) };
+        let refused = reload.header("sec-fetch-site", "cross-site").send().await.unwrap();
+        assert_eq!(refused.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind}");
+        assert_eq!(problem(refused).await["code"], "not_json", "{kind}");
+    }
+    let preflight = gateway.client.request(reqwest::Method::OPTIONS, gateway.admin_url("/reload"));
+    let preflight = preflight
+        .header("origin", "https://evil.example")
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "content-type");
+    let answer = preflight.send().await.unwrap();
+    assert!(!answer.headers().contains_key("access-control-allow-origin"), "{answer:?}");
+    assert_eq!(gateway.generation().await, known);
+    let tried = get(&gateway, "/audit").await;
+    assert_eq!(tried, json!([]), "none of it came to anything");
+    assert_eq!(gateway.reload().await.status(), StatusCode::OK);
     for (path, body, code) in [
         ("/drain", json!({ "target": "azure" }), "unknown_target"),
         ("/drain", json!({ "target": "aws", "tll": "3s" }), "bad_json"),
@@ -264,8 +285,9 @@ async fn a_difference_is_shown_before_it_is_made_and_stays_on_record_after() {
     gateway.write(&wanted);
     eventually("the file is in force", || async { gateway.generation().await == 2 }).await;
     gateway.write(&wanted.replace("name", "nmae"));
-    let refused = gateway.client.post(gateway.admin_url("/reload")).header("millrace-actor", "ann");
-    assert_eq!(problem(refused.send().await.unwrap()).await["code"], "bad_config");
+    let reload = || gateway.client.post(gateway.admin_url("/reload")).header("millrace-actor", "ann");
+    let refused = reload().header("content-type", "application/json").send().await.unwrap();
+    assert_eq!(problem(refused).await["code"], "bad_config");
     let entries = get(&gateway, "/audit").await;
     let reloads: Vec<&Value> =
         entries.as_array().unwrap().iter().filter(|entry| entry["action"] == "reload").collect();

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
+use serde_json::Value;
 
 use crate::fake::{Behaviour, Fake};
-use crate::harness::{Gateway, eventually, http2, open, pools, problem, submit_body};
+use crate::harness::{Gateway, eventually, gauge, http2, open, pools, problem, submit_body};
 
 /// Two pools of one worker each; the first is preferred so much that every submit goes there first.
 async fn preferred(behaviour: Behaviour) -> (Gateway, Fake, Fake) {
@@ -141,9 +142,18 @@ async fn when_every_worker_refuses_the_client_learns_when_to_come_back() {
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     let after: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((40..=60).contains(&after), "{after} is not 50 ± 20 %");
+    let told_after = after;
     let told = problem(response).await;
     assert_eq!((&told["code"], &told["job_id"]), (&"saturated".into(), &"j1".into()));
     assert_eq!((first.submits().len(), second.submits().len()), (1, 1));
+    // Their reports say that they have room; what they answered says more.
+    let decided = gateway.client.get(gateway.admin_url("/decisions/j1")).send().await.unwrap();
+    let decided: Value = decided.json().await.unwrap();
+    let last = &decided.as_array().unwrap().last().unwrap()["refused"];
+    assert_eq!(last["why"], "saturated", "{decided}");
+    assert!(last["retry_after_s"].as_u64().is_some_and(|after| after == told_after), "{decided}");
+    let refused = "millrace_gateway_routing_refusals_total{reason=\"saturated\"}";
+    assert_eq!(gauge(&gateway.metrics().await, refused), 1.0);
 
     // Once their reports say so, nobody has to be asked.
     for fake in [&first, &second] {
@@ -161,6 +171,46 @@ async fn when_every_worker_refuses_the_client_learns_when_to_come_back() {
     assert!((240..=360).contains(&after), "{after} is not 300 ± 20 %");
     assert!(problem(response).await["job_id"].is_string());
     assert_eq!((first.submits().len(), second.submits().len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_worker_beside_one_that_is_gone_is_full_and_not_gone() {
+    let (gateway, first, second) = preferred(Behaviour::Full(100)).await;
+    second.stop();
+    // Whether it is known to be gone, or found out by this very job.
+    for _ in 0..2 {
+        let response = gateway.submit("{}").await;
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        let after: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+        assert!((80..=120).contains(&after), "{after} is not 100 ± 20 %");
+        assert_eq!(problem(response).await["code"], "saturated");
+        gateway.healthy(1).await;
+    }
+    assert_eq!(first.submits().len(), 2);
+
+    let (gateway, first, second) = preferred(Behaviour::Accept).await;
+    second.behave(Behaviour::Full(100));
+    first.stop();
+    let response = gateway.submit("{}").await;
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS, "in the other order, too");
+    assert_eq!(second.submits().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_full_workers_than_there_are_tries_are_full_to_the_client() {
+    let mut workers = Vec::new();
+    for n in 0..6 {
+        workers.push(Fake::start("aws", &format!("w{n}")).await);
+        workers[n].behave(Behaviour::Full(30));
+    }
+    let gateway = Gateway::start(&pools(&[("aws", 1.0, &workers.iter().collect::<Vec<_>>())])).await;
+    gateway.healthy(6).await;
+    let response = gateway.submit("{}").await;
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    let after: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((24..=36).contains(&after), "{after} is not 30 ± 20 %");
+    assert_eq!(problem(response).await["code"], "saturated");
+    assert_eq!(workers.iter().map(|worker| worker.submits().len()).sum::<usize>(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

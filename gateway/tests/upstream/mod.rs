@@ -301,7 +301,7 @@ async fn a_reload_turns_tls_on_and_a_bad_file_is_refused_by_the_key_that_names_i
     let secure = trust.routing(&plain);
     let reload = async |routing: &str| {
         gateway.write(routing);
-        let answer = gateway.client.post(gateway.admin_url("/reload")).send().await.unwrap();
+        let answer = gateway.reload().await;
         answer.json::<Value>().await.unwrap()["detail"].as_str().unwrap_or_default().to_owned()
     };
     let told = reload(&secure.replace("ca.pem", "none.pem")).await;

@@ -11,7 +11,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::{Content, Files};
+use super::{Content, Files, itself};
 
 /// Why the files cannot be used, under the key of the one at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +53,9 @@ pub enum Clients {
     Optional,
     /// One must be shown.
     Required,
+    /// One must be shown, and the server's own counts as well: whoever holds its key is it, and may ask itself.
+    #[serde(skip)]
+    RequiredOrOwn,
 }
 
 /// The files of who connects.
@@ -85,10 +88,10 @@ pub struct Connecting {
 }
 
 /// A file's key, path and content.
-struct Read<'a> {
-    key: &'static str,
-    path: &'a Path,
-    pem: &'a [u8],
+pub(super) struct Read<'a> {
+    pub(super) key: &'static str,
+    pub(super) path: &'a Path,
+    pub(super) pem: &'a [u8],
 }
 
 fn read<'a>(files: &'a impl Files, seen: &'a [Content]) -> Result<Vec<Read<'a>>, Bad> {
@@ -115,11 +118,14 @@ pub(super) fn server(files: &Server, seen: &[Content]) -> Result<Loaded<ServerCo
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
             let verifier = match files.clients {
                 Clients::Optional => verifier.allow_unauthenticated(),
-                Clients::Required => verifier,
+                Clients::Required | Clients::RequiredOrOwn => verifier,
             };
             let verifier =
                 verifier.build().map_err(|error| ca.bad(&format!("cannot tell clients: {error}")))?;
-            builder.with_client_cert_verifier(verifier)
+            builder.with_client_cert_verifier(match files.clients {
+                Clients::RequiredOrOwn => itself::or_own(chain[0].clone(), verifier),
+                _ => verifier,
+            })
         }
     };
     let config = builder.with_single_cert(chain, private);
@@ -152,6 +158,11 @@ pub(super) fn client(files: &Client, seen: &[Content]) -> Result<Loaded<Connecti
 impl Read<'_> {
     fn bad(&self, what: &str) -> Bad {
         Bad { key: self.key, message: format!("{} {what}", self.path.display()) }
+    }
+
+    fn private(&self) -> Result<PrivateKeyDer<'static>, Bad> {
+        let private = PrivateKeyDer::from_pem_slice(self.pem);
+        private.map_err(|error| self.bad(&format!("holds no private key in PEM: {error}")))
     }
 
     fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, Bad> {
@@ -210,9 +221,15 @@ fn own(certificate: &Read<'_>, key: &Read<'_>, usage: webpki::KeyUsage) -> Resul
     let chain = certificate.certificates()?;
     let expires_unix_s = certificate.in_time(&chain)?;
     certificate.linked(&chain, usage)?;
-    let private = PrivateKeyDer::from_pem_slice(key.pem);
-    let private = private.map_err(|error| key.bad(&format!("holds no private key in PEM: {error}")))?;
-    Ok((chain, private, expires_unix_s))
+    Ok((chain, key.private()?, expires_unix_s))
+}
+
+/// A chain and its key as they stand in the files, whatever they are good for.
+pub(super) fn own_pair(
+    certificate: &Read<'_>,
+    key: &Read<'_>,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Bad> {
+    Ok((certificate.certificates()?, key.private()?))
 }
 
 type Authorities = (Vec<CertificateDer<'static>>, RootCertStore, i64);
@@ -228,7 +245,7 @@ fn authorities(ca: &Read<'_>, otherwise: &str) -> Result<Authorities, Bad> {
     Ok((trusted, roots, expires_unix_s))
 }
 
-fn mismatch(certificate: &Read<'_>, key: &Read<'_>, error: &rustls::Error) -> Bad {
+pub(super) fn mismatch(certificate: &Read<'_>, key: &Read<'_>, error: &rustls::Error) -> Bad {
     match error {
         rustls::Error::InconsistentKeys(_) => {
             key.bad(&format!("is not the key of the certificate in {}", certificate.path.display()))

@@ -5,6 +5,7 @@
 //! One crypto provider (ring), TLS 1.2 and 1.3, no key to turn verification off.
 
 pub mod files;
+pub mod itself;
 
 use std::path::Path;
 

@@ -4,6 +4,7 @@
 use super::{Health, JobSpec, UploadRequest};
 use crate::id::JobId;
 use crate::job::{Job, JobPage, JobUpdate, State, UploadTicket};
+use crate::video::{Video, VideoPage};
 
 /// Submit a job.
 ///
@@ -89,6 +90,44 @@ pub(super) fn follow() {}
 #[utoipa::path(post, path = "/upload/request", operation_id = "requestUpload", tag = "uploads", request_body = UploadRequest,
     responses((status = 200, description = "Where to put the bytes", body = UploadTicket)))]
 pub(super) fn upload() {}
+
+/// Post a video: the file and what is to become of it, in one call.
+///
+/// The body is the file itself, or a form. What is asked of the job stands in the query or in the form's `spec`; the input
+/// is the file. A body that breaks off leaves nothing. Posting again with the same id and spec answers 200 and the video
+/// that is there.
+#[utoipa::path(post, path = "/videos", operation_id = "postVideo", tag = "videos",
+    params(
+        ("Idempotency-Key" = Option<JobId>, Header, description = "The same as `job_id`"),
+        ("job_id" = Option<JobId>, Query, description = "The job's public name, and the video's"),
+        ("title" = Option<String>, Query, description = "What people call it", min_length = 1, max_length = 256),
+        ("filename" = Option<String>, Query, description = "The file's name", min_length = 1, max_length = 512),
+        ("spec" = Option<String>, Query, description = "A `VideoSpec` as JSON, where the body is the file"),
+    ),
+    responses(
+        (status = 202, description = "Its job is accepted", body = Video, headers(("location" = String, description = "The video's path"))),
+        (status = 200, description = "The same video, posted before", body = Video),
+    ))]
+pub(super) fn post_video() {}
+
+/// Find videos, the newest first.
+///
+/// `q` is words: each must be in a video's title or labels, and the last one may be the beginning of one. Without it all are
+/// listed.
+#[utoipa::path(get, path = "/videos", operation_id = "findVideos", tag = "videos",
+    params(
+        ("q" = Option<String>, Query, description = "Words to find; at most 32", max_length = 128),
+        ("limit" = Option<u32>, Query, description = "At most so many; 50 when left out", minimum = 1, maximum = 500),
+        ("cursor" = Option<String>, Query, format = "uuid", description = "`next_cursor` of the page before"),
+    ),
+    responses((status = 200, description = "A page of videos", body = VideoPage)))]
+pub(super) fn find_videos() {}
+
+/// Read a video: where it stands and, once it is there, its length, its size, its renditions and its pictures.
+#[utoipa::path(get, path = "/videos/{video_id}", operation_id = "getVideo", tag = "videos",
+    params(("video_id" = JobId, Path, description = "The video")),
+    responses((status = 200, description = "The video", body = Video)))]
+pub(super) fn video() {}
 
 /// The result of a job in one download.
 #[utoipa::path(get, path = "/download/{job_id}", operation_id = "download", tag = "media",

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Format, INPUT_LENGTH_MAX, Input, LABEL_LENGTH_MAX, LABELS_MAX, Priority, RUNGS_MAX, Resolution,
-    SPEC_BYTES_MAX,
+    SPEC_BYTES_MAX, TITLE_LENGTH_MAX, WEBHOOK_URL_LENGTH_MAX,
 };
 use crate::id::JobId;
 use crate::problem::{Code, Problem};
@@ -53,8 +53,10 @@ impl Fields {
     }
 
     pub(super) fn integer(&mut self, field: &str, min: u64, max: u64) -> Result<Option<u64>, Problem> {
-        let wants = format!("a whole number from {min} to {max}");
-        self.take(field, &wants, |v| v.as_u64().filter(|n| (min..=max).contains(n)))
+        let Some(value) = self.0.remove(field).filter(|value| !value.is_null()) else { return Ok(None) };
+        let number = value.as_u64().filter(|n| (min..=max).contains(n));
+        // In words only where somebody reads them.
+        number.map(Some).ok_or_else(|| bad(field, &format!("a whole number from {min} to {max}"), &value))
     }
 
     pub(super) fn job_id(&mut self) -> Result<Option<JobId>, Problem> {
@@ -121,6 +123,20 @@ impl Fields {
             entries.iter().map(text).collect::<Option<BTreeMap<_, _>>>()
         })?;
         Ok(labels.unwrap_or_default())
+    }
+
+    pub(super) fn title(&mut self) -> Result<Option<String>, Problem> {
+        self.take("title", "1 to 256 characters", |value| {
+            let text = value.as_str()?;
+            (1..=TITLE_LENGTH_MAX).contains(&text.chars().count()).then(|| text.to_owned())
+        })
+    }
+
+    pub(super) fn webhook_url(&mut self) -> Result<Option<String>, Problem> {
+        self.take("webhook_url", "an https URL of at most 2048 bytes", |value| {
+            let text = value.as_str().filter(|text| text.len() <= WEBHOOK_URL_LENGTH_MAX)?;
+            (text.starts_with("https://") || text.starts_with("http://")).then(|| text.to_owned())
+        })
     }
 
     pub(super) fn input(&mut self) -> Result<Input, Problem> {

@@ -49,11 +49,23 @@ fn formats_are_one_name_or_several() {
 }
 
 #[test]
+fn the_words_of_a_title_and_of_labels_are_letters_and_digits() {
+    let body =
+        r#"{"input_url":"http://h/v","title":"The Dog's 2nd Übung: \"x\" AND y*","labels":{"Team":"red-7"}}"#;
+    let words: Vec<String> = parse(body).unwrap().0.words().into_iter().collect();
+    assert_eq!(words, ["2nd", "7", "and", "dog", "red", "s", "team", "the", "x", "y", "übung"]);
+    assert!(parse(r#"{"input_url":"http://h/v"}"#).unwrap().0.words().is_empty());
+    let title = |text: &str| parse(&format!(r#"{{"input_url":"http://h/v","title":"{text}"}}"#)).unwrap().0;
+    assert_eq!(title(&"ä".repeat(256)).title.unwrap().chars().count(), 256, "characters, not bytes");
+}
+
+#[test]
 fn a_stored_spec_reads_back() {
     for body in [
         r#"{"input_url":"http://h/v","crf":20,"strict":true}"#,
         r#"{"input_path":"aws/uploads/k/v.mp4"}"#,
         r#"{"input_url":"http://h/v","output_format":["mp4","hls"],"thumbnails":false}"#,
+        r#"{"input_url":"http://h/v","title":"t","webhook_url":"https://h/x"}"#,
     ] {
         let spec = parse(body).unwrap().0;
         let text = serde_json::to_string(&spec).unwrap();
@@ -79,6 +91,10 @@ fn every_refusal_names_its_field() {
         (with(r#""output_format":["mp4",1]"#), Code::BadField, "output_format"),
         (with(r#""thumbnails":1"#), Code::BadField, "thumbnails"),
         (with(r#""labels":{"a":1}"#), Code::BadField, "labels"),
+        (with(r#""title":"""#), Code::BadField, "title"),
+        (with(&format!(r#""title":"{}""#, "\u{e4}".repeat(257))), Code::BadField, "title"),
+        (with(r#""webhook_url":"ftp://h/x""#), Code::BadField, "webhook_url"),
+        (with(&format!(r#""webhook_url":"https://h/{}""#, "x".repeat(2048))), Code::BadField, "webhook_url"),
         (with(r#""input_path":"aws/uploads/x""#), Code::BadField, "input_path"),
         (r#"{"input_url":"file:///etc/passwd"}"#.to_owned(), Code::BadField, "input_url"),
         (r#"{"resolutions":["720p"]}"#.to_owned(), Code::BadField, "input_url"),

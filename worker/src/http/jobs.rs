@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use millrace_wire::job::{Job, JobError, JobPage};
+use millrace_wire::job::{Job, JobError, JobPage, Webhook, WebhookState};
 use millrace_wire::spec::{Input, SPEC_BYTES_MAX};
 use millrace_wire::steal::Prices;
 use millrace_wire::{Code, JobId, JobSpec, Problem, headers};
@@ -19,9 +19,10 @@ use super::tenant::{Principal, Tenant};
 use super::{App, Refusal, Shared, media};
 use crate::keys;
 use crate::lease::Stop;
-use crate::objects;
+use crate::store::outbox::WebhookRow;
 use crate::store::upkeep::Deleted;
 use crate::store::{Accepted, Cancelled, Filter, JobRow, NewJob, Retried};
+use crate::{objects, webhooks};
 
 /// Longest time for a spec to arrive.
 const SPEC_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,7 +33,23 @@ const PAGE: (u32, u32) = (50, 500);
 async fn views(app: &App, tenant: &str, rows: Vec<JobRow>) -> Result<Vec<Job>, Refusal> {
     let finished = rows.iter().filter(|row| row.manifest.is_some()).map(|row| row.uid.clone());
     let gone = app.upkeep.outputs_gone(&finished.collect::<Vec<_>>()).await?;
-    Ok(rows.into_iter().map(|row| view(app, tenant, gone.get(&row.uid).copied(), row)).collect())
+    let told = rows.iter().filter(|row| row.spec.webhook_url.is_some()).map(|row| row.uid.clone());
+    let mut told = app.upkeep.webhooks(&told.collect::<Vec<_>>()).await?;
+    let seen = |row: JobRow| {
+        let webhook = told.remove(&row.uid).map(webhook);
+        Job { webhook, ..view(app, tenant, gone.get(&row.uid).copied(), row) }
+    };
+    Ok(rows.into_iter().map(seen).collect())
+}
+
+/// A job as its client reads it.
+pub(crate) async fn seen_by_clients(app: &App, tenant: &str, row: JobRow) -> Result<Job, Refusal> {
+    seen(app, tenant, row).await.map(|Json(job)| job)
+}
+
+fn webhook(told: WebhookRow) -> Webhook {
+    let next_at = (told.state == WebhookState::Pending).then(|| webhooks::shown(told.due_at_ms));
+    Webhook { state: told.state, tries: told.tries, detail: told.detail, next_at }
 }
 
 /// One of them.
@@ -79,6 +96,7 @@ fn view(app: &App, tenant: &str, gone_at_ms: Option<i64>, row: JobRow) -> Job {
         warnings,
         error: row.error.map(|(code, detail)| JobError { code, detail }),
         cancel_requested: row.cancel_requested,
+        webhook: None,
         created_at: time(row.created_at_ms),
         started_at: row.started_at_ms.map(time),
         finished_at: row.finished_at_ms.map(time),
@@ -92,8 +110,13 @@ pub(super) fn job_id(text: &str) -> Result<JobId, Refusal> {
     })
 }
 
-/// The id of a submit: from the body, from `Idempotency-Key`, or assigned here when no gateway did it before.
+/// The id of a submit: as it was given, or assigned here when no gateway did it before.
 fn resolve_id(in_body: Option<JobId>, headers: &HeaderMap) -> Result<JobId, Refusal> {
+    Ok(given_id(in_body, headers)?.unwrap_or_else(JobId::assign))
+}
+
+/// The id that a submit was given: in the body, or by `Idempotency-Key`.
+pub(super) fn given_id(in_body: Option<JobId>, headers: &HeaderMap) -> Result<Option<JobId>, Refusal> {
     let in_header = match headers.get(headers::IDEMPOTENCY_KEY) {
         None => None,
         Some(value) => Some(job_id(value.to_str().unwrap_or("?"))?),
@@ -104,13 +127,13 @@ fn resolve_id(in_body: Option<JobId>, headers: &HeaderMap) -> Result<JobId, Refu
                 format!("job_id is {body} and Idempotency-Key is {header}; they mean the same, give one");
             Err(Problem::new(Code::JobIdMismatch, detail).field("job_id").into())
         }
-        (body, header) => Ok(body.or(header).unwrap_or_else(JobId::assign)),
+        (body, header) => Ok(body.or(header)),
     }
 }
 
 /// What the gateway says of other pools. A job is worth more than its prices: those that cannot be read are none, and then
 /// nobody steals it.
-fn steal_prices(headers: &HeaderMap) -> Prices {
+pub(super) fn steal_prices(headers: &HeaderMap) -> Prices {
     let mut said = headers.get_all(headers::STEAL).iter();
     let (Some(prices), None) = (said.next(), said.next()) else { return Prices::default() };
     prices.to_str().unwrap_or("?").parse().unwrap_or_else(|error| {
@@ -147,39 +170,58 @@ async fn accept(
     job_id: &JobId,
     steal: Prices,
 ) -> Result<Response, Refusal> {
+    let (status, row) = admit(app, &tenant, principal, spec, job_id, steal).await?;
+    let location = format!("/jobs/{job_id}");
+    Ok((status, [(header::LOCATION, location)], seen(app, &tenant, row).await?).into_response())
+}
+
+/// Commits a job, or finds that it was committed before.
+pub(super) async fn admit(
+    app: &App,
+    tenant: &str,
+    principal: Option<&str>,
+    spec: JobSpec,
+    job_id: &JobId,
+    steal: Prices,
+) -> Result<(StatusCode, JobRow), Refusal> {
     let outcome = |label: &str| app.metrics.submits.with_label_values(&[label]).inc();
     takes_jobs(app)?;
+    check_webhook(app, &spec)?;
     let input_bytes = match &spec.input {
         Input::Url(_) => None,
-        Input::Path(path) => Some(uploaded_bytes(app, &tenant, path).await?),
+        Input::Path(path) => Some(uploaded_bytes(app, tenant, path).await?),
     };
     let work_seconds = app.cost.estimate(&spec, input_bytes);
-    let new = NewJob { tenant, job_id: job_id.clone(), spec, work_seconds, steal };
-    let (status, row) = match app.store.accept(&new, &app.identity, app.room).await? {
+    let new = NewJob { tenant: tenant.to_owned(), job_id: job_id.clone(), spec, work_seconds, steal };
+    match app.store.accept(&new, &app.identity, app.room).await? {
         Accepted::Created(row) => {
             outcome("created");
             info!(%job_id, tenant = new.tenant, principal, work_seconds, "accepted");
             app.load.accepted(work_seconds);
             app.nudge.notify_one();
-            (StatusCode::ACCEPTED, row)
+            Ok((StatusCode::ACCEPTED, row))
         }
         Accepted::Existing(row) => {
             outcome("existing");
-            (StatusCode::OK, row)
+            Ok((StatusCode::OK, row))
         }
         Accepted::Conflict => {
             outcome("conflict");
             let detail = format!("job {job_id} was submitted with another spec; use another job_id");
-            return Err(Problem::new(Code::JobConflict, detail).field("job_id").into());
+            Err(Problem::new(Code::JobConflict, detail).field("job_id").into())
         }
-        Accepted::Full => return Err(full(app)),
-    };
-    let location = format!("/jobs/{job_id}");
-    Ok((status, [(header::LOCATION, location)], seen(app, &new.tenant, row).await?).into_response())
+        Accepted::Full => Err(full(app)),
+    }
+}
+
+/// Refuses a receiver that may not be told.
+pub(super) fn check_webhook(app: &App, spec: &JobSpec) -> Result<(), Refusal> {
+    let refused = spec.webhook_url.as_deref().and_then(|url| app.receivers.check(url).err());
+    refused.map_or(Ok(()), |why| Err(Problem::new(Code::BadField, why).field("webhook_url").into()))
 }
 
 /// Refuses where this worker shuts down.
-fn takes_jobs(app: &App) -> Result<(), Refusal> {
+pub(super) fn takes_jobs(app: &App) -> Result<(), Refusal> {
     if app.load.is_draining() {
         app.metrics.submits.with_label_values(&["draining"]).inc();
         return Err(Problem::new(Code::Draining, "this worker shuts down; post again").retry_after(1).into());
@@ -188,7 +230,7 @@ fn takes_jobs(app: &App) -> Result<(), Refusal> {
 }
 
 /// Refuses what there is no room for.
-fn full(app: &App) -> Refusal {
+pub(super) fn full(app: &App) -> Refusal {
     app.metrics.submits.with_label_values(&["full"]).inc();
     app.load.stale();
     let wait = app.load.wait_seconds();
@@ -305,7 +347,17 @@ pub(super) async fn list(
         millrace_wire::job::State::parse(&name)
             .ok_or_else(|| bad("status", format!("status must be one of {known}")))
     });
-    let limit = match query.limit {
+    let (limit, before) = page(query.limit.as_deref(), query.cursor)?;
+    let filter = Filter { state: state.transpose()?, limit: limit + 1, before };
+    let rows = app.store.jobs(&tenant, &filter).await?;
+    let (jobs, next_cursor) = paged(&app, &tenant, rows, limit).await?;
+    Ok(Json(JobPage { jobs, next_cursor }))
+}
+
+/// How many a page has, and which job it begins behind.
+pub(super) fn page(limit: Option<&str>, cursor: Option<String>) -> Result<(u32, Option<String>), Refusal> {
+    let bad = |field: &str, detail: String| Refusal(Problem::new(Code::BadQuery, detail).field(field));
+    let limit = match limit {
         None => PAGE.0,
         Some(text) => text
             .parse()
@@ -313,15 +365,23 @@ pub(super) async fn list(
             .filter(|n| (1..=PAGE.1).contains(n))
             .ok_or_else(|| bad("limit", format!("limit must be from 1 to {}", PAGE.1)))?,
     };
-    if query.cursor.as_ref().is_some_and(|cursor| uuid::Uuid::parse_str(cursor).is_err()) {
+    if cursor.as_ref().is_some_and(|cursor| uuid::Uuid::parse_str(cursor).is_err()) {
         return Err(bad("cursor", "cursor must be next_cursor of an earlier page".to_owned()));
     }
-    let filter = Filter { state: state.transpose()?, limit: limit + 1, before: query.cursor };
-    let mut rows = app.store.jobs(&tenant, &filter).await?;
+    Ok((limit, cursor))
+}
+
+/// A page as clients read it, of rows of which one more was asked for, and where the next one begins.
+pub(super) async fn paged(
+    app: &App,
+    tenant: &str,
+    mut rows: Vec<JobRow>,
+    limit: u32,
+) -> Result<(Vec<Job>, Option<String>), Refusal> {
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let next_cursor = rows.last().filter(|_| more).map(|row| row.uid.clone());
-    Ok(Json(JobPage { jobs: views(&app, &tenant, rows).await?, next_cursor }))
+    Ok((views(app, tenant, rows).await?, next_cursor))
 }
 
 /// Deletes what a job gave. Never what `DELETE` of a job does by itself: a cancel that came too late would take away

@@ -11,6 +11,7 @@ mod ops;
 mod tenant;
 mod token;
 mod uploads;
+mod videos;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ use crate::load::Load;
 use crate::metrics::Metrics;
 use crate::objects::{self, Objects};
 use crate::store::{self, Identity, Room, Store, Upkeep};
+use crate::webhooks::receiver::Receivers;
 
 /// What handlers need.
 pub struct App {
@@ -74,9 +76,12 @@ pub struct App {
     pub streams: Arc<Semaphore>,
     /// What clients call the endpoint, if it was set.
     pub public_url: Option<url::Url>,
+    /// Who may be told of a job's end.
+    pub receivers: Arc<Receivers>,
 }
 
 pub use events::STREAMS_MAX;
+pub(crate) use jobs::seen_by_clients;
 
 type Shared = State<Arc<App>>;
 
@@ -150,6 +155,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/jobs", post(jobs::submit).get(jobs::list))
         .route("/jobs/{job_id}", get(jobs::read).delete(jobs::cancel))
         .route("/jobs/{job_id}/retry", post(jobs::retry))
+        .route("/videos", post(videos::create).get(videos::list))
+        .route("/videos/{video_id}", get(videos::read))
         .route("/upload/request", post(uploads::request))
         .route(
             "/upload/{pool}/{*key}",
@@ -206,4 +213,4 @@ async fn report(State(app): Shared, request: Request, next: Next) -> Response {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -32,7 +32,9 @@ pub(super) async fn ready(State(app): Shared) -> impl IntoResponse {
 }
 
 pub(super) async fn metrics(State(app): Shared) -> impl IntoResponse {
-    match app.metrics.text(&app.load.fresh().await) {
+    let load = app.load.fresh().await;
+    let text = tokio::task::spawn_blocking(move || app.metrics.text(&load));
+    match text.await.unwrap_or_else(|died| Err(prometheus::Error::Msg(died.to_string()))) {
         Ok(text) => (StatusCode::OK, [("content-type", "text/plain; version=0.0.4; charset=utf-8")], text),
         Err(error) => {
             (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain")], error.to_string())

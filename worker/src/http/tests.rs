@@ -10,19 +10,19 @@ use crate::keys;
 use crate::store::{Accepted, Claim, JobRow, Manifest, NewJob, Published, TENANT_DEFAULT};
 
 /// A worker's HTTP side on a store of its own, without a claim loop behind it, and a client that follows nothing.
-pub(super) struct Served {
-    pub(super) url: String,
-    pub(super) app: Arc<App>,
-    pub(super) client: reqwest::Client,
-    pub(super) folder: tempfile::TempDir,
+pub(crate) struct Served {
+    pub(crate) url: String,
+    pub(crate) app: Arc<App>,
+    pub(crate) client: reqwest::Client,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Served {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(|_| {}).await
     }
 
-    pub(super) async fn with(change: impl FnOnce(&mut App)) -> Self {
+    pub(crate) async fn with(change: impl FnOnce(&mut App)) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", folder.path().join("jobs.db").display());
@@ -54,6 +54,7 @@ impl Served {
             media_origins: Origins::Any,
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
             public_url: None,
+            receivers: Arc::new(Receivers::new(false, Vec::new(), Duration::from_secs(1)).unwrap()),
         };
         change(&mut app);
         let app = Arc::new(app);
@@ -65,15 +66,15 @@ impl Served {
         Self { url, app, client, folder }
     }
 
-    pub(super) fn ask(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+    pub(crate) fn ask(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method.parse().unwrap(), format!("{}{path}", self.url))
     }
 
-    pub(super) async fn get(&self, path: &str) -> reqwest::Response {
+    pub(crate) async fn get(&self, path: &str) -> reqwest::Response {
         self.ask("GET", path).send().await.unwrap()
     }
 
-    pub(super) async fn accept(&self, id: &str) -> JobRow {
+    pub(crate) async fn accept(&self, id: &str) -> JobRow {
         let (spec, _) = JobSpec::parse(br#"{"input_url":"http://h/v"}"#).unwrap();
         let (tenant, job_id) = (TENANT_DEFAULT.to_owned(), id.parse().unwrap());
         let new = NewJob { tenant, job_id, spec, work_seconds: 1.0, steal: Default::default() };
@@ -84,12 +85,12 @@ impl Served {
         }
     }
 
-    pub(super) async fn claim(&self) -> Claim {
+    pub(crate) async fn claim(&self) -> Claim {
         self.app.store.claim(&self.app.identity, Duration::from_secs(60)).await.unwrap().unwrap()
     }
 
     /// Ends a claim with files of the given names; each holds its own name.
-    pub(super) async fn publish(&self, claim: &Claim, outputs: Outputs, names: &[&str]) {
+    pub(crate) async fn publish(&self, claim: &Claim, outputs: Outputs, names: &[&str]) {
         let prefix = keys::attempt_prefix(claim.part, &claim.lease);
         for name in names {
             let file = self.folder.path().join("file");

@@ -13,6 +13,7 @@ use object_store::signer::Signer;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
 use super::credentials::FromFile;
+use super::federation::{Federation, SignsAs};
 use super::place::{Checksum, Gcs, Place, S3};
 use super::{Error, local, unavailable};
 
@@ -183,8 +184,17 @@ fn gcs(place: &Gcs) -> object_store::Result<Bucket> {
         .with_bucket_name(&place.bucket)
         .with_retry(patience())
         .with_client_options(options(plain_http));
+    let http = client()?;
     if let Some(file) = &place.credentials {
-        builder = builder.with_service_account_path(file.display().to_string());
+        let federation = Federation::read(file, &http).map_err(|what| {
+            object_store::Error::Unauthenticated { path: String::new(), source: what.into() }
+        })?;
+        builder = match federation.map(Arc::new) {
+            Some(federation) => builder
+                .with_credentials(Arc::clone(&federation) as _)
+                .with_signing_credentials(Arc::new(SignsAs(federation))),
+            None => builder.with_service_account_path(file.display().to_string()),
+        };
     }
     if let Some(url) = &place.endpoint {
         builder = builder.with_base_url(url.as_str().trim_end_matches('/'));
@@ -196,7 +206,7 @@ fn gcs(place: &Gcs) -> object_store::Result<Bucket> {
         own: Arc::clone(&store) as _,
         parts: Parts(Arc::clone(&store) as _),
         conditional: true,
-        http: client()?,
+        http,
     };
     Ok(Bucket { store, cloud: Some(Arc::new(cloud)), prefix: Path::from(place.prefix.as_str()) })
 }

@@ -6,6 +6,7 @@
 
 mod connect;
 mod credentials;
+mod federation;
 mod multipart;
 mod place;
 mod presign;

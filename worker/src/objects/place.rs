@@ -66,7 +66,7 @@ pub struct Gcs {
     pub bucket: String,
     /// What every key begins with; empty or without slashes at its ends.
     pub prefix: String,
-    /// `credentials`: a key file, instead of the platform's own means.
+    /// `credentials`: a key file, or one that describes an external account, instead of the platform's own means.
     pub credentials: Option<PathBuf>,
     /// `endpoint`: another address of the XML API.
     pub endpoint: Option<Url>,

@@ -10,7 +10,10 @@ use ipnet::IpNet;
 
 /// Networks that are allowed although they are not public.
 #[derive(Debug, Clone, Default)]
-pub struct Allowed(Vec<IpNet>);
+pub struct Allowed {
+    networks: Vec<IpNet>,
+    nothing_else: bool,
+}
 
 /// An address that must not be connected to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +28,12 @@ pub struct Refused {
 impl Allowed {
     /// These networks, besides the public ones.
     pub fn new(networks: Vec<IpNet>) -> Self {
-        Self(networks)
+        Self { networks, nothing_else: false }
+    }
+
+    /// These networks, and not even the public ones.
+    pub fn only(networks: Vec<IpNet>) -> Self {
+        Self { networks, nothing_else: true }
     }
 
     /// Whether the address may be connected to.
@@ -35,11 +43,12 @@ impl Allowed {
     pub fn check(&self, address: IpAddr) -> Result<(), Refused> {
         // An IPv4 address in IPv6 clothes is that IPv4 address, for the list as well.
         let plain = embedded(address).map_or(address, IpAddr::V4);
-        if self.0.iter().any(|network| network.contains(&plain) || network.contains(&address)) {
+        if self.networks.iter().any(|network| network.contains(&plain) || network.contains(&address)) {
             return Ok(());
         }
         match reason(plain) {
             Some(reason) => Err(Refused { address, reason }),
+            None if self.nothing_else => Err(Refused { address, reason: "public" }),
             None => Ok(()),
         }
     }

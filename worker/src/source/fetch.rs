@@ -5,13 +5,12 @@
 //! redirect is checked the same way; the environment's proxies are ignored, since a proxy would connect unchecked.
 
 use std::error::Error as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use millrace_wire::job::FailureCode;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, LOCATION};
 use reqwest::{Client, Response};
 use tokio::io::AsyncWriteExt as _;
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use url::{Host, Url};
 
 use super::address::{Allowed, Refused};
+use super::resolve::Resolver;
 use crate::failure::{Ended, Failure};
 
 /// How often a fetch says how far it is, at most.
@@ -81,31 +81,6 @@ pub struct Fetcher {
     settings: FetchSettings,
 }
 
-/// Resolves names to addresses that may be connected to, and to no others.
-struct Resolver(Allowed);
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allowed = self.0.clone();
-        Box::pin(async move {
-            let all: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let mut refused = None;
-            let passes = |address: &SocketAddr| match allowed.check(address.ip()) {
-                Ok(()) => true,
-                Err(reason) => {
-                    refused = Some(reason);
-                    false
-                }
-            };
-            let fine: Vec<SocketAddr> = all.into_iter().filter(passes).collect();
-            match refused {
-                Some(refused) if fine.is_empty() => Err(refused.into()),
-                _ => Ok(Box::new(fine.into_iter()) as Addrs),
-            }
-        })
-    }
-}
-
 impl Fetcher {
     /// A fetcher with these limits.
     ///
@@ -117,7 +92,7 @@ impl Fetcher {
         let allowed = Allowed::new(settings.allow_private.clone());
         let client = Client::builder()
             .user_agent(concat!("millrace/", env!("CARGO_PKG_VERSION")))
-            .dns_resolver(std::sync::Arc::new(Resolver(allowed.clone())))
+            .dns_resolver(std::sync::Arc::new(Resolver::system(allowed.clone())))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .referer(false)

@@ -7,6 +7,7 @@ pub mod address;
 pub mod fetch;
 pub mod kept;
 pub mod probe;
+pub(crate) mod resolve;
 pub mod scan;
 pub mod sniff;
 pub mod stored;

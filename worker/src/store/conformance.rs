@@ -1,6 +1,7 @@
 //! What every store must do, whatever database is behind it: each backend keeps these promises on its own
 //! `Fixture`.
 
+mod outbox;
 mod parts;
 mod retry;
 mod steal;
@@ -14,6 +15,7 @@ use millrace_wire::job::{FailureCode, Outputs, Phase, Progress, State};
 use millrace_wire::{JobId, JobSpec};
 use sqlx::{Connection as _, Executor as _};
 
+use self::outbox::*;
 use self::parts::*;
 use self::retry::*;
 use self::steal::*;
@@ -38,6 +40,9 @@ trait Fixture: Send + Sync {
 
     /// Lets so much time go by for what ended, for uploads, and for what waits for a thief.
     async fn age(&self, by: Duration);
+
+    /// Enters the last event of a job once more.
+    async fn again(&self, job_id: &str);
 }
 
 /// What [`Fixture::age`] does.
@@ -46,6 +51,14 @@ fn aging(by: Duration) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(format!(
         "UPDATE job SET finished_at = finished_at - {ms}; UPDATE upload SET look_at = look_at - {ms}; \
          UPDATE steal SET at = at - {ms}"
+    ))
+}
+
+/// What [`Fixture::again`] does.
+fn repeating(job_id: &str) -> sqlx::AssertSqlSafe<String> {
+    sqlx::AssertSqlSafe(format!(
+        "INSERT INTO event (job_uid, at, kind, body) SELECT job_uid, at, kind, body FROM event \
+         WHERE job_uid = (SELECT uid FROM job WHERE job_id = '{job_id}') ORDER BY seq DESC LIMIT 1"
     ))
 }
 
@@ -467,6 +480,11 @@ macro_rules! promises {
             however_many_uploads_jobs_read_none_of_them_is_due
             an_upload_in_parts_is_due_after_its_session_unless_it_was_completed
             a_bucket_has_one_sweeper_at_a_time
+            every_end_of_a_job_with_a_webhook_is_claimed_once
+            a_webhook_is_told_again_until_its_window_ends
+            a_receiver_is_told_a_few_at_a_time_and_a_job_in_order
+            a_sink_has_one_feeder_that_goes_on_where_the_last_one_was
+            jobs_are_found_by_the_words_of_their_own_tenant
         }
     };
 }
@@ -485,6 +503,11 @@ mod sqlite {
 
         async fn age(&self, by: Duration) {
             sqlx::SqliteConnection::connect(&self.url()).await.unwrap().execute(aging(by)).await.unwrap();
+        }
+
+        async fn again(&self, job_id: &str) {
+            let mut connection = sqlx::SqliteConnection::connect(&self.url()).await.unwrap();
+            connection.execute(repeating(job_id)).await.unwrap();
         }
     }
 
@@ -526,6 +549,11 @@ mod postgres {
 
         async fn age(&self, by: Duration) {
             sqlx::PgConnection::connect(&self.0).await.unwrap().execute(aging(by)).await.unwrap();
+        }
+
+        async fn again(&self, job_id: &str) {
+            let mut connection = sqlx::PgConnection::connect(&self.0).await.unwrap();
+            connection.execute(repeating(job_id)).await.unwrap();
         }
     }
 

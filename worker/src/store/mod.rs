@@ -10,6 +10,8 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod library;
+pub mod outbox;
 mod parts;
 pub mod postgres;
 #[cfg(test)]
@@ -30,6 +32,8 @@ use millrace_wire::steal::Prices;
 use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
 
+pub use library::Library;
+pub use outbox::Outbox;
 pub use parts::{Committed, Done, NewPart, Part, Pieces};
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;

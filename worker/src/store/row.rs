@@ -2,11 +2,12 @@
 
 use std::str::FromStr;
 
-use millrace_wire::job::{FailureCode, Phase, State};
+use millrace_wire::job::{FailureCode, Phase, State, WebhookState};
 use millrace_wire::spec::Priority;
 use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
 use sqlx::Row as _;
 
+use super::outbox::{SinkEvent, WebhookRow};
 use super::{Error, JobRow, Part};
 
 /// A row of either database.
@@ -110,4 +111,37 @@ impl Wanted {
             plan: plan.filter(|_| part != Part::Whole),
         })
     }
+}
+
+/// A number that is never negative.
+pub(super) fn count(number: i64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+pub(super) fn webhook_state(name: &str) -> Result<WebhookState, Error> {
+    WebhookState::parse(name).ok_or_else(|| corrupt("state", name))
+}
+
+/// Reads `job_uid, state, tries, detail, due_at` of a webhook.
+pub(super) fn webhook(row: &impl Columns) -> Result<(String, WebhookRow), Error> {
+    let told = WebhookRow {
+        state: webhook_state(&row.text("state")?)?,
+        tries: count(row.int("tries")?),
+        detail: row.maybe_text("detail")?,
+        due_at_ms: row.int("due_at")?,
+    };
+    Ok((row.text("job_uid")?, told))
+}
+
+/// Reads `seq, tenant, job_id, job_uid, kind, at, body` of an event and its job.
+pub(super) fn sink_event(row: &impl Columns) -> Result<SinkEvent, Error> {
+    Ok(SinkEvent {
+        seq: row.int("seq")?,
+        tenant: row.text("tenant")?,
+        job_id: parsed("job_id", &row.text("job_id")?)?,
+        job_uid: row.text("job_uid")?,
+        kind: row.text("kind")?,
+        at_ms: row.int("at")?,
+        body: row.text("body")?,
+    })
 }

@@ -25,6 +25,10 @@ pub(super) const IN_USE_AGAIN: Duration = Duration::from_secs(3600);
 /// How often what a lost attempt wrote is removed. The same number stands in the index.
 pub(super) const SWEEPS: i64 = 2;
 
+/// How many webhooks that are due a claim looks at. A receiver with more than these is busy after one look, and then passed
+/// over.
+pub(super) const WEBHOOKS_SEEN_MAX: i64 = 1000;
+
 /// From when after its acceptance another pool may steal a task at this price. Its own pool has the same head start as with
 /// lost work: at a price of nothing an idle stranger would win a race against the idle worker that accepted it.
 pub(super) fn steal_after(price: Duration) -> i64 {

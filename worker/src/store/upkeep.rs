@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use millrace_wire::job::State;
 use millrace_wire::{JobId, PoolId};
 
-use super::{Error, JobRow, Part};
+use super::{Error, JobRow, Library, Outbox, Part};
 
 /// How long things are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,9 +92,10 @@ pub enum Deleted {
     NotFound,
 }
 
-/// The part of a store that keeps house. Every method is one transaction.
+/// The part of a store that keeps house, tells others and knows words: all that is beside the life of a job. Every method is
+/// one transaction.
 #[async_trait]
-pub trait Upkeep: Send + Sync + 'static {
+pub trait Upkeep: Outbox + Library + Send + Sync + 'static {
     /// Enters an upload, to be looked at `kept` after its URL's end; one in parts an hour after.
     async fn enter_upload(&self, upload: &NewUpload, kept: Duration) -> Result<(), Error>;
 

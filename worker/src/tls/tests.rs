@@ -7,6 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use reqwest::{Certificate, ClientBuilder, Identity};
 
 use super::*;
+use crate::probe::{self, Question};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -68,15 +69,25 @@ impl Served {
             path("ca.pem")
         });
         let own = Pair { certificate: path("cert.pem"), key: path("key.pem") };
-        let files = Server { own, client_ca, clients: Clients::Required, alpn: ALPN };
+        let files = Server { own, client_ca, clients: Clients::RequiredOrOwn, alpn: ALPN };
         let metrics = Arc::new(Metrics::new().unwrap());
         let tls = Arc::new(Tls::open(files, Arc::clone(&metrics)).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let done = CancellationToken::new();
-        let router = Router::new().route("/", get(async || "hello"));
+        let router = Router::new().route("/", get(async || "hello")).route("/readyz", get(async || "yes"));
         let server = tokio::spawn(serve(listener, tls, router, done.clone()));
         Self { directory, address, metrics, done, server }
+    }
+
+    fn pair(&self) -> Pair {
+        let path = |name: &str| self.directory.path().join(name);
+        Pair { certificate: path("cert.pem"), key: path("key.pem") }
+    }
+
+    async fn probe(&self, pair: Option<Pair>) -> Result<(), String> {
+        let asked = probe::ask(Question::Ready, self.address, pair, PATIENCE).await;
+        asked.map_err(|error| format!("{error:#}"))
     }
 
     async fn ask(&self, client: &reqwest::Client) -> reqwest::Result<String> {
@@ -94,6 +105,38 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "never saw: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+#[tokio::test]
+async fn a_worker_is_probed_by_itself_and_by_no_other_worker() {
+    let (own, trusted) = (Authority::new(), Authority::new());
+    let served = Served::start(&own, Some(&trusted)).await;
+    served.probe(Some(served.pair())).await.unwrap();
+
+    let neighbour = tempfile::tempdir().unwrap();
+    put(neighbour.path(), &own.signs(2099));
+    let path = |name: &str| neighbour.path().join(name);
+    let other = Pair { certificate: path("cert.pem"), key: path("key.pem") };
+    // The probe believes its own certificate alone …
+    let refused = served.probe(Some(other)).await.unwrap_err();
+    assert!(refused.contains("no TLS with it"), "{refused}");
+    // … and the worker that of itself and of clients, not of its neighbours.
+    let client = own.clients().identity(own.identity(2099)).build().unwrap();
+    assert!(served.ask(&client).await.is_err());
+    let certificate_alone = Pair { key: path("key.pem"), ..served.pair() };
+    let refused = served.probe(Some(certificate_alone)).await.unwrap_err();
+    assert!(refused.contains("is not the key of the certificate"), "{refused}");
+    let plain = served.probe(None).await.unwrap_err();
+    assert!(plain.contains("with 400") && plain.contains("speaks TLS"), "{plain}");
+
+    // A renewed certificate is asked by once the worker has followed it.
+    put(served.directory.path(), &own.signs(2098));
+    let deadline = Instant::now() + PATIENCE;
+    while served.probe(Some(served.pair())).await.is_err() {
+        assert!(Instant::now() < deadline, "the new certificate never opens");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    served.done.cancel();
 }
 
 #[tokio::test]

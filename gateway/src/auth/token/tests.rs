@@ -358,6 +358,16 @@ fn claims_say_who_in_the_words_of_the_configuration() {
     all["email"] = json!("a@b.example");
     let principal = found(&jwt, &all).unwrap();
     assert_eq!((principal.role, principal.tenant.as_str()), (Role::Viewer, "everybody"));
+    all["realm_access"] = json!({ "roles": null });
+    assert_eq!(found(&jwt, &all).unwrap().role, Role::Viewer);
+    for unknown in [json!(["admin", "viewer"]), json!([]), json!(""), json!(7), json!("viewer")] {
+        all["realm_access"] = json!({ "roles": unknown });
+        let found = found(&jwt, &all);
+        assert!(
+            matches!(&found, Err(Refused::Stranger(why)) if why.contains("/realm_access/roles")),
+            "it names a role, if none that is known: {unknown}: {found:?}"
+        );
+    }
 }
 
 #[test]

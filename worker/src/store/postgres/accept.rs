@@ -6,9 +6,11 @@ use std::sync::{Mutex, MutexGuard};
 use millrace_wire::spec::Input;
 use sqlx::postgres::PgConnection;
 
+use super::super::outbox::receiver;
 use super::super::row::job_row;
 use super::super::rules::{class_of, steal_after};
 use super::super::{Accepted, Error, Identity, NewJob, Room};
+use super::outbox::tenant_word;
 use super::read::find;
 use super::sql::{event, held, now};
 
@@ -66,6 +68,8 @@ pub(super) async fn accept(
         Input::Path(path) => Some(path),
         Input::Url(_) => None,
     };
+    let words = Some(new.spec.words()).filter(|words| !words.is_empty());
+    let words = words.map(|words| words.into_iter().chain([tenant_word(&new.tenant)]).collect::<Vec<_>>());
     let created = sqlx::query(concat!(
         "WITH held AS (",
         held!(),
@@ -79,6 +83,9 @@ pub(super) async fn accept(
            SELECT $10, uid, 'video', 'waiting', pool, class, $1, $11, created_at, created_at FROM j), \
          s AS (INSERT INTO steal (task_uid, pool, class, at) SELECT $10, price.pool, j.class, j.created_at + price.after \
            FROM j, unnest($14::text[], $15::bigint[]) AS price (pool, after) WHERE price.pool <> j.pool), \
+         w AS (INSERT INTO job_words (job_uid, words) SELECT uid, array_to_tsvector($16::text[]) FROM j \
+           WHERE $16::text[] IS NOT NULL), \
+         h AS (INSERT INTO job_webhook (job_uid, receiver) SELECT uid, $17 FROM j WHERE $17::text IS NOT NULL), \
          e AS (",
         event!("'accepted'", "jsonb_build_object('pool', pool, 'worker', $1)"),
         ") SELECT * FROM j"
@@ -98,6 +105,8 @@ pub(super) async fn accept(
     .bind(input_path)
     .bind(new.steal.iter().map(|(pool, _)| pool.as_str()).collect::<Vec<_>>())
     .bind(new.steal.iter().map(|(_, price)| steal_after(price)).collect::<Vec<_>>())
+    .bind(words)
+    .bind(new.spec.webhook_url.as_deref().and_then(receiver))
     .fetch_optional(&mut *on)
     .await?;
     if let Some(row) = created {

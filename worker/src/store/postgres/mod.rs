@@ -13,6 +13,7 @@ mod ending;
 mod growth;
 mod link;
 mod open;
+mod outbox;
 mod parts;
 mod read;
 mod server;
@@ -60,6 +61,7 @@ pub struct Postgres {
     signing_key: Vec<u8>,
     failures_max: u32,
     entrance: Entrance,
+    horizon: outbox::Horizons,
 }
 
 /// Asks a question on a connection of the link's, until it is answered or its time is up.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::super::Error;
 use super::accept::Entrance;
 use super::link::Link;
+use super::outbox::Horizons;
 use super::server::{Found, Server};
 use super::{Postgres, Settings};
 
@@ -45,7 +46,8 @@ impl Postgres {
         link.follow(Ok(found));
         let signing_key =
             hex::decode(signing_key).map_err(|e| Error::Corrupt(format!("signing_key: {e}")))?;
-        Ok(Self { link: Arc::new(link), id, signing_key, failures_max, entrance: Entrance::default() })
+        let (entrance, horizon) = (Entrance::default(), Horizons::default());
+        Ok(Self { link: Arc::new(link), id, signing_key, failures_max, entrance, horizon })
     }
 }
 
@@ -69,7 +71,10 @@ async fn prepare(found: &Found) -> Result<(String, String), String> {
     let patient = found.options.clone().options([("lock_timeout", "0")]);
     let said = |error: &dyn std::fmt::Display| error.to_string();
     let pool = PgPoolOptions::new().max_connections(1).connect_with(patient).await.map_err(|e| said(&e))?;
-    sqlx::migrate!("./migrations/postgres").run(&pool).await.map_err(|e| said(&e))?;
+    // A newer worker's migrations only add. While they are rolled out an older one may start once more, or come back.
+    let mut migrator = sqlx::migrate!("./migrations/postgres");
+    migrator.set_ignore_missing(true);
+    migrator.run(&pool).await.map_err(|e| said(&e))?;
     let id = meta(&pool, "store_id", uuid::Uuid::now_v7().to_string()).await.map_err(|e| said(&e))?;
     let key =
         meta(&pool, "signing_key", hex::encode(rand::random::<[u8; 32]>())).await.map_err(|e| said(&e))?;

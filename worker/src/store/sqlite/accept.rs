@@ -3,9 +3,11 @@
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 
+use super::super::outbox::receiver;
 use super::super::row::job_row;
 use super::super::rules::{class_of, steal_after};
 use super::super::{Accepted, Error, Identity, NewJob, Room};
+use super::outbox::tenant_word;
 use super::{Sqlite, find, now, record};
 
 /// Accepts for a worker: see [`super::super::Store::accept`].
@@ -59,6 +61,22 @@ pub(super) async fn accept(
     .bind(new.work_seconds)
     .execute(&mut *tx)
     .await?;
+    let words = new.spec.words();
+    if !words.is_empty() {
+        sqlx::query("INSERT INTO job_words (job_uid, tenant, words) VALUES (?, ?, ?)")
+            .bind(&uid)
+            .bind(tenant_word(&new.tenant))
+            .bind(Vec::from_iter(words).join(" "))
+            .execute(&mut *tx)
+            .await?;
+    }
+    if let Some(receiver) = new.spec.webhook_url.as_deref().and_then(receiver) {
+        sqlx::query("INSERT INTO job_webhook (job_uid, receiver) VALUES (?, ?)")
+            .bind(&uid)
+            .bind(receiver)
+            .execute(&mut *tx)
+            .await?;
+    }
     for (pool, price) in new.steal.iter().filter(|(pool, _)| **pool != by.pool) {
         sqlx::query(
             "INSERT INTO steal (task_uid, pool, class, at) \

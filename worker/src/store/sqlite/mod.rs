@@ -9,6 +9,7 @@ mod accept;
 mod claim;
 mod ending;
 mod open;
+mod outbox;
 mod parts;
 mod upkeep;
 

@@ -62,7 +62,10 @@ impl Sqlite {
             )
         };
         let writer = pool(1).connect_with(options.clone()).await.map_err(|e| refuse(e.to_string()))?;
-        sqlx::migrate!("./migrations/sqlite").run(&writer).await.map_err(|e| refuse(e.to_string()))?;
+        // A newer worker's migrations only add, so that an older one can follow it: a rollback, or the half of a rollout.
+        let mut migrator = sqlx::migrate!("./migrations/sqlite");
+        migrator.set_ignore_missing(true);
+        migrator.run(&writer).await.map_err(|e| refuse(e.to_string()))?;
         let id = meta(&writer, "store_id", || uuid::Uuid::now_v7().to_string()).await?;
         let key = meta(&writer, "signing_key", || hex::encode(rand::random::<[u8; 32]>())).await?;
         drop(guard);

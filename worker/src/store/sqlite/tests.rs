@@ -35,6 +35,24 @@ async fn a_job_of_a_later_version_waits_and_does_not_stop_those_behind_it() {
 }
 
 #[tokio::test]
+async fn a_worker_of_before_follows_one_that_migrated_further() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, worker) = open(folder.path()).await;
+    store.accept(&new_job("kept", ""), &worker, ROOM).await.unwrap();
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+         VALUES (999999, 'of a later version', TRUE, x'00', 1)",
+    )
+    .execute(&store.writer)
+    .await
+    .unwrap();
+    drop(store);
+    let (store, worker) = open(folder.path()).await;
+    let claim = store.claim(&worker, Duration::from_secs(60)).await.unwrap().unwrap();
+    assert_eq!(claim.job_id.as_str(), "kept");
+}
+
+#[tokio::test]
 async fn a_job_rises_a_class_in_ten_minutes() {
     let folder = tempfile::tempdir().unwrap();
     let (store, worker) = open(folder.path()).await;
