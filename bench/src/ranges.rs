@@ -52,8 +52,10 @@ pub async fn run(options: &Options) -> Result<()> {
     for turn in 0..options.runs {
         for (name, range, seen) in &mut sides {
             let (cpu, wall) = measure(options, source.url(), *range).await?;
-            println!("run {}, {name}: {:.2} CPU s, {:.1} s", turn + 1, cpu.as_secs_f64(), wall.as_secs_f64());
-            seen.push(cpu.as_secs_f64());
+            let [own, children] = [cpu.own, cpu.children].map(|time| time.as_secs_f64());
+            let (turn, wall) = (turn + 1, wall.as_secs_f64());
+            println!("run {turn}, {name}: ffmpeg {children:.2} CPU s, the worker {own:.2}; {wall:.1} s");
+            seen.push(cpu.total().as_secs_f64());
         }
     }
     let [whole, ranges] = sides.map(|(_, _, seen)| median(seen));
@@ -95,19 +97,23 @@ async fn looped(options: &Options) -> Result<PathBuf> {
 }
 
 /// CPU and wall time of one job on a fresh worker.
-async fn measure(options: &Options, url: &str, range: Duration) -> Result<(Duration, Duration)> {
+async fn measure(options: &Options, url: &str, range: Duration) -> Result<(Cpu, Duration)> {
     let data: &Path = &options.out.join("ranges");
     let threads = std::thread::available_parallelism().map_or(1, usize::from).to_string();
     let system =
         System::builder().pool("bench", 1).worker_arg("--threads", &threads).data(data).empty_first();
     let mut system = system.worker_arg("--range", &format!("{}ms", range.as_millis())).start().await?;
     let pid = system.worker_pid("bench-1")?;
-    let cpu = || Cpu::of(pid).context("the worker is gone").map(Cpu::total);
+    let cpu = || Cpu::of(pid).context("the worker is gone");
     let (before, began) = (cpu()?, Instant::now());
     system.client()?.submit(&json!({ "job_id": "long", "input_url": url })).await?;
     let done = system.client()?.wait_final("long", PATIENCE).await?;
     ensure!(done.state == State::Succeeded, "the job did not succeed: {:?}", done.error);
-    let (spent, took) = (cpu()?.saturating_sub(before), began.elapsed());
+    let (after, took) = (cpu()?, began.elapsed());
+    let spent = Cpu {
+        own: after.own.saturating_sub(before.own),
+        children: after.children.saturating_sub(before.children),
+    };
     system.stop().await?;
     Ok((spent, took))
 }

@@ -473,6 +473,7 @@ macro_rules! promises {
             a_cancel_ends_all_parts
             parts_that_end_together_bring_one_finalizer
             parts_of_a_pool_that_is_gone_are_anybodys
+            a_dead_job_in_parts_goes_on_where_it_was_until_what_it_left_is_gone
             what_lost_attempts_wrote_is_due_twice_and_what_may_still_publish_never
             outputs_are_gone_for_readers_first_and_due_later
             a_client_deletes_the_outputs_of_its_own_finished_jobs_alone

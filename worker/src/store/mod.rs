@@ -360,7 +360,8 @@ pub struct Backlog {
 pub struct Event {
     /// Its place in the order of all events.
     pub seq: i64,
-    /// `accepted`, `claimed`, `phase`, `succeeded`, `failed`, `retry_wait`, `released`, `cancelled`, `dead`, `retried`, …
+    /// `accepted`, `claimed`, `phase`, `succeeded`, `failed`, `retry_wait`, `released`, `cancelled`, `dead`, `retried`, `split`,
+    /// `begun_anew`, …
     pub kind: String,
     /// A JSON object with what belongs to the kind, and in `job` how the job stood after it: a
     /// [`millrace_wire::job::JobUpdate`].

@@ -238,3 +238,59 @@ pub(super) async fn parts_of_a_pool_that_is_gone_are_anybodys(fixture: &dyn Fixt
     }
     assert_eq!(claim(&*store, &heir, LONG).await.part, Part::Finish);
 }
+
+pub(super) async fn a_dead_job_in_parts_goes_on_where_it_was_until_what_it_left_is_gone(
+    fixture: &dyn Fixture,
+) {
+    let (store, upkeep) = fixture.both().await;
+    let (store, upkeep) = (&*store, &*upkeep);
+    let w = encoder(store, "w1", "aws", "x").await;
+    let year = Duration::from_secs(365 * 24 * 3600);
+    let keep = Rules { outputs_kept: year, uploads_kept: year, lost_kept: year, delete_after: year };
+    let (aws, now) = ("aws".parse().unwrap(), Rules { lost_kept: Duration::ZERO, ..keep });
+    let pieces = async |rules: Rules| {
+        let due = upkeep.due(&aws, &rules, 100).await.unwrap();
+        due.into_iter().filter(|due| matches!(due, Due::Pieces { .. })).collect::<Vec<_>>()
+    };
+    split(store, "j", &w, 2).await;
+    let (sound, kept) = (claim(store, &w, LONG).await.lease, claim(store, &w, LONG).await.lease);
+    assert_eq!(commit(store, &kept, "x").await, Committed::Yes);
+    let fail = async |times: u32| {
+        for _ in 0..times {
+            let range = claim(store, &w, LONG).await;
+            assert_eq!(range.part, Part::Range(1));
+            store.end(&range.lease, &failed(FailureCode::EncodeFailed)).await.unwrap();
+        }
+    };
+    fail(3).await;
+    assert_eq!(row(store, "j").await.state, State::Dead);
+    assert!(pieces(keep).await.is_empty(), "somebody may go on with it");
+    let retry = async || store.retry(TENANT_DEFAULT, &id("j"), &w, ROOM).await.unwrap();
+    assert!(matches!(retry().await, Retried::Done(_)));
+    assert_eq!(store.backlog(&w).await.unwrap().accepted_here, 0, "nor do parts take room now");
+    let again = [claim(store, &w, LONG).await, claim(store, &w, LONG).await];
+    assert_eq!(
+        again.each_ref().map(|claim| claim.part),
+        [Part::Sound, Part::Range(1)],
+        "what is done stays done"
+    );
+    assert!(again[0].lease.epoch > sound.epoch);
+    assert_eq!(row(store, "j").await.state, State::Running);
+    store.end(&again[1].lease, &failed(FailureCode::EncodeFailed)).await.unwrap();
+    fail(2).await;
+    assert_eq!(row(store, "j").await.state, State::Dead);
+
+    let left = [Due::Pieces { job_uid: kept.job_uid.clone(), outputs: false }];
+    assert_eq!(pieces(now).await, left);
+    assert_eq!(pieces(keep).await, left, "as often as it is asked");
+    assert!(matches!(retry().await, Retried::Refused(_)), "there is nothing to go on with");
+    upkeep.swept(&aws, &left[0]).await.unwrap();
+    assert!(pieces(now).await.is_empty());
+
+    // A verdict on the source is one on the copy of it that the parts read.
+    split(store, "damaged", &w, 2).await;
+    let range = claim(store, &w, LONG).await;
+    store.end(&range.lease, &failed(FailureCode::SourceDamaged)).await.unwrap();
+    let refused = store.retry(TENANT_DEFAULT, &id("damaged"), &w, ROOM).await.unwrap();
+    assert!(matches!(refused, Retried::Refused(_)));
+}

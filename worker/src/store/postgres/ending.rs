@@ -290,13 +290,14 @@ pub(super) async fn retry(
     let mut tx = on.begin().await?;
     lock_tasks(&mut tx, tenant, job_id).await?;
     let Some(job) = find(&mut tx, tenant, job_id).await? else { return Ok(Retried::NotFound) };
-    // What the parts of a job left is gone some time after its end, and nobody can go on with it.
+    // What the parts of a job left is gone some time after its end, and nobody can go on with it. And a verdict on the source
+    // is one on their copy of it, which is the same tomorrow.
     let closed: Option<bool> =
         sqlx::query_scalar("SELECT closed_at IS NOT NULL FROM plan WHERE job_uid = $1 FOR UPDATE")
             .bind(&job.uid)
             .fetch_optional(&mut *tx)
             .await?;
-    if closed == Some(true) || !job.may_be_retried() {
+    if closed.is_some_and(|closed| closed || job.state == State::Failed) || !job.may_be_retried() {
         return Ok(Retried::Refused(job));
     }
     let held: i64 = sqlx::query_scalar(held!())

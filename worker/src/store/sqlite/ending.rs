@@ -288,13 +288,13 @@ pub(super) async fn retry(
 ) -> Result<Retried, Error> {
     let mut tx = store.begin().await?;
     let Some(job) = find(&mut tx, tenant, job_id).await? else { return Ok(Retried::NotFound) };
-    // What the parts of a job left is gone some time after its end, and nobody can go on with it.
-    let closed: bool =
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM plan WHERE job_uid = ? AND closed_at IS NOT NULL)")
-            .bind(&job.uid)
-            .fetch_one(&mut *tx)
-            .await?;
-    if closed || !job.may_be_retried() {
+    // What the parts of a job left is gone some time after its end, and nobody can go on with it. And a verdict on the source
+    // is one on their copy of it, which is the same tomorrow.
+    let closed: Option<bool> = sqlx::query_scalar("SELECT closed_at IS NOT NULL FROM plan WHERE job_uid = ?")
+        .bind(&job.uid)
+        .fetch_optional(&mut *tx)
+        .await?;
+    if closed.is_some_and(|closed| closed || job.state == State::Failed) || !job.may_be_retried() {
         return Ok(Retried::Refused(job));
     }
     if held(&mut tx, by).await? >= room.limit(job.priority) {
