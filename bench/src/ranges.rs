@@ -33,10 +33,21 @@ pub struct Options {
     pub range: Duration,
     /// How often both are measured, in turns.
     pub runs: u32,
+    /// Only one of the two, and no verdict: for a machine that is free for a short while only.
+    pub only: Option<Side>,
     /// The demo's clip is kept in `cache` below.
     pub data: PathBuf,
     /// What is worked on.
     pub out: PathBuf,
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Side {
+    /// The job in one piece.
+    Piece,
+    /// The job in ranges.
+    Ranges,
 }
 
 /// Runs it and prints what it found.
@@ -48,15 +59,20 @@ pub async fn run(options: &Options) -> Result<()> {
     fs::create_dir_all(&options.out).with_context(|| format!("make {}", options.out.display()))?;
     let clip = looped(options).await?;
     let source = Source::serve(&clip).await?;
-    let mut sides = [("in one piece", Duration::ZERO, Vec::new()), ("in ranges", options.range, Vec::new())];
+    let mut sides = [(Side::Piece, Duration::ZERO, Vec::new()), (Side::Ranges, options.range, Vec::new())];
     for turn in 0..options.runs {
-        for (name, range, seen) in &mut sides {
+        for (side, range, seen) in
+            sides.iter_mut().filter(|side| options.only.is_none_or(|only| only == side.0))
+        {
             let (cpu, wall) = measure(options, source.url(), *range).await?;
             let [own, children] = [cpu.own, cpu.children].map(|time| time.as_secs_f64());
             let (turn, wall) = (turn + 1, wall.as_secs_f64());
-            println!("run {turn}, {name}: ffmpeg {children:.2} CPU s, the worker {own:.2}; {wall:.1} s");
+            println!("run {turn}, {side:?}: ffmpeg {children:.2} CPU s, the worker {own:.2}; {wall:.1} s");
             seen.push(cpu.total().as_secs_f64());
         }
+    }
+    if options.only.is_some() {
+        return Ok(());
     }
     let [whole, ranges] = sides.map(|(_, _, seen)| median(seen));
     let over = ranges / whole - 1.0;

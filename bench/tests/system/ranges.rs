@@ -57,7 +57,8 @@ async fn parts_done(stage: &Stage) -> Vec<u32> {
     for worker in stage.system.workers() {
         let metrics = stage.system.worker_client(worker).unwrap().get("/metrics").await.unwrap().text();
         let line = metrics.lines().find_map(|line| {
-            line.strip_prefix("millrace_worker_attempts_total{outcome=\"succeeded\"} ")?.parse().ok()
+            let (labels, count) = line.strip_prefix("millrace_worker_attempts_total{")?.rsplit_once(' ')?;
+            labels.contains("outcome=\"succeeded\"").then(|| count.parse().ok())?
         });
         done.push(line.unwrap_or(0));
     }

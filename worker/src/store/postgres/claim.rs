@@ -254,8 +254,10 @@ async fn reap(on: &mut PgConnection, failures_max: u32) -> Result<(), Error> {
     .bind(DUE_MAX)
     .fetch_all(&mut *tx)
     .await?;
-    for row in &expired {
-        let lease = lease_in(row)?;
+    // Whoever takes the rows of several jobs takes them in this order.
+    let mut expired = expired.iter().map(lease_in).collect::<Result<Vec<_>, _>>()?;
+    expired.sort_by(|one, other| one.job_uid.cmp(&other.job_uid));
+    for lease in expired {
         if leave(&mut tx, &lease).await? {
             // No back-off: the work is sound as far as anybody knows, and its client has already waited a lease.
             let (code, detail) = (SILENT.0, SILENT.1.to_owned());
@@ -311,8 +313,8 @@ pub(super) async fn heartbeat(
     .fetch_one(&mut *on)
     .await?;
     let in_parts: Vec<String> = row.try_get("in_parts")?;
-    if !in_parts.is_empty() {
-        advance(on, &in_parts).await?;
+    for job_uid in &in_parts {
+        advance(on, job_uid).await?;
     }
     let (renewed, cancelled): (Vec<String>, Vec<String>) =
         (row.try_get("renewed")?, row.try_get("cancelled")?);

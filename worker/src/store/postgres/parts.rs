@@ -125,7 +125,7 @@ pub(super) async fn commit(
         .execute(&mut *tx)
         .await?;
     close_attempt(&mut tx, lease, "succeeded", None).await?;
-    advance(&mut tx, std::slice::from_ref(&lease.job_uid)).await?;
+    advance(&mut tx, &lease.job_uid).await?;
     // A claim of the finalizer's is the job's next one that may publish, so its number follows theirs.
     sqlx::query(concat!(
         "INSERT INTO task (uid, job_uid, kind, state, pool, class, accepted_by, work_seconds, not_before, epoch, \
@@ -143,18 +143,17 @@ pub(super) async fn commit(
     Ok(Committed::Yes)
 }
 
-/// Lets the progress of jobs follow that of their parts: never back, and never to the end.
-pub(super) async fn advance(on: &mut PgConnection, job_uids: &[String]) -> Result<(), Error> {
+/// Lets a job's progress follow that of its parts: never back, and never to the end.
+pub(super) async fn advance(on: &mut PgConnection, job_uid: &str) -> Result<(), Error> {
     sqlx::query(
         "UPDATE job SET progress = jsonb_build_object( \
            'percent', greatest(coalesce((progress::jsonb->>'percent')::float8, 0), \
              CASE WHEN media > 0 THEN least(99, 100 * done / media) ELSE 0 END), \
            'media_seconds', greatest(coalesce((progress::jsonb->>'media_seconds')::float8, 0), done))::text \
-         FROM (SELECT job_uid, sum(media) AS media, sum(least(media, media_done)) AS done FROM task \
-           WHERE job_uid = ANY ($1) GROUP BY job_uid) part \
-         WHERE job.uid = part.job_uid AND state = 'running'",
+         FROM (SELECT sum(media) AS media, sum(least(media, media_done)) AS done FROM task WHERE job_uid = $1) part \
+         WHERE job.uid = $1 AND state = 'running'",
     )
-    .bind(job_uids)
+    .bind(job_uid)
     .execute(on)
     .await?;
     Ok(())
