@@ -219,11 +219,13 @@ async fn a_browser_plays_over_the_joints_without_a_gap() {
         sizes: outputs.renditions.iter().map(|one| (one.width, one.height)).collect(),
         frame_rate: f64::from(LONG.rate),
     };
-    let mut faults = Vec::new();
-    for (player, manifest) in [("hls", outputs.hls.unwrap()), ("shaka", outputs.dash.unwrap())] {
-        let url = stage.client.url(&manifest).unwrap();
-        faults.extend(chromium::play(player, url.as_str(), "ranges", &[]).await.faults(&wanted));
-    }
+    let url = |path: Option<String>| stage.client.url(&path.unwrap()).unwrap();
+    let (hls, dash) = (url(outputs.hls), url(outputs.dash));
+    let (by_hls, by_shaka) = tokio::join!(
+        chromium::play("hls", hls.as_str(), "ranges", &[]),
+        chromium::play("shaka", dash.as_str(), "ranges", &[])
+    );
+    let faults: Vec<String> = by_hls.faults(&wanted).into_iter().chain(by_shaka.faults(&wanted)).collect();
     assert!(faults.is_empty(), "{faults:#?}");
     stage.end().await;
 }
