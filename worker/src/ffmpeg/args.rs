@@ -339,7 +339,7 @@ mod tests {
             middle.contains("-fps_mode passthrough") && middle.contains("+frag_discont:fragment_index=3 ")
         );
         assert!(!middle.contains("aac -b:a"), "{middle}");
-        let end = text(&Range { last: true, ..range.clone() });
+        let end = text(&Range { last: true, ..range });
         assert!(end.contains("trim=start_pts=240,split=3"), "whatever there is: {end}");
         let first = text(&Range { first: 0, seek_s: None, ..range });
         assert!(first.contains("fps=30000/1001:start_time=0,trim=start_pts=0:end_pts=120"), "{first}");

@@ -165,7 +165,11 @@ mod tests {
         let kept = Kept::below(folder.path());
         let failing = kept.hold("j", async |_: &Path| Err(Ended::Cancelled)).await;
         assert!(failing.is_err());
-        let held = kept.hold("j", async |into: &Path| Ok(std::fs::write(into, "x").unwrap())).await.unwrap();
+        let fetch = async |into: &Path| {
+            std::fs::write(into, "x").unwrap();
+            Ok(())
+        };
+        let held = kept.hold("j", fetch).await.unwrap();
         assert!(held.path().exists());
         let file = folder.path().join("fetched");
         std::fs::write(&file, "y").unwrap();
