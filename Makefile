@@ -13,7 +13,7 @@ BENCH_OUT = $(or $(CARGO_TARGET_DIR),target)/bench
 BENCH_PEERS = $(or $(CARGO_TARGET_DIR),target)/peers/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up build test chaos check-deploy check-terraform bench-worker bench-gateway bench-routing postman fmt lint clean-data
+.PHONY: help setup demo up build test chaos check-deploy check-terraform bench-worker bench-ranges bench-gateway bench-routing postman fmt lint clean-data
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,11 @@ bench-worker: ## Measure a job beside the same ffmpeg by hand (about 15 minutes)
 	@exec $(BENCH_RELEASE) worker --data '$(DATA)' --out '$(BENCH_OUT)' $(BENCH_ARGS)
 
 # Both in one build, so that the gateway and the minimal proxy have the same versions and features of everything.
+bench-ranges: ## Measure what cutting a long job into ranges costs (about 20 minutes)
+	@scripts/setup demo
+	@$(CARGO) build --release --locked -p millrace-worker -p millrace-gateway -p millrace-bench
+	@exec $(BENCH_RELEASE) ranges --data '$(DATA)' --out '$(BENCH_OUT)' $(BENCH_ARGS)
+
 bench-gateway: ## Measure what a request costs the gateway beside a minimal proxy, nginx, HAProxy and Envoy (4 minutes)
 	@scripts/setup bench
 	@$(CARGO) build --release --locked -p millrace-gateway -p millrace-bench

@@ -28,6 +28,7 @@ pub mod postgres;
 pub mod process;
 pub mod procfs;
 pub mod progress;
+pub mod ranges;
 pub mod routing;
 pub mod simulate;
 pub mod system;

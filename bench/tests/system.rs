@@ -37,6 +37,8 @@ mod object_store;
 mod playlist;
 #[path = "system/postgres.rs"]
 mod postgres;
+#[path = "system/ranges.rs"]
+mod ranges;
 #[path = "system/retry.rs"]
 mod retry;
 #[path = "system/saturation.rs"]

@@ -24,6 +24,7 @@ pub mod package;
 pub mod probe;
 pub mod progressive;
 pub mod queue;
+pub mod ranges;
 pub mod run;
 pub mod sink;
 pub mod source;
@@ -86,6 +87,7 @@ pub async fn serve(
         total_timeout: config.source_timeout,
     };
     let identity = store.register(&name, &config.pool).await?;
+    store.equip(&identity, ffmpeg.encoder(), config.encoder_patience).await?;
     let room = Room { slots: config.slots, queue_max: config.queue_max };
     let metrics = Arc::new(metrics::Metrics::of(&identity.pool, scratch.clone())?);
     let leases = Arc::new(lease::Leases::new(config.lease));
@@ -100,7 +102,7 @@ pub async fn serve(
     let nudge = Arc::new(Notify::new());
     info!(
         worker = %identity.worker, pool = %identity.pool, incarnation = identity.incarnation, store = store.id(),
-        slots = room.slots, threads = config.threads, ffmpeg = ffmpeg.version(), sandbox = ffmpeg.sandbox(),
+        slots = room.slots, threads = config.threads, ffmpeg = ffmpeg.version(), encoder = ffmpeg.encoder(), sandbox = ffmpeg.sandbox(),
         %address, "worker starts"
     );
     let asks = config.tls.as_ref().is_some_and(|files| files.client_ca.is_some());
@@ -119,8 +121,11 @@ pub async fn serve(
         stored,
         cost: Arc::clone(&cost),
         metrics: Arc::clone(&metrics),
+        sources: source::kept::Kept::below(&scratch),
         scratch,
         threads: config.threads,
+        pool: identity.pool.clone(),
+        range: config.range,
     };
     let queue = queue::Queue {
         identity: identity.clone(),
