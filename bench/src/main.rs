@@ -63,10 +63,10 @@ enum Command {
     /// Measure what a request costs the gateway beside a minimal proxy and others; fails when a limit is broken.
     Gateway {
         /// How often everything is measured, in turns.
-        #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
         /// Requests of each turn.
-        #[arg(long, value_name = "N", default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, value_name = "N", default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(1..))]
         requests: u32,
         /// Connections that send them, each its next one after an answer.
         #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]

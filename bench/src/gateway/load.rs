@@ -50,47 +50,92 @@ fn head(start: &str, token: &str) -> String {
     )
 }
 
-/// Sends `requests` over `connections` and waits for all answers; answers how long that took. On a thread of its own,
-/// the caller's.
+/// What the clients saw of one turn.
+#[derive(Debug)]
+pub struct Driven<T> {
+    /// What `look` said before the first request that counts, and after the last answer.
+    pub looks: [T; 2],
+    /// The time between the two.
+    pub wall: Duration,
+}
+
+/// Sends `requests` over `connections` and waits for all answers. Each connection has had an answer before that: what a
+/// connection costs once is not a request's. On a thread of its own, the caller's.
 ///
 /// # Errors
-/// An answer of another status, or none: then there is nothing to compare.
-pub fn drive(to: SocketAddr, kind: &Kind, connections: usize, requests: usize) -> Result<Duration> {
+/// An answer of another status, or none, or no look: then there is nothing to compare.
+pub fn drive<T>(
+    to: SocketAddr,
+    kind: &Kind,
+    connections: usize,
+    requests: usize,
+    look: impl Fn() -> Result<T>,
+) -> Result<Driven<T>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("start the clients' runtime")?;
     LocalSet::new().block_on(&runtime, async {
-        let left = Rc::new(Cell::new(requests));
-        let kind = Rc::new(kind.clone());
-        let mut clients = JoinSet::new();
-        let started = Instant::now();
-        for _ in 0..connections {
-            clients.spawn_local(client(to, kind.clone(), left.clone()));
-        }
         let all = async {
-            while let Some(ended) = clients.join_next().await {
-                ended.context("a client panicked")??;
-            }
-            anyhow::Ok(started.elapsed())
+            let kind = Rc::new(kind.clone());
+            let opened = together((0..connections).map(|_| Client::open(to, kind.clone()))).await?;
+            let left = Rc::new(Cell::new(requests));
+            let before = look()?;
+            let started = Instant::now();
+            together(opened.into_iter().map(|client| client.run(left.clone()))).await?;
+            let wall = started.elapsed();
+            Ok(Driven { looks: [before, look()?], wall })
         };
         tokio::time::timeout(PATIENCE, all).await.context("the answers did not all come in time")?
     })
 }
 
-async fn client(to: SocketAddr, kind: Rc<Kind>, left: Rc<Cell<usize>>) -> Result<()> {
-    let mut stream = TcpStream::connect(to).await.with_context(|| format!("connect to {to}"))?;
-    stream.set_nodelay(true).context("set TCP_NODELAY")?;
-    let mut buffer = vec![0; 16 * 1024];
-    while let Some(less) = left.get().checked_sub(1) {
-        left.set(less);
+async fn together<T: 'static>(
+    all: impl Iterator<Item = impl Future<Output = Result<T>> + 'static>,
+) -> Result<Vec<T>> {
+    let mut tasks = JoinSet::new();
+    for one in all {
+        tasks.spawn_local(one);
+    }
+    let mut ended = Vec::with_capacity(tasks.len());
+    while let Some(one) = tasks.join_next().await {
+        ended.push(one.context("a client panicked")??);
+    }
+    Ok(ended)
+}
+
+struct Client {
+    kind: Rc<Kind>,
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Client {
+    async fn open(to: SocketAddr, kind: Rc<Kind>) -> Result<Self> {
+        let stream = TcpStream::connect(to).await.with_context(|| format!("connect to {to}"))?;
+        stream.set_nodelay(true).context("set TCP_NODELAY")?;
+        let mut client = Self { kind, stream, buffer: vec![0; 16 * 1024] };
+        client.ask().await?;
+        Ok(client)
+    }
+
+    async fn run(mut self, left: Rc<Cell<usize>>) -> Result<()> {
+        while let Some(less) = left.get().checked_sub(1) {
+            left.set(less);
+            self.ask().await?;
+        }
+        Ok(())
+    }
+
+    async fn ask(&mut self) -> Result<()> {
+        let Self { kind, stream, buffer } = self;
         stream.write_all(&kind.bytes).await.context("send a request")?;
-        let status = answer(&mut stream, &mut buffer).await?;
+        let status = answer(stream, buffer).await?;
         if status != kind.status {
-            let said = String::from_utf8_lossy(&buffer);
+            let said = String::from_utf8_lossy(buffer);
             let said: String = said.chars().take_while(|c| *c != '\0').take(600).collect();
             bail!("a {} was answered with {status}, not {}:\n{said}", kind.name, kind.status);
         }
+        Ok(())
     }
-    Ok(())
 }
 
 async fn answer(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<u16> {

@@ -20,13 +20,14 @@ pub mod upstream;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use self::figures::{Comparison, READ_MAX, SUBMIT_MAX, Series, Turn};
 use self::identity::Identity;
-use self::load::Kind;
+use self::load::{Driven, Kind};
 use self::pin::Division;
 use self::sides::{LOG_SAMPLE, PEERS, Setting, Side};
 use crate::data::Data;
@@ -35,8 +36,10 @@ use crate::{binaries, procfs};
 
 /// From a start to the `ready` line.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
-/// Requests of a turn before the first, which fill caches and open connections, are so many of a real one's.
-const WARM_UP_SHARE: usize = 5;
+/// What fills caches and opens connections before the first turn is as long as so many.
+const WARM_UP_TURNS: usize = 4;
+/// After so many rounds it is said how it stands.
+const SAID_EVERY: usize = 10;
 
 /// What the bench may be told.
 #[derive(Debug, Clone)]
@@ -96,7 +99,7 @@ pub async fn run(options: &Options) -> Result<()> {
         }
     }
     let kinds = [(Kind::read(&identity.token), READ_MAX), (Kind::submit(&identity.token), SUBMIT_MAX)];
-    let comparisons = measure(options, &sides, &kinds).await?;
+    let comparisons = measure(options, &sides, &kinds)?;
 
     let mut text = about(options, &sides, &absent);
     for comparison in &comparisons {
@@ -131,7 +134,7 @@ async fn workers(
     Ok((process, said.lines().filter_map(endpoint).collect()))
 }
 
-async fn measure(options: &Options, sides: &[Side], kinds: &[(Kind, f64)]) -> Result<Vec<Comparison>> {
+fn measure(options: &Options, sides: &[Side], kinds: &[(Kind, f64)]) -> Result<Vec<Comparison>> {
     let mut comparisons: Vec<Comparison> = kinds
         .iter()
         .map(|(kind, max)| Comparison {
@@ -146,32 +149,32 @@ async fn measure(options: &Options, sides: &[Side], kinds: &[(Kind, f64)]) -> Re
     println!("warming up …");
     for (kind, _) in kinds {
         for side in sides {
-            turn(side, kind, options.connections, options.requests.div_ceil(WARM_UP_SHARE)).await?;
+            turn(side, kind, options.connections, options.requests * WARM_UP_TURNS)?;
         }
     }
     for round in 0..options.rounds {
-        let mut line = format!("round {} of {}:", round + 1, options.rounds);
         for ((kind, _), comparison) in kinds.iter().zip(&mut comparisons) {
             // Each begins a round in its turn: nobody always has the cache of the same one before it.
             for place in (0..sides.len()).map(|place| (place + round) % sides.len()) {
-                let turn = turn(&sides[place], kind, options.connections, options.requests).await?;
+                let turn = turn(&sides[place], kind, options.connections, options.requests)?;
                 comparison.series[place].turns.push(turn);
             }
-            let last = |place: usize| comparison.series[place].turns.last().map_or(f64::NAN, |t| t.cpu_us);
-            line += &format!("  {} {:.1} ÷ {:.1} = {:.3}", kind.name, last(1), last(0), last(1) / last(0));
         }
-        println!("{line}");
+        if (round + 1).is_multiple_of(SAID_EVERY) || round + 1 == options.rounds {
+            let so_far = comparisons.iter().map(|c| format!("a {} costs {:.3} ×", c.kind, c.found()));
+            println!("round {} of {}: {}", round + 1, options.rounds, so_far.collect::<Vec<_>>().join(", "));
+        }
     }
     Ok(comparisons)
 }
 
-async fn turn(side: &Side, kind: &Kind, connections: usize, requests: usize) -> Result<Turn> {
-    let (to, what) = (side.address, kind.clone());
-    let before = side.spent()?;
+fn turn(side: &Side, kind: &Kind, connections: usize, requests: usize) -> Result<Turn> {
     // On a thread of its own: the clients want one runtime to themselves.
-    let driven = tokio::task::spawn_blocking(move || load::drive(to, &what, connections, requests)).await;
-    let wall = driven.context("the clients panicked")?.with_context(|| format!("measure {}", side.name))?;
-    let cpu = side.spent()?.since(&before);
+    let drive = || load::drive(side.address, kind, connections, requests, || side.spent());
+    let driven =
+        thread::scope(|scope| scope.spawn(drive).join()).map_err(|_| anyhow!("the clients panicked"))?;
+    let Driven { looks: [before, after], wall } = driven.with_context(|| format!("measure {}", side.name))?;
+    let cpu = after.since(&before);
     Ok(Turn {
         cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64,
         per_second: requests as f64 / wall.as_secs_f64(),
