@@ -125,9 +125,6 @@ enum Command {
         /// Where everything goes.
         upstream: SocketAddr,
     },
-    /// Be workers that do no work.
-    #[command(hide = true)]
-    IdleWorkers,
     /// Become PROGRAM, on one core.
     #[command(hide = true)]
     OnCore {
@@ -170,7 +167,6 @@ fn run(command: Command) -> Result<()> {
     match &command {
         Command::OnCore { core, program, args } => return gateway::pin::run(*core, program, args),
         Command::MinimalProxy { listen, upstream } => gateway::minimal::run(*listen, *upstream),
-        Command::IdleWorkers => return gateway::upstream::run(),
         Command::Simulate { hours, seeds, first_seed, all, out } => {
             return simulate::run(&simulate::Options {
                 hours: *hours,
@@ -225,7 +221,6 @@ fn run(command: Command) -> Result<()> {
             Command::Leash { .. }
             | Command::OnCore { .. }
             | Command::MinimalProxy { .. }
-            | Command::IdleWorkers
             | Command::Simulate { .. }
             | Command::Pick => unreachable!("handled above"),
         }

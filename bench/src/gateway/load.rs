@@ -3,14 +3,16 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinSet, LocalSet};
 
-use super::message;
+use super::{message, upstream};
 
 /// Longest time for all requests of one turn.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -50,42 +52,104 @@ fn head(start: &str, token: &str) -> String {
     )
 }
 
-/// What the clients saw of one turn.
-#[derive(Debug)]
-pub struct Driven<T> {
-    /// What `look` said before the first request that counts, and after the last answer.
-    pub looks: [T; 2],
-    /// The time between the two.
-    pub wall: Duration,
+/// The far end of all connections, the clients' and the workers', on one thread.
+///
+/// While requests run it never sleeps. On loopback, whoever sends pays for waking the receiver, an interrupt to another core that
+/// costs more than the rest of the sending; no proxy pays that in the field, and how often it would here depends on how
+/// slow the proxy itself is.
+pub struct FarEnd {
+    turns: mpsc::UnboundedSender<Turn>,
+    /// The workers' endpoints with their pools.
+    pub endpoints: Vec<(String, SocketAddr)>,
 }
 
-/// Sends `requests` over `connections` and waits for all answers. Each connection has had an answer before that: what a
-/// connection costs once is not a request's. On a thread of its own, the caller's.
-///
-/// # Errors
-/// An answer of another status, or none, or no look: then there is nothing to compare.
-pub fn drive<T>(
+struct Turn {
     to: SocketAddr,
-    kind: &Kind,
+    kind: Kind,
     connections: usize,
     requests: usize,
-    look: impl Fn() -> Result<T>,
-) -> Result<Driven<T>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.context("start the clients' runtime")?;
-    LocalSet::new().block_on(&runtime, async {
-        let all = async {
-            let kind = Rc::new(kind.clone());
-            let opened = together((0..connections).map(|_| Client::open(to, kind.clone()))).await?;
-            let left = Rc::new(Cell::new(requests));
-            let before = look()?;
-            let started = Instant::now();
-            together(opened.into_iter().map(|client| client.run(left.clone()))).await?;
-            let wall = started.elapsed();
-            Ok(Driven { looks: [before, look()?], wall })
+    opened: oneshot::Sender<()>,
+    go: oneshot::Receiver<()>,
+    ended: oneshot::Sender<Result<Duration>>,
+}
+
+impl FarEnd {
+    /// Starts the thread and its workers.
+    ///
+    /// # Errors
+    /// No thread, or no port, is to be had.
+    pub async fn start() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.context("start the far end's runtime")?;
+        let (turns, mut wanted) = mpsc::unbounded_channel::<Turn>();
+        let (began, begun) = oneshot::channel();
+        let run = move || {
+            LocalSet::new().block_on(&runtime, async {
+                if began.send(upstream::begin().await).is_err() {
+                    return;
+                }
+                while let Some(turn) = wanted.recv().await {
+                    turn.run().await;
+                }
+            });
         };
-        tokio::time::timeout(PATIENCE, all).await.context("the answers did not all come in time")?
-    })
+        thread::Builder::new().name("far end".to_owned()).spawn(run).context("start the far end")?;
+        let endpoints = begun.await.context("the far end ended")??;
+        Ok(Self { turns, endpoints })
+    }
+
+    /// Sends `requests` over `connections` and waits for all answers; answers how long that took, and what `look` said
+    /// before the first and after the last. Each connection has had an answer before that: what a connection costs once is
+    /// not a request's.
+    ///
+    /// # Errors
+    /// An answer of another status, or none, or no look: then there is nothing to compare.
+    pub async fn drive<T>(
+        &self,
+        to: SocketAddr,
+        kind: &Kind,
+        [connections, requests]: [usize; 2],
+        look: impl Fn() -> Result<T>,
+    ) -> Result<(Duration, [T; 2])> {
+        let ((opened, open), (start, go), (ended, end)) =
+            (oneshot::channel(), oneshot::channel(), oneshot::channel());
+        let turn = Turn { to, kind: kind.clone(), connections, requests, opened, go, ended };
+        self.turns.send(turn).ok().context("the far end ended")?;
+        if open.await.is_err() {
+            let why = end.await.context("the far end ended")?;
+            return Err(why.err().context("no connection was opened")?);
+        }
+        let before = look()?;
+        // Whoever does not hear it has ended, and says why.
+        let _ = start.send(());
+        let wall = end.await.context("the far end ended")??;
+        Ok((wall, [before, look()?]))
+    }
+}
+
+impl Turn {
+    async fn run(self) {
+        let Self { to, kind, connections, requests, opened, go, ended } = self;
+        let awake = tokio::task::spawn_local(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
+        let all = async {
+            let kind = Rc::new(kind);
+            let clients = together((0..connections).map(|_| Client::open(to, kind.clone()))).await?;
+            let left = Rc::new(Cell::new(requests));
+            // Whoever does not wait for it any more has gone, and so has what is sent after it.
+            let _ = opened.send(());
+            go.await.context("nobody measures any more")?;
+            let started = Instant::now();
+            together(clients.into_iter().map(|client| client.run(left.clone()))).await?;
+            Ok(started.elapsed())
+        };
+        let all = tokio::time::timeout(PATIENCE, all).await;
+        awake.abort();
+        let _ = ended.send(all.context("the answers did not all come in time").flatten());
+    }
 }
 
 async fn together<T: 'static>(
