@@ -13,7 +13,7 @@ BENCH_OUT = $(or $(CARGO_TARGET_DIR),target)/bench
 BENCH_PEERS = $(or $(CARGO_TARGET_DIR),target)/peers/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up build test check-deploy check-terraform bench-worker bench-gateway bench-routing fmt lint clean-data
+.PHONY: help setup demo up build test chaos check-deploy check-terraform bench-worker bench-ranges bench-gateway bench-routing postman fmt lint clean-data
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,7 @@ help: ## List the commands
 	@echo "  PORT=8080        the gateway's port of \`make up\`; its admin side is on the next one"
 	@echo "  BENCH_ARGS=      for \`make bench-worker\`: --seconds 10 --runs 3 is quicker, --clip FILE is a clip of yours;"
 	@echo "                   for \`make bench-gateway\`: --alone leaves the other proxies out, --rounds 3 is quicker"
+	@echo "  CHAOS_ARGS=      for \`make chaos\`: --kills 20 is quicker, --seed N is the run that printed it"
 	@echo "  DATA=./.millrace where \`make demo\` and \`make up\` keep everything"
 
 setup: ## Install what is missing to build and run (ffmpeg, a C compiler, cmake, …), else say nothing
@@ -59,6 +60,11 @@ check-deploy: build ## Check manifests, alerts, dashboards and images without a 
 check-terraform: ## Check the modules, and that they refuse what they should; needs terraform (3 minutes)
 	@scripts/check-terraform '$(or $(CARGO_TARGET_DIR),target)/deploy/terraform'
 
+chaos: ## Kill everything at random while clients submit, and prove that no accepted job is lost (about 5 minutes)
+	@scripts/setup test
+	@$(CARGO) build --workspace --bins --locked
+	@exec $(BENCH) chaos $(CHAOS_ARGS)
+
 # Both in one build, so that the bench finds the worker beside itself.
 bench-worker: ## Measure a job beside the same ffmpeg by hand (about 15 minutes)
 	@scripts/setup demo
@@ -66,6 +72,11 @@ bench-worker: ## Measure a job beside the same ffmpeg by hand (about 15 minutes)
 	@exec $(BENCH_RELEASE) worker --data '$(DATA)' --out '$(BENCH_OUT)' $(BENCH_ARGS)
 
 # Both in one build, so that the gateway and the minimal proxy have the same versions and features of everything.
+bench-ranges: ## Measure what cutting a long job into ranges costs (about 20 minutes)
+	@scripts/setup demo
+	@$(CARGO) build --release --locked -p millrace-worker -p millrace-gateway -p millrace-bench
+	@exec $(BENCH_RELEASE) ranges --data '$(DATA)' --out '$(BENCH_OUT)' $(BENCH_ARGS)
+
 bench-gateway: ## Measure what a request costs the gateway beside a minimal proxy, nginx, HAProxy and Envoy (4 minutes)
 	@scripts/setup bench
 	@$(CARGO) build --release --locked -p millrace-gateway -p millrace-bench
@@ -76,6 +87,10 @@ bench-routing: ## Simulate days of jobs with the real routing code, beside other
 	@$(CARGO) build --release -p millrace-bench --locked
 	@$(BENCH_RELEASE) simulate --all --out '$(BENCH_OUT)'
 	@$(BENCH_RELEASE) pick
+
+postman: ## Write the API's Postman collection anew
+	$(CARGO) build --locked -p millrace-gateway
+	$(dir $(BENCH))millrace-gateway openapi --postman > docs/millrace.postman_collection.json
 
 fmt: ## Format the code
 	$(CARGO) fmt --all

@@ -9,10 +9,12 @@
 //! [`postgres`] is a database server for those that want one, [`client`] talks to them, [`procfs`] proves what they left
 //! behind. [`clip`], [`media`], [`progress`] and [`table`] serve [`demo`] and [`up`]; [`object_server`] is an S3 store of
 //! tests. [`worker`] measures one worker beside ffmpeg by hand, [`gateway`] the gateway beside the least that a proxy can be.
+//! [`chaos`] kills everything at random and looks at what became of the jobs.
 //! [`simulate`] stands apart: it starts
 //! nothing, and runs the gateway's routing code in virtual time.
 
 pub mod binaries;
+pub mod chaos;
 pub mod client;
 pub mod clip;
 mod data;
@@ -26,6 +28,7 @@ pub mod postgres;
 pub mod process;
 pub mod procfs;
 pub mod progress;
+pub mod ranges;
 pub mod routing;
 pub mod simulate;
 pub mod system;

@@ -4,10 +4,13 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
-use millrace_bench::{demo, gateway, install_crypto, leash, object_server, simulate, up, worker};
+use millrace_bench::{
+    chaos, demo, gateway, install_crypto, leash, object_server, ranges, simulate, up, worker,
+};
 use millrace_runtime::shutdown::Shutdown;
 
 /// The gateway's, so that the minimal proxy has it too.
@@ -39,6 +42,15 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "./.millrace")]
         data: PathBuf,
     },
+    /// Kill everything at random while clients submit; fails when an accepted job is lost, twice or corrupt.
+    Chaos {
+        /// How many kills.
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+        kills: u32,
+        /// What they are drawn from [default: at random; it is printed]
+        #[arg(long, value_name = "N")]
+        seed: Option<u64>,
+    },
     /// Measure what a job of one worker costs beside the same ffmpeg by hand; fails when a limit is broken.
     Worker {
         /// A clip of your own, instead of the demo's.
@@ -59,6 +71,30 @@ enum Command {
         /// The worker's program [default: millrace-worker beside this program]
         #[arg(long, value_name = "FILE")]
         worker: Option<PathBuf>,
+    },
+    /// Measure what cutting a long job into ranges costs beside the same job in one piece; fails when it is too much.
+    Ranges {
+        /// A clip of your own, instead of the demo's.
+        #[arg(long, value_name = "FILE")]
+        clip: Option<PathBuf>,
+        /// So many seconds of it, from its beginning again where it is shorter.
+        #[arg(long, value_name = "N", default_value_t = 240, value_parser = clap::value_parser!(u32).range(10..))]
+        seconds: u32,
+        /// Seconds of a range.
+        #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(5..=3600))]
+        range: u32,
+        /// How often both are measured, in turns.
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        runs: u32,
+        /// Only one of both, and no verdict.
+        #[arg(long)]
+        only: Option<ranges::Side>,
+        /// The demo's clip is kept in `cache` below.
+        #[arg(long, value_name = "DIR", default_value = "./.millrace")]
+        data: PathBuf,
+        /// What is worked on.
+        #[arg(long, value_name = "DIR", default_value = "./target/bench")]
+        out: PathBuf,
     },
     /// Measure what a request costs the gateway beside a minimal proxy and others; fails when a limit is broken.
     Gateway {
@@ -200,11 +236,27 @@ fn run(command: Command) -> Result<()> {
             Command::ObjectServer { listen, root, buckets } => {
                 object_server::run(object_server::Options { listen, root, buckets }, &shutdown).await
             }
+            Command::Chaos { kills, seed } => {
+                let options =
+                    chaos::Options { kills, seed: seed.unwrap_or_else(|| rand::random_range(0..1_000_000)) };
+                tokio::select! {
+                    done = chaos::run(&options) => done,
+                    () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
+                }
+            }
             Command::Up { port, data } => up::run(&up::Options { port, data }, &shutdown).await,
             Command::Worker { clip, seconds, runs, data, out, worker } => {
                 let options = worker::Options { clip, seconds, runs, data, out, worker };
                 tokio::select! {
                     done = worker::run(&options) => done,
+                    () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
+                }
+            }
+            Command::Ranges { clip, seconds, range, runs, only, data, out } => {
+                let range = Duration::from_secs(range.into());
+                let options = ranges::Options { clip, seconds, range, runs, only, data, out };
+                tokio::select! {
+                    done = ranges::run(&options) => done,
                     () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
                 }
             }

@@ -1,5 +1,7 @@
 //! A whole system: workers of several pools on one store, a gateway in front, all real processes on loopback.
 
+mod gateways;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
@@ -561,15 +563,18 @@ impl System {
         Spec { name: name.to_owned(), program: self.binaries.worker.clone(), args, logs: self.logs() }
     }
 
-    async fn start_gateway(&mut self) -> Result<()> {
-        let number = self.gateways.len() + 1;
+    fn spawn_gateway(&self, number: usize) -> Result<Process> {
         let mut args: Vec<OsString> = vec!["run".into(), "--config".into(), self.routing_path().into()];
         args.extend(
             ["--log-format", "text", "--log", &self.log, "--drain-timeout", "30s"].map(OsString::from),
         );
         let name = format!("gateway-{number}");
         let program = self.binaries.gateway.clone();
-        let mut process = self.spawner.start(Spec { name, program, args, logs: self.logs() })?;
+        self.spawner.start(Spec { name, program, args, logs: self.logs() })
+    }
+
+    async fn start_gateway(&mut self) -> Result<()> {
+        let mut process = self.spawn_gateway(self.gateways.len() + 1)?;
         let ready = process.ready(READY_PATIENCE).await?;
         if ready.admin.is_none() {
             bail!("the gateway's ready line names no admin address");

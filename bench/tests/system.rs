@@ -23,6 +23,10 @@ mod gateway;
 mod gateway_cost;
 #[path = "system/jobs.rs"]
 mod jobs;
+#[path = "system/kill.rs"]
+mod kill;
+#[path = "system/kill_moments.rs"]
+mod kill_moments;
 #[path = "system/manifests.rs"]
 mod manifests;
 #[path = "system/mutual_tls.rs"]
@@ -33,8 +37,14 @@ mod object_store;
 mod playlist;
 #[path = "system/postgres.rs"]
 mod postgres;
+#[path = "system/ranges.rs"]
+mod ranges;
+#[path = "system/retry.rs"]
+mod retry;
 #[path = "system/saturation.rs"]
 mod saturation;
+#[path = "system/steal.rs"]
+mod steal;
 #[path = "system/stream.rs"]
 mod stream;
 #[path = "system/sync.rs"]

@@ -51,7 +51,11 @@ enum Command {
     /// into the file's first line: editors with Taplo or Even Better TOML find it there.
     Schema,
     /// Print the client API's description (OpenAPI 3.1): what a gateway serves at /openapi.json, and as a page at /docs.
-    Openapi,
+    Openapi {
+        /// As a Postman collection instead.
+        #[arg(long)]
+        postman: bool,
+    },
     /// Ask a running gateway what a routing file would change.
     Diff(cli::diff::Diff),
     /// Ask a running gateway for its pools, workers and overrides, and print a table.
@@ -110,8 +114,11 @@ fn main() -> ExitCode {
             println!("{:#}", config::schema::schema());
             ExitCode::SUCCESS
         }
-        Command::Openapi => {
-            println!("{:#}", millrace_wire::openapi::document());
+        Command::Openapi { postman } => {
+            match postman {
+                false => println!("{:#}", millrace_wire::openapi::document()),
+                true => print!("{}", millrace_wire::openapi::postman::text_of_collection()),
+            }
             ExitCode::SUCCESS
         }
         Command::Diff(diff) => runtime.block_on(diff.run()),

@@ -112,7 +112,7 @@ class Lab:
             return None, patience
 
     def close(self):
-        if "postgres" in self.children:
+        if "postgres" in self.children and self.children["postgres"].poll() is None:
             self.freeze_postgres(signal.SIGCONT)
         for child in self.children.values():
             child.send_signal(signal.SIGCONT)

@@ -4,6 +4,7 @@
 //! the other.
 
 mod calls;
+pub mod postman;
 
 use std::collections::BTreeMap;
 

@@ -94,6 +94,13 @@ settings! {
     slots: u32 = "MILLRACE_SLOTS", "N";
     /// Threads of one job's ffmpeg, 1–64 [default: the cores ÷ slots]
     threads: u32 = "MILLRACE_THREADS", "N";
+    /// Length of the ranges that long pictures are cut into, which the workers of a pool encode together: 5s to 1h, or 0s for
+    /// none; a job shorter than two of them stays in one piece [default: 60s]
+    #[serde(deserialize_with = "duration")]
+    range: Duration = "MILLRACE_RANGE", "TIME", value_parser = humantime::parse_duration;
+    /// How long ranges that one encoder began wait for an equal one before another begins them anew [default: 5m]
+    #[serde(deserialize_with = "duration")]
+    encoder_patience: Duration = "MILLRACE_ENCODER_PATIENCE", "TIME", value_parser = humantime::parse_duration;
     /// Jobs that may wait here beyond the running ones, 0–100000; past it submits get 429 [default: 16]
     queue_max: u32 = "MILLRACE_QUEUE_MAX", "N";
     /// How long a claim holds without a heartbeat, at least 1s [default: 30s]
@@ -170,6 +177,9 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Ad
 /// What a media URL may hold at least: a player needs a moment, and a leaked URL shall end some day.
 const MEDIA_EXPIRY: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600);
+
+/// A range is a few segments at least; and a lost one should not be long.
+const RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_secs(3600);
 
 /// In terms of which things are kept.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -259,6 +269,8 @@ pub struct Config {
     pub scratch: PathBuf,
     pub slots: u32,
     pub threads: u32,
+    pub range: Option<Duration>,
+    pub encoder_patience: Duration,
     pub queue_max: u32,
     pub lease: Duration,
     pub heartbeat: Duration,
@@ -393,6 +405,11 @@ impl Settings {
                 return Err(Error::Limits { setting, got: shown(time), wants: "at least 1s".to_owned() });
             }
         }
+        let range = said.range.unwrap_or(Duration::from_secs(60));
+        if !range.is_zero() && !RANGE.contains(&range) {
+            let wants = "0s, or from 5s to 1h".to_owned();
+            return Err(Error::Limits { setting: "--range", got: shown(range), wants });
+        }
         let media_expiry = said.media_expiry.unwrap_or(Duration::from_secs(12 * 3600));
         if !MEDIA_EXPIRY.contains(&media_expiry) {
             return Err(Error::Limits {
@@ -435,6 +452,8 @@ impl Settings {
             scratch: said.scratch.unwrap_or_else(|| ".millrace/scratch".into()),
             slots,
             threads: within("--threads", said.threads.unwrap_or((cores / slots).max(1)), 1, 64)?,
+            range: (!range.is_zero()).then_some(range),
+            encoder_patience: said.encoder_patience.unwrap_or(Duration::from_secs(300)),
             queue_max: within("--queue-max", said.queue_max.unwrap_or(16), 0, 100_000)?,
             lease,
             heartbeat,
@@ -536,6 +555,10 @@ mod tests {
             (
                 Settings { store_connect_timeout: Some(Duration::from_secs(6)), ..Settings::default() },
                 "--store-connect-timeout is 6s: it must be from 100ms to 5s",
+            ),
+            (
+                Settings { range: Some(Duration::from_secs(4)), ..Settings::default() },
+                "--range is 4s: it must be 0s, or from 5s to 1h",
             ),
             (Settings { store_connections: Some(0), ..Settings::default() }, "--store-connections is 0"),
             (

@@ -30,6 +30,14 @@ const AUDIO: f64 = 0.012;
 /// Reference-seconds of starting.
 const START: f64 = 0.3;
 
+/// The share of decoding in what a frame of a whole ladder costs, at most: what a range decodes before its first frame.
+pub const DECODE_SHARE: f64 = 0.2;
+
+/// Reference-seconds of a sound alone.
+pub fn sound_seconds(sound_s: f64) -> f64 {
+    START + sound_s * AUDIO
+}
+
 fn megapixels(width: u32, height: u32) -> f64 {
     f64::from(width) * f64::from(height) / 1e6
 }
@@ -49,7 +57,7 @@ pub fn work_seconds(picture: Option<(&Video, &PicturePlan)>, sound_s: f64) -> f6
         let encoded: f64 = plan.rungs.iter().map(|rung| megapixels(rung.width, rung.height)).sum();
         decoded * DECODE + encoded * plan.frames as f64 * ENCODE * effort
     });
-    START + picture + sound_s * AUDIO
+    picture + sound_seconds(sound_s)
 }
 
 /// Reference-seconds of a job about which only length and wanted heights are known: 16:9 at 30 frames a second, from a

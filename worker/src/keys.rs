@@ -5,19 +5,29 @@
 
 use millrace_wire::PoolId;
 
-use crate::store::{Lease, TENANT_DEFAULT};
+use crate::store::{Lease, Part, TENANT_DEFAULT};
 
 /// Longest file name kept of what a client called its upload.
 const FILENAME_LENGTH_MAX: usize = 100;
 
 /// Where an attempt writes; every attempt elsewhere, so that a zombie can never touch what was published.
-pub fn attempt_prefix(lease: &Lease) -> String {
-    prefix_of_attempt(&lease.job_uid, lease.epoch)
+pub fn attempt_prefix(part: Part, lease: &Lease) -> String {
+    prefix_of_attempt(&lease.job_uid, part, lease.epoch)
 }
 
-/// Where an attempt wrote, by its job's internal name and its number.
-pub fn prefix_of_attempt(job_uid: &str, number: u64) -> String {
-    format!("{}/video/a{number}", job_prefix(job_uid))
+/// Where an attempt wrote, by its job's internal name, what it was at, and its number.
+pub fn prefix_of_attempt(job_uid: &str, part: Part, number: u64) -> String {
+    format!("{}/{}/a{number}", job_prefix(job_uid), part.folder())
+}
+
+/// Where an attempt at a whole job puts the source that others shall read, too.
+pub fn source(lease: &Lease) -> String {
+    format!("{}/source", attempt_prefix(Part::Whole, lease))
+}
+
+/// Below which a job's sources lie, and nothing that is published of a job in parts.
+pub fn sources_prefix(job_uid: &str) -> String {
+    format!("{}/{}", job_prefix(job_uid), Part::Whole.folder())
 }
 
 /// Below which all attempts at a job write.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use millrace_wire::job::FailureCode;
 use millrace_wire::spec::{Format, JobSpec, Preset, Resolution, SEGMENT_SECONDS_DEFAULT};
+use serde::{Deserialize, Serialize};
 
 use crate::cost;
 use crate::failure::Failure;
@@ -30,7 +31,7 @@ const SIDE_MIN: u32 = 16;
 const SIDE_MAX: u32 = 8192;
 
 /// A fraction of two positive numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rational {
     /// Above.
     pub num: u32,
@@ -59,7 +60,7 @@ impl fmt::Display for Rational {
 }
 
 /// One rendition of the picture.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rung {
     /// `720p`: by height, whatever the aspect ratio.
     pub name: String,
@@ -72,7 +73,7 @@ pub struct Rung {
 }
 
 /// What becomes of the picture.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PicturePlan {
     /// Index of the source's stream.
     pub stream: u32,
@@ -99,7 +100,7 @@ pub struct PicturePlan {
 }
 
 /// The one rendition of the sound.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AudioPlan {
     /// Index of the source's stream.
     pub stream: u32,
@@ -118,7 +119,7 @@ pub struct AudioPlan {
 }
 
 /// Which files the job gives: what was asked for, as far as the source has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// Segments, playlists and the DASH manifest.
     pub stream: bool,
@@ -131,7 +132,7 @@ pub struct Wanted {
 }
 
 /// What one run of ffmpeg makes: of the picture, of the sound, or of both.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// The picture, if there is one and it is asked for.
     pub picture: Option<PicturePlan>,
@@ -141,6 +142,8 @@ pub struct Plan {
     pub wanted: Wanted,
     /// Every segment but the last: exactly `segment_frames` of a picture, rounded down to whole microseconds.
     pub segment: Duration,
+    /// When the source begins on its container's clock, in microseconds.
+    pub start_us: i64,
     /// Length in seconds.
     pub duration_s: f64,
     /// End at the first error of the decoder.
@@ -189,6 +192,7 @@ pub fn plan(spec: &JobSpec, probe: &Probe, threads: u32) -> Result<Plan, Failure
     Ok(Plan {
         wanted: wanted(spec, picture.is_some(), audio.is_some()),
         segment: picture.as_ref().map_or(Duration::from_secs(segment_seconds.into()), PicturePlan::segment),
+        start_us: probe.start_us,
         duration_s,
         strict: spec.strict,
         threads,

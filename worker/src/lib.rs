@@ -3,7 +3,8 @@
 //! In the order of a job: [`http`] accepts it into the [`store`]; the [`queue`] claims it and the [`lease`] keeps
 //! it; [`run`] takes it through [`source`] (fetch, probe), [`ladder`] (plan), [`ffmpeg`] (encode), [`package`]
 //! (verify, playlists) and [`objects`] (bytes) back to the store, which alone decides that it succeeded. [`cost`]
-//! and [`load`] say how busy all that makes us; [`config`], [`metrics`] and [`failure`] serve every room.
+//! and [`load`] say how busy all that makes us; [`webhooks`] and the event [`sink`] tell others what happened;
+//! [`config`], [`metrics`] and [`failure`] serve every room.
 //!
 //! Invariants: a job is acknowledged only after the store has it · only `ffmpeg` starts processes · only `objects`
 //! names a cloud · nothing past `config` sees raw input.
@@ -23,6 +24,7 @@ pub mod package;
 pub mod probe;
 pub mod progressive;
 pub mod queue;
+pub mod ranges;
 pub mod run;
 pub mod sink;
 pub mod source;
@@ -85,6 +87,7 @@ pub async fn serve(
         total_timeout: config.source_timeout,
     };
     let identity = store.register(&name, &config.pool).await?;
+    store.equip(&identity, ffmpeg.encoder(), config.encoder_patience).await?;
     let room = Room { slots: config.slots, queue_max: config.queue_max };
     let metrics = Arc::new(metrics::Metrics::of(&identity.pool, scratch.clone())?);
     let leases = Arc::new(lease::Leases::new(config.lease));
@@ -99,7 +102,7 @@ pub async fn serve(
     let nudge = Arc::new(Notify::new());
     info!(
         worker = %identity.worker, pool = %identity.pool, incarnation = identity.incarnation, store = store.id(),
-        slots = room.slots, threads = config.threads, ffmpeg = ffmpeg.version(), sandbox = ffmpeg.sandbox(),
+        slots = room.slots, threads = config.threads, ffmpeg = ffmpeg.version(), encoder = ffmpeg.encoder(), sandbox = ffmpeg.sandbox(),
         %address, "worker starts"
     );
     let asks = config.tls.as_ref().is_some_and(|files| files.client_ca.is_some());
@@ -118,8 +121,11 @@ pub async fn serve(
         stored,
         cost: Arc::clone(&cost),
         metrics: Arc::clone(&metrics),
+        sources: source::kept::Kept::below(&scratch),
         scratch,
         threads: config.threads,
+        pool: identity.pool.clone(),
+        range: config.range,
     };
     let queue = queue::Queue {
         identity: identity.clone(),
@@ -284,9 +290,17 @@ pub async fn serve(
     Ok(())
 }
 
-/// Refuses a bucket that is not there. A store that is away, or does not know us yet, may be so for a moment only.
+/// Longest wait at the start for the object store to say that its bucket is there.
+const BUCKET_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Refuses a bucket that is not there. A store that is away, or does not know us yet, may be so for a moment only; one that
+/// hangs must not keep a worker from its first heartbeat.
 async fn check_bucket(objects: &objects::Objects, pool: &millrace_wire::PoolId) -> anyhow::Result<()> {
-    match objects.check(pool).await {
+    let Ok(checked) = tokio::time::timeout(BUCKET_PATIENCE, objects.check(pool)).await else {
+        warn!("the object store does not answer; jobs will be tried all the same");
+        return Ok(());
+    };
+    match checked {
         Err(error @ objects::Error::NoBucket(_)) => Err(error).context("--objects leads nowhere"),
         Err(error) => {
             warn!(%error, "the object store does not answer as it should; jobs will be tried all the same");

@@ -17,7 +17,7 @@ use crate::lease::{Leases, Stop};
 use crate::load::Load;
 use crate::metrics::Metrics;
 use crate::run::Runner;
-use crate::store::{Identity, Store};
+use crate::store::{Identity, Part, Store};
 
 /// How often an idle worker looks without being nudged, before jitter.
 const POLL: Duration = Duration::from_secs(1);
@@ -70,6 +70,9 @@ impl Queue {
                         self.metrics.stolen.with_label_values(&labels).inc();
                     }
                     let running = self.leases.enter(&claim.lease, &claim.job_id, claim.work_seconds, sent);
+                    if claim.part != Part::Whole {
+                        running.is_part();
+                    }
                     let (runner, load, nudge) =
                         (Arc::clone(&self.runner), Arc::clone(&self.load), Arc::clone(&self.nudge));
                     attempts.spawn(async move {
@@ -80,7 +83,10 @@ impl Queue {
                     });
                     continue;
                 }
-                Ok(None) => POLL,
+                Ok(None) => {
+                    self.runner.sources.tidy();
+                    POLL
+                }
                 Err(error) => {
                     self.metrics.store_errors.with_label_values(&[error.kind()]).inc();
                     warn!(%error, "claim failed");

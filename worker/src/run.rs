@@ -1,32 +1,34 @@
-//! One attempt at a job: fetch, probe, plan, encode, verify, store, publish.
+//! One attempt at a task, by what it is of the job: all of it ([`whole`]), which a long job splits; one [`range`] of the
+//! picture, or the sound; and putting those together ([`finish`]). [`outputs`] is what the first and the last have in common.
 //!
 //! Straight-line code on purpose. Each step either gives what the next one needs or ends the attempt; what the end
 //! means for the job (another try, failed, cancelled) is decided by the store, in one place.
 
-use std::path::{Path, PathBuf};
+mod finish;
+mod outputs;
+mod range;
+mod whole;
+
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
-use millrace_wire::job::{FailureCode, JobUpdate, Phase, Progress};
-use millrace_wire::spec::Input;
+use millrace_wire::PoolId;
+use millrace_wire::job::{FailureCode, JobUpdate, Phase};
 use rand::Rng as _;
 use tracing::{Instrument as _, info, info_span, warn};
 
 use crate::cost::CostModel;
 use crate::failure::{Ended, Failure};
-use crate::ffmpeg::{self, Ffmpeg};
-use crate::ladder::Plan;
-use crate::ladder::Wanted;
+use crate::ffmpeg::Ffmpeg;
+use crate::keys;
 use crate::lease::{Leases, Running, Stop};
 use crate::metrics::Metrics;
 use crate::objects::Objects;
-use crate::package::track::Track;
-use crate::package::{self, Package};
-use crate::source::fetch::{Arrived, Fetcher};
-use crate::source::{probe, stored};
-use crate::store::{self, AttemptEnd, Claim, Lease, Manifest, Published, Store};
-use crate::{keys, ladder, progressive, thumbnails};
+use crate::source::fetch::Fetcher;
+use crate::source::kept::Kept;
+use crate::source::stored;
+use crate::store::{self, AttemptEnd, Claim, Lease, Part, Store};
 
 /// First wait before another try; doubles with each, up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_secs(5);
@@ -34,10 +36,10 @@ const RETRY_FIRST: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(300);
 /// Between tries to reach a store that does not answer.
 const STORE_RETRY: Duration = Duration::from_millis(500);
+/// Longest time to remove what an attempt wrote: meanwhile it keeps its slot, and a worker that is to leave.
+const FORGET_PATIENCE: Duration = Duration::from_secs(5);
 /// Events of a job that are read at once.
 const EVENTS_PAGE: u32 = 64;
-/// Files written to the object store at once.
-const FILES_IN_FLIGHT: usize = 4;
 
 /// Runs attempts; shared by all slots.
 pub struct Runner {
@@ -61,11 +63,23 @@ pub struct Runner {
     pub scratch: PathBuf,
     /// Threads of one encode.
     pub threads: u32,
+    /// The pool that it works for.
+    pub pool: PoolId,
+    /// What a range is to be about as long as; none where no job is cut into ranges here.
+    pub range: Option<Duration>,
+    /// Sources of jobs in parts.
+    pub sources: Kept,
 }
 
 /// How an attempt came out.
 enum Outcome {
     Published,
+    /// A job in parts has its plan now.
+    Split,
+    /// A part is done.
+    Committed,
+    /// A part is to be done again by an equal encoder; the store knows already.
+    Again,
     Failed(Failure),
     /// Told to stop; [`Running::stopped`] says why.
     Stopped,
@@ -103,6 +117,11 @@ impl Scratch {
     fn out(&self) -> PathBuf {
         self.0.join("out")
     }
+
+    fn empty_out(&self) -> Result<(), Failure> {
+        let emptied = std::fs::remove_dir_all(self.out()).and_then(|()| std::fs::create_dir(self.out()));
+        emptied.map_err(|e| Failure::scratch("empty", &e))
+    }
 }
 
 impl Drop for Scratch {
@@ -125,7 +144,8 @@ impl Drop for Held<'_> {
 impl Runner {
     /// Runs an attempt to its end and tells the store.
     pub async fn run(&self, claim: Claim, running: Arc<Running>) {
-        let span = info_span!("attempt", job_id = %claim.job_id, attempt = claim.lease.epoch);
+        let part = claim.part.folder();
+        let span = info_span!("attempt", job_id = %claim.job_id, part, attempt = claim.lease.epoch);
         async {
             let _held = Held(&self.leases, &claim.lease);
             info!(waited_s = claim.waited.as_secs_f64(), "claimed");
@@ -137,139 +157,18 @@ impl Runner {
     }
 
     async fn attempt(&self, claim: &Claim, running: &Running) -> Result<Outcome, Outcome> {
-        let scratch =
-            Scratch::create(self.scratch.join(format!("{}-a{}", claim.lease.job_uid, claim.lease.epoch)))?;
-        let input = scratch.input();
-        self.fetch(claim, running, &input).await?;
-
-        self.enter(running, Phase::Probing, None).await?;
-        let probe = probe::probe(&self.ffmpeg, &input, &running.stop).await?;
-        let plan = ladder::plan(&claim.spec, &probe, self.threads)?;
-        running.work_seconds(plan.work_seconds);
-
-        self.enter(running, Phase::Encoding, Some(plan.work_seconds)).await?;
-        let report = |seen| running.progress(progress(&seen, plan.duration_s));
-        let out = scratch.out();
-        let encoded = self.ffmpeg.encode(&plan, &input, &out, &report, &running.stop).await?;
-        self.cost.learn(plan.work_seconds, encoded.wall.as_secs_f64());
-        self.metrics.encoded(&plan, &encoded);
-
-        self.enter(running, Phase::Publishing, None).await?;
-        let wanted = plan.wanted;
-        let mut package = package(plan, out.clone()).await?;
-        self.add_files(wanted, &mut package, &scratch, running).await?;
-        self.add_thumbnails(wanted, &mut package, &scratch, running).await?;
-        package.outputs.bytes = package.bytes();
-        self.publish(claim, running, &out, package, encoded.warnings).await
-    }
-
-    async fn fetch(&self, claim: &Claim, running: &Running, into: &Path) -> Result<(), Outcome> {
-        match &claim.spec.input {
-            Input::Url(url) => {
-                let report = |seen| running.progress(source_progress(seen));
-                self.fetcher.fetch(url, into, &report, &running.stop).await?;
-            }
-            Input::Path(path) => {
-                let report = |seen| running.progress(source_progress(seen));
-                stored::fetch(&self.objects, path, into, self.stored, &report, &running.stop).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Adds the progressive files that are wanted.
-    async fn add_files(
-        &self,
-        wanted: Wanted,
-        package: &mut Package,
-        scratch: &Scratch,
-        running: &Running,
-    ) -> Result<(), Ended> {
-        let Package { files, outputs, pictures, sound, .. } = package;
-        let (ffmpeg, sound, out, stop) = (&self.ffmpeg, sound.as_ref(), scratch.out(), &running.stop);
-        if wanted.mp4 {
-            let named = outputs.renditions.iter().map(|one| one.name.as_str());
-            let pictures: Vec<(&str, &Track)> = named.zip(&*pictures).collect();
-            let made = progressive::make(ffmpeg, &pictures, sound, &out, &scratch.0, stop).await?;
-            let renditions = outputs.renditions.iter_mut().zip(&made);
-            renditions.for_each(|(one, file)| one.mp4 = Some(file.name.clone()));
-            files.extend(made);
-        }
-        if wanted.audio {
-            let made = progressive::make(ffmpeg, &[], sound, &out, &scratch.0, stop).await?;
-            let audio = outputs.audio.iter_mut().zip(&made);
-            audio.for_each(|(one, file)| one.mp4 = Some(file.name.clone()));
-            files.extend(made);
-        }
-        Ok(())
-    }
-
-    /// Adds poster and sprites. A ladder without them is still a ladder: only what another attempt could mend fails it.
-    async fn add_thumbnails(
-        &self,
-        wanted: Wanted,
-        package: &mut Package,
-        scratch: &Scratch,
-        running: &Running,
-    ) -> Result<(), Ended> {
-        if !wanted.thumbnails {
-            return Ok(());
-        }
-        let pictures: Vec<&Track> = package.pictures.iter().collect();
-        match thumbnails::make(&self.ffmpeg, &pictures, &scratch.out(), &scratch.0, &running.stop).await {
-            Ok(made) => {
-                package.outputs.poster = Some(thumbnails::POSTER.to_owned());
-                package.outputs.thumbnails = Some(thumbnails::INDEX.to_owned());
-                package.files.extend(made.files);
-                Ok(())
-            }
-            Err(Ended::Failed(failure)) if failure.code != FailureCode::ScratchUnavailable => {
-                warn!(%failure, "no thumbnails");
-                package.warnings.push("no poster and no sprites could be made of the picture".to_owned());
-                Ok(())
-            }
-            Err(ended) => Err(ended),
+        match claim.part {
+            Part::Whole => self.whole(claim, running).await,
+            Part::Range(index) => self.range(claim, running, index).await,
+            Part::Sound => self.sound(claim, running).await,
+            Part::Finish => self.finish(claim, running).await,
         }
     }
 
-    async fn publish(
-        &self,
-        claim: &Claim,
-        running: &Running,
-        out: &Path,
-        package: Package,
-        mut warnings: Vec<String>,
-    ) -> Result<Outcome, Outcome> {
-        let prefix = keys::attempt_prefix(&claim.lease);
-        let names: Vec<String> = package.files.iter().map(|file| file.name.clone()).collect();
-        let stored = futures::stream::iter(names)
-            .map(|name| {
-                let key = format!("{prefix}/{name}");
-                async move { self.objects.put_file(&claim.bucket, &key, &out.join(name)).await }
-            })
-            .buffer_unordered(FILES_IN_FLIGHT)
-            .try_collect::<Vec<()>>();
-        let stored = tokio::select! {
-            () = running.stop.cancelled() => return Err(Outcome::Stopped),
-            stored = stored => stored,
-        };
-        stored.map_err(|error| error.failure("takes no bytes"))?;
-        warnings.extend(package.warnings);
-        let manifest = Manifest {
-            bucket: claim.bucket.clone(),
-            prefix,
-            files: package.files.len(),
-            outputs: package.outputs,
-            warnings,
-        };
-        match self.ask_store(running, || self.store.publish(&claim.lease, &manifest)).await? {
-            Published::Yes => Ok(Outcome::Published),
-            Published::No => {
-                // Cancelled first, or somebody else's by now: the settling write finds out which.
-                running.stop(Stop::Cancelled);
-                Err(Outcome::Stopped)
-            }
-        }
+    /// Where an attempt works.
+    fn scratch_of(&self, claim: &Claim) -> PathBuf {
+        let (job, part, epoch) = (&claim.lease.job_uid, claim.part.folder(), claim.lease.epoch);
+        self.scratch.join(format!("{job}-{part}-a{epoch}"))
     }
 
     async fn enter(&self, running: &Running, phase: Phase, work_seconds: Option<f64>) -> Result<(), Outcome> {
@@ -312,6 +211,18 @@ impl Runner {
                 info!("published");
                 ("succeeded", None)
             }
+            Outcome::Split => {
+                info!("split");
+                ("succeeded", None)
+            }
+            Outcome::Committed => {
+                info!(part = claim.part.folder(), "part done");
+                ("succeeded", None)
+            }
+            Outcome::Again => {
+                info!(part = claim.part.folder(), "another encoder was first");
+                ("released", None)
+            }
             Outcome::Failed(failure) => {
                 let code = failure.code;
                 warn!(code = code.as_str(), detail = failure.detail, log = failure.log, "attempt failed");
@@ -330,7 +241,10 @@ impl Runner {
             self.tell_store(running, &end).await;
         }
         if label != "succeeded" {
-            forget(&*self.store, &self.objects, claim).await;
+            let forgotten = forget(&*self.store, &self.objects, claim);
+            if tokio::time::timeout(FORGET_PATIENCE, forgotten).await.is_err() {
+                warn!("what the attempt wrote is left to the sweep: the object store does not answer");
+            }
         }
     }
 
@@ -349,18 +263,22 @@ impl Runner {
     }
 }
 
-/// Removes what an attempt wrote, unless it was published after all: the answer to a publish can be lost and the attempt
-/// stopped before it could ask again. Whoever cannot tell leaves it: too many bytes are better than too few.
+/// Removes what an attempt wrote, unless it counts after all: the answer to a commit can be lost and the attempt stopped
+/// before it could ask again. Whoever cannot tell leaves it: too many bytes are better than too few.
 async fn forget(store: &dyn Store, objects: &Objects, claim: &Claim) {
-    let prefix = keys::attempt_prefix(&claim.lease);
-    match succeeded(store, &claim.lease).await {
+    let prefix = keys::attempt_prefix(claim.part, &claim.lease);
+    let counts = match claim.part {
+        Part::Range(_) | Part::Sound => is_done(store, &claim.lease).await,
+        Part::Whole | Part::Finish => succeeded(store, &claim.lease).await,
+    };
+    match counts {
         Ok(true) => {
-            info!(prefix, "published, though the store's answer was lost");
+            info!(prefix, "committed, though the store's answer was lost");
             return;
         }
         Ok(false) => {}
         Err(error) => {
-            warn!(%error, prefix, "cannot ask whether the attempt was published, so what it wrote stays");
+            warn!(%error, prefix, "cannot ask whether the attempt was committed, so what it wrote stays");
             return;
         }
     }
@@ -369,19 +287,28 @@ async fn forget(store: &dyn Store, objects: &Objects, claim: &Claim) {
     }
 }
 
-/// Whether this very attempt was published. A claim does not know whose job it is, so the job's events are asked.
+/// Whether this very attempt at a part was committed.
+async fn is_done(store: &dyn Store, lease: &Lease) -> Result<bool, store::Error> {
+    Ok(store.results(&lease.job_uid).await?.iter().any(|done| done.lease == *lease))
+}
+
+/// Whether this very attempt was published, or split its job. A claim does not know whose job it is, so the job's events are
+/// asked.
 async fn succeeded(store: &dyn Store, lease: &Lease) -> Result<bool, store::Error> {
     #[derive(serde::Deserialize)]
     struct Body {
+        /// Of a publish; since jobs have parts.
+        epoch: Option<u64>,
         job: JobUpdate,
     }
     let mut after = 0;
     loop {
         let page = store.events(&lease.job_uid, after, EVENTS_PAGE).await?;
-        for event in page.iter().filter(|event| event.kind == "succeeded") {
+        for event in page.iter().filter(|event| event.kind == "succeeded" || event.kind == "split") {
             let body = serde_json::from_str::<Body>(&event.body);
             // One that cannot be read may be this one.
-            if body.map_or(true, |body| u64::from(body.job.attempt) == lease.epoch) {
+            let by = body.map(|body| body.epoch.unwrap_or(u64::from(body.job.attempt)));
+            if by.map_or(true, |epoch| epoch == lease.epoch) {
                 return Ok(true);
             }
         }
@@ -390,30 +317,6 @@ async fn succeeded(store: &dyn Store, lease: &Lease) -> Result<bool, store::Erro
             _ => return Ok(false),
         }
     }
-}
-
-/// How far a job is, by media time. It reaches 100 % only when it is published.
-fn progress(seen: &ffmpeg::Progress, duration_s: f64) -> Progress {
-    let media_seconds = seen.media.as_secs_f64().min(duration_s);
-    let left = duration_s - media_seconds;
-    Progress {
-        percent: (100.0 * media_seconds / duration_s.max(1e-3)).min(99.0),
-        media_seconds: Some(media_seconds),
-        speed: seen.speed,
-        eta_seconds: seen.speed.filter(|speed| *speed > 0.0).map(|speed| left / speed),
-        ..Progress::default()
-    }
-}
-
-/// How much of the source is here. Of the job itself that is nothing yet.
-fn source_progress(seen: Arrived) -> Progress {
-    Progress { source_bytes: Some(seen.bytes), source_bytes_total: seen.announced, ..Progress::default() }
-}
-
-/// Reads back and verifies what was encoded, where blocking is allowed.
-async fn package(plan: Plan, out: PathBuf) -> Result<Package, Failure> {
-    let packaged = tokio::task::spawn_blocking(move || package::package(&plan, &out)).await;
-    packaged.map_err(|error| Failure::new(FailureCode::Internal, "packaging failed").log(error))?
 }
 
 /// Doubles with every attempt, with jitter so that what failed together does not come back together.
@@ -427,7 +330,7 @@ mod tests {
     use millrace_wire::job::Outputs;
 
     use super::*;
-    use crate::store::{Accepted, NewJob, Room, Sqlite};
+    use crate::store::{Accepted, Manifest, NewJob, Published, Room, Sqlite};
 
     #[tokio::test]
     async fn what_was_published_stays_although_its_attempt_was_stopped() {
@@ -445,13 +348,13 @@ mod tests {
             let room = Room { slots: 9, queue_max: 9 };
             assert!(matches!(store.accept(&new, &by, room).await.unwrap(), Accepted::Created(_)));
             let claim = store.claim(&by, Duration::from_secs(60)).await.unwrap().unwrap();
-            let prefix = keys::attempt_prefix(&claim.lease);
+            let prefix = keys::attempt_prefix(claim.part, &claim.lease);
             let key = format!("{prefix}/master.m3u8");
             objects.put_file(&claim.bucket, &key, &file).await.unwrap();
             if publishes {
                 let outputs = Outputs { duration_s: 1.0, bytes: 1, ..Outputs::default() };
                 let (bucket, warnings) = (claim.bucket.clone(), Vec::new());
-                let manifest = Manifest { bucket, prefix, files: 1, outputs, warnings };
+                let manifest = Manifest { bucket, prefix, pieces: None, files: 1, outputs, warnings };
                 assert!(store.enter(&claim.lease, Phase::Publishing, None).await.unwrap());
                 assert_eq!(store.publish(&claim.lease, &manifest).await.unwrap(), Published::Yes);
             }

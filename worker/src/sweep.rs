@@ -107,9 +107,15 @@ impl Sweeper {
                 self.objects.delete_below(&self.pool, &keys::job_prefix(job_uid)).await?;
                 "outputs"
             }
-            Due::Attempt { job_uid, number, .. } => {
-                self.objects.delete_below(&self.pool, &keys::prefix_of_attempt(job_uid, *number)).await?;
+            Due::Attempt { job_uid, part, number, .. } => {
+                let prefix = keys::prefix_of_attempt(job_uid, *part, *number);
+                self.objects.delete_below(&self.pool, &prefix).await?;
                 "attempt"
+            }
+            Due::Pieces { job_uid, outputs } => {
+                let below = if *outputs { keys::sources_prefix(job_uid) } else { keys::job_prefix(job_uid) };
+                self.objects.delete_below(&self.pool, &below).await?;
+                "pieces"
             }
             Due::Upload { key } => {
                 self.objects.delete(&self.pool, key).await?;

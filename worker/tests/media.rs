@@ -12,6 +12,7 @@ mod media {
     mod odd;
     mod played;
     mod progressive;
+    mod ranges;
     mod sandbox;
     mod sound;
     mod sync;

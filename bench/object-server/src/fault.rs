@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{HeaderMap, Method, Uri};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 /// One thing that goes wrong, with the requests that it meets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,8 @@ pub enum What {
     Refuse(u16, String),
     /// It is served, so many milliseconds later.
     Slow(u64),
+    /// It is served when faults are set the next time.
+    Hold,
     /// One bit of its body is another when it arrives.
     Corrupt,
     /// Its connection breaks after so many bytes of its body.
@@ -69,7 +72,11 @@ pub struct Seen {
 
 /// The faults to come and the requests that were.
 #[derive(Debug, Clone, Default)]
-pub struct Faults(Arc<Mutex<State>>);
+pub struct Faults {
+    state: Arc<Mutex<State>>,
+    /// How often faults were set.
+    sets: watch::Sender<u64>,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -79,12 +86,13 @@ struct State {
 
 impl Faults {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What goes wrong from now on, instead of what was set before.
     pub fn set(&self, faults: Vec<Fault>) {
         self.state().coming = faults;
+        self.sets.send_modify(|sets| *sets += 1);
     }
 
     /// Whether every fault has met all requests that it was for.
@@ -97,6 +105,11 @@ impl Faults {
     #[must_use]
     pub fn take_seen(&self) -> Vec<Seen> {
         std::mem::take(&mut self.state().seen)
+    }
+
+    /// Hears when faults are set from now on.
+    pub(crate) fn sets(&self) -> watch::Receiver<u64> {
+        self.sets.subscribe()
     }
 
     /// Enters a request and says what shall happen to it.

@@ -124,10 +124,17 @@ impl Front {
             }
             _ => {}
         }
+        // Before the question what happens: a set right behind it must not be missed.
+        let mut sets = self.faults.sets();
         match self.faults.meet(request.method(), request.uri(), request.headers()) {
             None => self.pass(request.map(s3s::Body::from)).await,
             Some(What::Slow(milliseconds)) => {
                 tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+                self.pass(request.map(s3s::Body::from)).await
+            }
+            Some(What::Hold) => {
+                // An error means that nobody can set any more.
+                let _ = sets.changed().await;
                 self.pass(request.map(s3s::Body::from)).await
             }
             Some(What::Refuse(status, code)) => {

@@ -116,7 +116,7 @@ pub(super) fn post_video() {}
 /// listed.
 #[utoipa::path(get, path = "/videos", operation_id = "findVideos", tag = "videos",
     params(
-        ("q" = Option<String>, Query, description = "Words to find; at most 32", max_length = 128),
+        ("q" = Option<String>, Query, description = "Words to find; at most 32", max_length = 256),
         ("limit" = Option<u32>, Query, description = "At most so many; 50 when left out", minimum = 1, maximum = 500),
         ("cursor" = Option<String>, Query, format = "uuid", description = "`next_cursor` of the page before"),
     ),

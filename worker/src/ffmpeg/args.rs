@@ -7,7 +7,6 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use std::time::Duration;
 use ffmpeg_sidecar::command::FfmpegCommand;
 
 use crate::ladder::{AudioPlan, PicturePlan, Plan};
+use crate::ranges::Range;
 
 /// Containers that are read. Everything else is refused, above all those that name other files: a playlist posing as
 /// a video must open neither its neighbours nor a socket.
@@ -41,6 +41,13 @@ pub fn init_name(index: usize) -> String {
 /// The name of a rendition's segment; `number` counts from 1.
 pub fn segment_name(index: usize, number: usize) -> String {
     format!("seg_{index}_{number:05}.m4s")
+}
+
+/// The rendition and the number in a segment's name; none of any other name.
+pub fn parse_segment_name(name: &str) -> Option<(usize, usize)> {
+    let (index, number) = name.strip_prefix("seg_")?.strip_suffix(".m4s")?.split_once('_')?;
+    let parsed = (index.parse().ok()?, number.parse().ok()?);
+    (segment_name(parsed.0, parsed.1) == name).then_some(parsed)
 }
 
 /// What both ffmpeg and ffprobe are told about any input, before they are told its name.
@@ -72,6 +79,70 @@ pub fn file_url(path: &Path) -> OsString {
 
 /// The arguments of the one ffmpeg that makes every rendition; it runs in the directory that it writes to.
 pub fn encode(plan: &Plan, input: &Path) -> Vec<OsString> {
+    let mut command = beginning(plan);
+    command.input(file_url(input));
+    if let Some(picture) = &plan.picture {
+        video(&mut command, filters(picture, 0, None), picture, plan.threads);
+        segments(&mut command, plan.segment, 0..picture.rungs.len(), None);
+        command.output(MANIFESTS[0]);
+    }
+    if let Some(sound) = &plan.audio {
+        audio(&mut command, sound, 0);
+        let index = plan.rungs().len();
+        segments(&mut command, plan.segment, index..index + 1, None);
+        command.output(MANIFESTS[1]);
+    }
+    command.get_args().map(OsString::from).collect()
+}
+
+/// The arguments of the ffmpeg that makes one range of the picture.
+///
+/// Times are the source's own, counted from its beginning, so a frame has the number that it has in one run over all. Frames go to
+/// the encoder as the filters number them: ffmpeg's own way to keep a constant rate would fill up from zero.
+pub fn encode_range(plan: &Plan, range: &Range, input: &Path) -> Vec<OsString> {
+    let mut command = beginning(plan);
+    command.arg("-copyts");
+    if let Some(seek_s) = range.seek_s {
+        // Not cut at that time: the frame before a gap may be the one that is shown first.
+        command.args(["-noaccurate_seek".to_owned(), "-ss".to_owned(), format!("{seek_s:.6}")]);
+    }
+    command.input(file_url(input));
+    if let Some(picture) = &plan.picture {
+        video(&mut command, filters(picture, plan.start_us, Some(range)), picture, plan.threads);
+        command.args(["-fps_mode", "passthrough"]);
+        let first = range.first_segment(picture.segment_frames);
+        segments(&mut command, plan.segment, 0..picture.rungs.len(), Some(first));
+        command.output(MANIFESTS[0]);
+    }
+    command.get_args().map(OsString::from).collect()
+}
+
+/// The arguments of the ffmpeg that makes the sound alone, as the rendition of an index.
+pub fn encode_sound(plan: &Plan, index: usize, input: &Path) -> Vec<OsString> {
+    let mut command = beginning(plan);
+    command.arg("-copyts");
+    command.input(file_url(input));
+    if let Some(sound) = &plan.audio {
+        audio(&mut command, sound, plan.start_us);
+        segments(&mut command, plan.segment, index..index + 1, None);
+        command.output(MANIFESTS[1]);
+    }
+    command.get_args().map(OsString::from).collect()
+}
+
+/// A filter that counts time from the beginning of the source, whichever of its streams are used. By itself, and with
+/// `-start_at_zero`, ffmpeg counts in a transport stream from the first of those that are: picture and sound apart would come
+/// apart. Rounded as ffmpeg rounds its own offset.
+fn from_the_beginning(filter: &str, start_us: i64) -> String {
+    if start_us == 0 {
+        return String::new();
+    }
+    let (sign, us) = (if start_us > 0 { "-" } else { "+" }, start_us.unsigned_abs());
+    format!("{filter}=PTS{sign}round({}.{:06}/TB),", us / 1_000_000, us % 1_000_000)
+}
+
+/// Everything before the input and what says where in it to begin.
+fn beginning(plan: &Plan) -> FfmpegCommand {
     // The program's name is the caller's business; this command is never started itself.
     let mut command = FfmpegCommand::from(Command::new("ffmpeg"));
     let threads = plan.threads.to_string();
@@ -83,29 +154,26 @@ pub fn encode(plan: &Plan, input: &Path) -> Vec<OsString> {
     if plan.strict {
         command.arg("-xerror");
     }
-    command.input(file_url(input));
-    if let Some(picture) = &plan.picture {
-        video(&mut command, picture, &threads);
-        segments(&mut command, plan.segment, 0..picture.rungs.len());
-        command.output(MANIFESTS[0]);
-    }
-    if let Some(sound) = &plan.audio {
-        audio(&mut command, sound);
-        let index = plan.rungs().len();
-        segments(&mut command, plan.segment, index..index + 1);
-        command.output(MANIFESTS[1]);
-    }
-    command.get_args().map(OsString::from).collect()
+    command
 }
 
-fn filters(plan: &PicturePlan) -> String {
-    let mut graph = format!("[0:{}]", plan.stream);
+fn filters(plan: &PicturePlan, start_us: i64, range: Option<&Range>) -> String {
+    let mut graph = format!("[0:{}]{}", plan.stream, from_the_beginning("setpts", start_us));
     if plan.deinterlace {
         graph.push_str("yadif=deint=interlaced,");
     }
-    let _ = write!(graph, "fps={}:start_time=0,", plan.fps);
+    // From zero on there is a frame for every moment; sent elsewhere, the first one is the one that is found there.
+    let from_zero = range.is_none_or(|range| range.seek_s.is_none());
+    let _ = write!(graph, "fps={}{},", plan.fps, if from_zero { ":start_time=0" } else { "" });
     if plan.still_frames > 0 {
         let _ = write!(graph, "tpad=stop_mode=clone:stop={},", plan.still_frames);
+    }
+    if let Some(range) = range {
+        let _ = write!(graph, "trim=start_pts={}", range.first);
+        if !range.last {
+            let _ = write!(graph, ":end_pts={}", range.first + range.frames);
+        }
+        graph.push(',');
     }
     let _ = write!(graph, "split={}", plan.rungs.len());
     (0..plan.rungs.len()).for_each(|index| {
@@ -122,14 +190,14 @@ fn filters(plan: &PicturePlan) -> String {
     graph
 }
 
-fn video(command: &mut FfmpegCommand, plan: &PicturePlan, threads: &str) {
-    command.filter_complex(filters(plan));
+fn video(command: &mut FfmpegCommand, filters: String, plan: &PicturePlan, threads: u32) {
+    command.filter_complex(filters);
     for index in 0..plan.rungs.len() {
         command.map(format!("[v{index}]"));
     }
     let gop = plan.gop_frames.to_string();
     command.codec_video("libx264").preset(plan.preset.as_str()).crf(plan.crf).pix_fmt("yuv420p");
-    command.args(["-profile:v", "high", "-threads", threads]);
+    command.args(["-profile:v", "high", "-threads", &threads.to_string()]);
     command.args(["-g", &gop, "-keyint_min", &gop, "-sc_threshold", "0", "-flags", "+cgop"]);
     command.args([
         "-colorspace",
@@ -147,10 +215,10 @@ fn video(command: &mut FfmpegCommand, plan: &PicturePlan, threads: &str) {
     }
 }
 
-fn audio(command: &mut FfmpegCommand, plan: &AudioPlan) {
+fn audio(command: &mut FfmpegCommand, plan: &AudioPlan, start_us: i64) {
     command.map(format!("0:{}", plan.stream));
     // Silence fills a late start and gaps, so that sound and picture begin together and stay together.
-    let mut filter = "aresample=async=1:first_pts=0".to_owned();
+    let mut filter = from_the_beginning("asetpts", start_us) + "aresample=async=1:first_pts=0";
     if plan.silence_s > 0.0 {
         let _ = write!(filter, ",apad=pad_dur={:.6}", plan.silence_s);
     }
@@ -164,8 +232,14 @@ fn audio(command: &mut FfmpegCommand, plan: &AudioPlan) {
     ]);
 }
 
-/// The options of one output, which makes the renditions of those indices.
-fn segments(command: &mut FfmpegCommand, segment: Duration, indices: Range<usize>) {
+/// The options of one output, which makes the renditions of those indices; from the middle on, beginning with the segment
+/// of that number.
+fn segments(
+    command: &mut FfmpegCommand,
+    segment: Duration,
+    indices: std::ops::Range<usize>,
+    first: Option<usize>,
+) {
     command.args(["-sn", "-dn", "-map_metadata", "-1", "-map_chapters", "-1"]);
     // With `-use_timeline 0` the muxer cuts at the first keyframe at or after number × this. With 1 it measures from the
     // start of the segment before, and the sound, which has no keyframe just there, falls behind for ever.
@@ -176,7 +250,13 @@ fn segments(command: &mut FfmpegCommand, segment: Duration, indices: Range<usize
     let sets: Vec<String> =
         (0..indices.len()).map(|stream| format!("id={stream},streams={stream}")).collect();
     command.args(["-adaptation_sets".to_owned(), sets.join(" ")]);
-    command.args(["-format_options", "movflags=+dash+delay_moov+skip_sidx+skip_trailer"]);
+    // A fragment from the middle says so, and then has the time and the number that it has there; the initialisation
+    // segment is that of the whole.
+    let mut options = "movflags=+dash+delay_moov+skip_sidx+skip_trailer".to_owned();
+    if let Some(first) = first {
+        let _ = write!(options, "+frag_discont:fragment_index={first}");
+    }
+    command.args(["-format_options", &options]);
     // The muxer counts its own streams from 0: a lone one gets its index written out.
     let name = |template: &str| match indices.len() {
         1 => template.replace(ID, &indices.start.to_string()),
@@ -237,6 +317,46 @@ mod tests {
         assert!(text.contains("-map 0:1 -af aresample=async=1:first_pts=0 -c:a aac"), "{text}");
         assert!(!text.contains("x264") && !text.contains("filter_complex ["), "{text}");
         assert!(text.contains("-adaptation_sets id=0,streams=0 -format_options"), "{text}");
+    }
+
+    #[test]
+    fn a_range_is_sought_early_and_cut_by_the_number_of_its_frames() {
+        let plan = plan_of(1280, 720, true);
+        let range = Range { first: 240, frames: 120, last: false, seek_s: Some(1.5) };
+        let text = |range: &Range| {
+            let arguments = encode_range(&range.plan(&plan), range, Path::new("/in"));
+            arguments.iter().map(|a| a.to_string_lossy()).collect::<Vec<_>>().join(" ")
+        };
+        let middle = text(&range);
+        assert!(middle.contains("-copyts -noaccurate_seek -ss 1.500000 -i file:/in"), "{middle}");
+        assert!(
+            middle.contains(
+                "[0:0]setpts=PTS-round(1.400000/TB),fps=30000/1001,trim=start_pts=240:end_pts=360,split=3"
+            ),
+            "{middle}"
+        );
+        assert!(
+            middle.contains("-fps_mode passthrough") && middle.contains("+frag_discont:fragment_index=3 ")
+        );
+        assert!(!middle.contains("aac -b:a"), "{middle}");
+        let end = text(&Range { last: true, ..range });
+        assert!(end.contains("trim=start_pts=240,split=3"), "whatever there is: {end}");
+        let first = text(&Range { first: 0, seek_s: None, ..range });
+        assert!(first.contains("fps=30000/1001:start_time=0,trim=start_pts=0:end_pts=120"), "{first}");
+        assert!(!first.contains("-ss"), "{first}");
+    }
+
+    #[test]
+    fn sound_by_itself_is_what_it_is_beside_a_picture() {
+        let plan = plan_of(1280, 720, true);
+        let sound = Plan { start_us: 0, ..crate::ranges::sound(&plan).unwrap() };
+        let alone = encode_sound(&sound, 3, Path::new("/in"));
+        let together = encode(&plan, Path::new("/in"));
+        let of_sound = |all: &[OsString]| {
+            let begins = all.windows(2).position(|two| two[0] == "-map" && two[1] == "0:1").unwrap();
+            all[begins..].to_vec()
+        };
+        assert_eq!(of_sound(&alone), of_sound(&together));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! The verdict stands on what was decoded, not on the exit code: ffmpeg ends with 0 on a file that is half rubbish.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,15 +10,15 @@ use millrace_wire::job::FailureCode;
 use tokio_util::sync::CancellationToken;
 
 use super::child::{Exit, Running};
+use super::damage::Damage;
 use super::lines::Lines;
-use super::log::{Decoded, Log};
+use super::log::Log;
 use super::progress::{Parser, Progress};
 use super::{Ffmpeg, Limits, absolute, args, cage, no_cage, pipe};
 use crate::failure::{Ended, Failure};
 use crate::ladder::Plan;
+use crate::ranges::Range;
 
-/// The share of the source's frames that may be lost.
-const LOST_MAX: f64 = 0.01;
 /// Least CPU time that is allowed, whatever the estimate.
 const CPU_SECONDS_MIN: f64 = 60.0;
 const SIGXCPU: i32 = 24;
@@ -35,8 +36,20 @@ pub struct Encoded {
     pub frames: u64,
     /// Frames of the source's picture that could not be decoded; of sound alone its packets.
     pub lost_frames: u64,
+    /// What could not be decoded. Judged already where the run decoded the whole source.
+    pub damage: Damage,
     /// What is odd, but not fatal.
     pub warnings: Vec<String>,
+}
+
+/// One run.
+struct Run<'a> {
+    plan: &'a Plan,
+    arguments: Vec<OsString>,
+    /// What it takes before it shows progress.
+    patience: Duration,
+    /// It decodes the whole source, so what it lost is what is lost.
+    whole: bool,
 }
 
 impl Ffmpeg {
@@ -52,6 +65,56 @@ impl Ffmpeg {
         progress: &(dyn Fn(Progress) + Send + Sync),
         cancel: &CancellationToken,
     ) -> Result<Encoded, Ended> {
+        let arguments = args::encode(plan, &absolute(input)?);
+        let run = Run { plan, arguments, patience: Duration::ZERO, whole: true };
+        self.run_encode(run, input, out_dir, progress, cancel).await
+    }
+
+    /// Makes one range of the picture in `out_dir`, its segments numbered from 1. `plan` is the range's own
+    /// ([`Range::plan`]). What could not be decoded is told and not judged.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub async fn encode_range(
+        &self,
+        (plan, range): (&Plan, &Range),
+        input: &Path,
+        out_dir: &Path,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+        cancel: &CancellationToken,
+    ) -> Result<Encoded, Ended> {
+        let arguments = args::encode_range(plan, range, &absolute(input)?);
+        let run = Run { plan, arguments, patience: range.patience(plan), whole: false };
+        self.run_encode(run, input, out_dir, progress, cancel).await
+    }
+
+    /// Makes the sound alone in `out_dir`, as the rendition of that index. What could not be decoded is told and not
+    /// judged.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub async fn encode_sound(
+        &self,
+        (plan, index): (&Plan, usize),
+        input: &Path,
+        out_dir: &Path,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+        cancel: &CancellationToken,
+    ) -> Result<Encoded, Ended> {
+        let arguments = args::encode_sound(plan, index, &absolute(input)?);
+        let run = Run { plan, arguments, patience: Duration::ZERO, whole: false };
+        self.run_encode(run, input, out_dir, progress, cancel).await
+    }
+
+    async fn run_encode(
+        &self,
+        run: Run<'_>,
+        input: &Path,
+        out_dir: &Path,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+        cancel: &CancellationToken,
+    ) -> Result<Encoded, Ended> {
+        let Run { plan, arguments, patience, whole } = run;
         let inner = &self.0;
         let (input, out_dir) = (absolute(input)?, absolute(out_dir)?);
         let limits = Limits {
@@ -62,9 +125,8 @@ impl Ffmpeg {
             write: vec![out_dir.clone()],
             report: false,
         };
-        let arguments = args::encode(plan, &input);
         let mut running = inner.spawn(&inner.settings.ffmpeg, arguments, &limits, &out_dir).await?;
-        let mut watch = Watch::new(&mut running, plan)?;
+        let mut watch = Watch::new(&mut running, plan, patience)?;
         let stopped = loop {
             tokio::select! {
                 () = cancel.cancelled() => break Some(Stopped::Cancelled),
@@ -85,7 +147,7 @@ impl Ffmpeg {
                 let detail = format!("ffmpeg made no progress for {seconds} s and was stopped");
                 Err(Failure::new(FailureCode::EncodeStalled, detail).log(watch.log.tail()).into())
             }
-            None => verdict(plan, &limits, exit, &watch).map_err(Ended::from),
+            None => verdict((plan, whole), &limits, exit, &watch).map_err(Ended::from),
         }
     }
 }
@@ -118,7 +180,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(running: &mut Running, plan: &Plan) -> Result<Self, Failure> {
+    fn new(running: &mut Running, plan: &Plan, patience: Duration) -> Result<Self, Failure> {
         Ok(Self {
             stdout: Lines::new(running.stdout().map_err(pipe)?),
             stderr: Lines::new(running.stderr().map_err(pipe)?),
@@ -130,7 +192,7 @@ impl Watch {
                 plan.audio.as_ref().map(|audio| audio.stream),
             ),
             last: Progress::default(),
-            moved: Instant::now(),
+            moved: Instant::now() + patience,
         })
     }
 
@@ -159,77 +221,36 @@ impl Watch {
     }
 }
 
-fn verdict(plan: &Plan, limits: &Limits, exit: Exit, watch: &Watch) -> Result<Encoded, Failure> {
+fn verdict(
+    (plan, whole): (&Plan, bool),
+    limits: &Limits,
+    exit: Exit,
+    watch: &Watch,
+) -> Result<Encoded, Failure> {
     let log = &watch.log;
-    let loss = Loss::of(plan, log);
+    let damage = Damage::of(log);
     let fail = |code: FailureCode, detail: &str| {
         Failure::new(code, detail).log(format_args!("{}\n{}", exit.describe(), log.tail()))
     };
     if !exit.status.success() {
-        return Err(bad_exit(plan, limits, exit, watch, &loss, fail));
+        return Err(bad_exit(plan, limits, exit, watch, &damage, fail));
     }
     if !watch.last.ended {
         return Err(fail(FailureCode::EncodeFailed, "ffmpeg ended without saying that it was done"));
     }
-    if loss.too_much() {
-        return Err(fail(FailureCode::SourceDamaged, &loss.describe()));
-    }
-    let mut warnings = Vec::new();
-    if loss.lost > 0 {
-        warnings.push(loss.describe());
-    }
-    if plan.picture.is_some() && log.concealed > 0 {
-        warnings.push("parts of some frames of the source are damaged; they were patched".to_owned());
-    }
-    if plan.picture.is_some() && log.sound.lost > 0 {
-        warnings.push("parts of the source's sound could not be decoded".to_owned());
-    }
+    let warnings = if whole {
+        damage.judge(plan).map_err(|failure| fail(failure.code, &failure.detail))?
+    } else {
+        Vec::new()
+    };
     Ok(Encoded {
         wall: exit.wall,
         cpu: exit.cpu,
         frames: watch.last.frames,
-        lost_frames: loss.lost,
+        lost_frames: damage.lost(plan),
+        damage,
         warnings,
     })
-}
-
-/// What could not be decoded of the stream that the verdict is about: the picture, or the sound of sound alone.
-struct Loss {
-    lost: u64,
-    of: u64,
-    what: &'static str,
-}
-
-impl Loss {
-    fn of(plan: &Plan, log: &Log) -> Self {
-        let (of, decoded, what) = match (&plan.picture, &plan.audio) {
-            (Some(picture), _) => (picture.source_frames, log.picture, "frames"),
-            (None, Some(audio)) => (audio.source_packets, log.sound, "packets of sound"),
-            (None, None) => (0, Decoded::default(), "frames"),
-        };
-        Self { lost: lost(of, decoded), of, what }
-    }
-
-    fn too_much(&self) -> bool {
-        self.lost as f64 > self.of as f64 * LOST_MAX
-    }
-
-    fn describe(&self) -> String {
-        format!("{} of the source's {} {} could not be decoded", self.lost, self.of, self.what)
-    }
-}
-
-/// Packets that the decoder refused. Fewer frames than packets alone is no proof: VP8 has packets that are never
-/// shown, and interlaced streams may have two per frame; but when half is missing something is.
-fn lost(of: u64, seen: Decoded) -> u64 {
-    let missing = of.saturating_sub(seen.decoded.unwrap_or(of));
-    if seen.lost > 0 {
-        seen.lost.max(missing).min(of)
-    } else if missing > of / 2 + 1 {
-        missing
-    } else {
-        0
-    }
 }
 
 fn bad_exit(
@@ -237,7 +258,7 @@ fn bad_exit(
     limits: &Limits,
     exit: Exit,
     watch: &Watch,
-    loss: &Loss,
+    damage: &Damage,
     fail: impl Fn(FailureCode, &str) -> Failure,
 ) -> Failure {
     use std::os::unix::process::ExitStatusExt as _;
@@ -267,8 +288,8 @@ fn bad_exit(
     if plan.strict && log.input_errors > 0 {
         return fail(FailureCode::SourceDamaged, "the source is damaged, and the job asked to be strict");
     }
-    if loss.too_much() {
-        return fail(FailureCode::SourceDamaged, &loss.describe());
+    if let Err(failure) = damage.judge(plan) {
+        return fail(failure.code, &failure.detail);
     }
     fail(FailureCode::EncodeFailed, "ffmpeg failed on an input that looked sound")
 }

@@ -5,16 +5,26 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Lines of the tail that are kept.
 const TAIL_LINES_MAX: usize = 30;
 
 /// What became of one stream of the input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Decoded {
     /// Packets that could not be decoded.
     pub lost: u64,
     /// Frames that were decoded, by ffmpeg's summary.
     pub decoded: Option<u64>,
+}
+
+impl Decoded {
+    /// Adds what another run decoded of the same stream.
+    pub fn add(&mut self, other: &Self) {
+        self.lost += other.lost;
+        self.decoded = self.decoded.zip(other.decoded).map(|(a, b)| a + b).or(self.decoded).or(other.decoded);
+    }
 }
 
 /// ffmpeg's log, as far as it matters.

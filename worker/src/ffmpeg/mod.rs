@@ -8,8 +8,10 @@
 pub mod args;
 pub mod cage;
 pub mod child;
+pub mod damage;
 pub mod encode;
 pub mod error;
+pub mod fingerprint;
 pub mod lines;
 pub mod log;
 pub mod progress;
@@ -28,6 +30,7 @@ use millrace_wire::job::FailureCode;
 use tokio_util::sync::CancellationToken;
 
 use self::child::{Exit, Running, Spawner};
+pub use self::damage::Damage;
 pub use self::encode::Encoded;
 pub use self::error::Error;
 use self::lines::Lines;
@@ -37,7 +40,7 @@ pub(crate) use self::still::{ANY, BRIGHT, Stills, sheet_name};
 use crate::failure::{Ended, Failure};
 
 /// Lines of a probe's complaints that are kept.
-const COMPLAINTS_MAX: usize = 20;
+const COMPLAINTS_MAX: usize = 40;
 /// CPU time that a probe may take: it decodes a few frames and reads the rest.
 const PROBE_CPU_SECONDS: u64 = 600;
 /// What a probe may map.
@@ -83,6 +86,7 @@ struct Inner {
     spawner: Spawner,
     version: String,
     sandbox: String,
+    encoder: String,
 }
 
 /// ffmpeg, checked once and ready to run. Cheap to clone; when the last clone is dropped, what still runs is killed.
@@ -141,10 +145,12 @@ impl Ffmpeg {
         };
         let system = |what| move |error| Error::System { what, error };
         let spawner = Spawner::start().map_err(system("start the spawner thread"))?;
-        let mut inner = Inner { settings, spawner, version: String::new(), sandbox: String::new() };
-        let (version, sandbox) = inner.ask(&inner.settings.ffmpeg, "-version").await?;
-        let (encoders, _) = inner.ask(&inner.settings.ffmpeg, "-encoders").await?;
-        inner.ask(&inner.settings.ffprobe, "-version").await?;
+        let nothing = String::new;
+        let mut inner =
+            Inner { settings, spawner, version: nothing(), sandbox: nothing(), encoder: nothing() };
+        let (version, sandbox, _) = inner.ask(&inner.settings.ffmpeg, &["-version"]).await?;
+        let (encoders, ..) = inner.ask(&inner.settings.ffmpeg, &["-encoders"]).await?;
+        inner.ask(&inner.settings.ffprobe, &["-version"]).await?;
         for encoder in ["libx264", "aac"] {
             if !encoders.iter().any(|line| line.split_whitespace().nth(1) == Some(encoder)) {
                 return Err(Error::NoEncoder(encoder));
@@ -153,12 +159,20 @@ impl Ffmpeg {
         let first = version.first().map(String::as_str).unwrap_or_default();
         inner.version = first.split(" Copyright").next().unwrap_or_default().to_owned();
         inner.sandbox = sandbox;
+        let (stream, _, said) = inner.ask(&inner.settings.ffmpeg, &fingerprint::ENCODE).await?;
+        inner.encoder = fingerprint::of(&inner.version, &stream, &said);
         Ok(Self(Arc::new(inner)))
     }
 
     /// `ffmpeg version 5.1.9-0+deb12u1`.
     pub fn version(&self) -> &str {
         &self.0.version
+    }
+
+    /// What decides the bytes of an encode besides its arguments: program, encoder, instruction set. Equal ones make equal
+    /// bytes of equal plans.
+    pub fn encoder(&self) -> &str {
+        &self.0.encoder
     }
 
     /// What the cage achieved: `seccomp; landlock abi 6`, `seccomp; no landlock in this kernel`.
@@ -192,11 +206,16 @@ impl Ffmpeg {
 }
 
 impl Inner {
-    /// Runs a program on itself: its lines, and what the cage says it achieved.
-    async fn ask(&self, program: &Path, question: &str) -> Result<(Vec<String>, String), Error> {
+    /// Runs a program on itself: its lines, what the cage says it achieved, and what else it said.
+    async fn ask(
+        &self,
+        program: &Path,
+        question: &[&str],
+    ) -> Result<(Vec<String>, String, VecDeque<String>), Error> {
         let broken = |reason: String| Error::Broken { program: program.to_owned(), reason };
         let limits = Limits { report: true, ..Limits::of_probe(Vec::new()) };
-        let arguments = vec!["-hide_banner".into(), question.into()];
+        let arguments = std::iter::once("-hide_banner").chain(question.iter().copied());
+        let arguments = arguments.map(OsString::from).collect();
         let running = self.spawn(program, arguments, &limits, Path::new("/")).await;
         let running = running.map_err(|failure| broken(failure.to_string()))?;
         let mut lines = Vec::new();
@@ -205,7 +224,10 @@ impl Inner {
         let probed = probed.map_err(|ended| broken(ended.to_string()))?;
         let said = probed.complaints.iter().find_map(|line| line.strip_prefix(cage::LINE_PREFIX));
         match (probed.exit.status.code(), said) {
-            (Some(0), Some(achieved)) => Ok((lines, achieved.to_owned())),
+            (Some(0), Some(achieved)) => {
+                let achieved = achieved.to_owned();
+                Ok((lines, achieved, probed.complaints))
+            }
             (code, Some(reason)) if code == Some(i32::from(cage::EXIT_NO_CAGE)) => {
                 Err(Error::Cage { reason: reason.to_owned() })
             }

@@ -170,7 +170,7 @@ pub(super) async fn serve(
     if !is_plain(&name) {
         return Err(no_such_file());
     }
-    let key = format!("{}/{name}", manifest.prefix);
+    let key = manifest.key(&name);
     let saved = asks_for_a_file(query.as_deref()).then(|| format!("{id}-{name}"));
     if app.presign.downloads()
         && goes_past_the_workers(&name)

@@ -91,14 +91,14 @@ impl Served {
 
     /// Ends a claim with files of the given names; each holds its own name.
     pub(crate) async fn publish(&self, claim: &Claim, outputs: Outputs, names: &[&str]) {
-        let prefix = keys::attempt_prefix(&claim.lease);
+        let prefix = keys::attempt_prefix(claim.part, &claim.lease);
         for name in names {
             let file = self.folder.path().join("file");
             std::fs::write(&file, name).unwrap();
             self.app.objects.put_file(&claim.bucket, &format!("{prefix}/{name}"), &file).await.unwrap();
         }
         let (bucket, warnings) = (claim.bucket.clone(), Vec::new());
-        let manifest = Manifest { bucket, prefix, files: names.len(), outputs, warnings };
+        let manifest = Manifest { bucket, prefix, pieces: None, files: names.len(), outputs, warnings };
         assert!(self.app.store.enter(&claim.lease, Phase::Publishing, None).await.unwrap());
         assert_eq!(self.app.store.publish(&claim.lease, &manifest).await.unwrap(), Published::Yes);
     }

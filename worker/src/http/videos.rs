@@ -33,8 +33,8 @@ use crate::{keys, objects};
 
 /// Longest file name.
 const FILENAME_LENGTH_MAX: usize = 512;
-/// Longest text to search for, and most words of it.
-const QUERY_MAX: (usize, usize) = (512, 32);
+/// Longest text to search for, in characters, and most words of it.
+const QUERY_MAX: (usize, usize) = (256, 32);
 /// How long an upload may take before what is left of it counts as forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 3600);
 
@@ -284,8 +284,8 @@ pub(super) async fn list(
         None => app.store.jobs(&tenant, &Filter { state: None, limit: limit + 1, before }).await?,
         Some(text) => {
             let words: Vec<String> = words(&text).collect();
-            if text.len() > QUERY_MAX.0 || words.len() > QUERY_MAX.1 {
-                let detail = format!("q has at most {} bytes and {} words", QUERY_MAX.0, QUERY_MAX.1);
+            if text.chars().count() > QUERY_MAX.0 || words.len() > QUERY_MAX.1 {
+                let detail = format!("q has at most {} characters and {} words", QUERY_MAX.0, QUERY_MAX.1);
                 return Err(bad("q", detail));
             }
             // Signs alone are no word, and so of no video.

@@ -8,7 +8,7 @@ pub(crate) fn spec(resolutions: &[Resolution]) -> JobSpec {
     spec
 }
 
-fn video(width: u32, height: u32) -> Video {
+pub(crate) fn video(width: u32, height: u32) -> Video {
     Video {
         stream: 0,
         codec: "h264".into(),
@@ -25,16 +25,18 @@ fn video(width: u32, height: u32) -> Video {
         end_s: 10.01,
         gap_max_s: 0.034,
         interlaced: false,
+        entries_s: vec![0.0, 5.0],
     }
 }
 
-fn probe(video: Option<Video>, sound: bool) -> Probe {
+pub(crate) fn probe(video: Option<Video>, sound: bool) -> Probe {
     let audio =
         Audio { stream: 1, codec: "aac".into(), channels: 6, sample_rate: 44_100, packets: 431, end_s: 10.0 };
     Probe {
         container: "mov".into(),
         bytes: 1,
         streams: 2,
+        start_us: 1_400_000,
         duration_s: 10.01,
         video,
         audio: sound.then_some(audio),

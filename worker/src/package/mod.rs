@@ -18,6 +18,7 @@ use self::track::{Segment, Track};
 use crate::failure::Failure;
 use crate::ffmpeg::args;
 use crate::ladder::{AudioPlan, PicturePlan, Plan, Rung};
+use crate::ranges::Range;
 
 const PLAYLIST_TYPE: &str = "application/vnd.apple.mpegurl";
 const MANIFEST_TYPE: &str = "application/dash+xml";
@@ -92,6 +93,34 @@ pub fn package(plan: &Plan, out_dir: &Path) -> Result<Package, Failure> {
         add_stream(plan, &mut package, out_dir)?;
     }
     Ok(package)
+}
+
+/// Verifies what ffmpeg wrote for one range, whose segments are numbered from 1 as yet. `plan` is the range's own.
+///
+/// # Errors
+/// `verify_failed` or `scratch_unavailable`.
+pub fn check_range(plan: &Plan, range: &Range, out_dir: &Path) -> Result<(), Failure> {
+    let count = plan.rungs().len();
+    let pictures = (0..count).map(|index| track::read(out_dir, index)).collect::<Result<Vec<_>, _>>()?;
+    plan.picture.as_ref().map_or(Ok(()), |picture| verify::check_range(picture, range, &pictures))
+}
+
+/// Verifies what ffmpeg wrote for the sound alone, as the rendition of an index.
+///
+/// # Errors
+/// `verify_failed`, `source_damaged` or `scratch_unavailable`.
+pub fn check_sound(plan: &Plan, index: usize, out_dir: &Path) -> Result<(), Failure> {
+    let sound = track::read(out_dir, index)?;
+    verify::check(plan, &[], Some(&sound)).map(drop)
+}
+
+/// Verifies that a range has its place in the whole: its frames, and no hole before and behind them. The rest of what is
+/// to be verified, [`package`] has.
+///
+/// # Errors
+/// `verify_failed`.
+pub fn check_joint(plan: Option<&PicturePlan>, range: &Range, pictures: &[Track]) -> Result<(), Failure> {
+    plan.map_or(Ok(()), |plan| verify::check_joint(plan, range, pictures))
 }
 
 /// Appends a sliver at the end to the segment before: two fragments in one segment are as good as one.

@@ -10,6 +10,7 @@ use millrace_wire::job::FailureCode;
 use super::track::Track;
 use crate::failure::Failure;
 use crate::ladder::{AudioPlan, PicturePlan, Plan};
+use crate::ranges::Range;
 
 /// The share of frames that may be missing at the end.
 const MISSING_MAX: f64 = 0.01;
@@ -32,7 +33,7 @@ fn wrong(what: impl std::fmt::Display) -> Failure {
 pub fn check(plan: &Plan, pictures: &[Track], sound: Option<&Track>) -> Result<Vec<String>, Failure> {
     let mut warnings = Vec::new();
     if let Some(picture) = &plan.picture {
-        warnings.extend(check_picture(picture, pictures)?);
+        warnings.extend(check_frames(picture, check_picture(picture, pictures)?)?);
     }
     match (&plan.audio, sound) {
         (Some(planned), Some(track)) => {
@@ -45,7 +46,8 @@ pub fn check(plan: &Plan, pictures: &[Track], sound: Option<&Track>) -> Result<V
     Ok(warnings)
 }
 
-fn check_picture(plan: &PicturePlan, tracks: &[Track]) -> Result<Option<String>, Failure> {
+/// All but the number of frames, which it tells.
+fn check_picture(plan: &PicturePlan, tracks: &[Track]) -> Result<u64, Failure> {
     debug_assert_eq!(plan.rungs.len(), tracks.len());
     for (rung, track) in plan.rungs.iter().zip(tracks) {
         if track.size != Some((rung.width, rung.height)) {
@@ -57,7 +59,63 @@ fn check_picture(plan: &PicturePlan, tracks: &[Track]) -> Result<Option<String>,
     if let Some(other) = rest.iter().find(|other| !aligned(first, other)) {
         return Err(wrong(format_args!("{} is cut elsewhere than {}", other.init, first.init)));
     }
-    check_frames(plan, first.samples())
+    Ok(first.samples())
+}
+
+/// Checks all renditions of one range of the picture: `plan` is the range's own.
+///
+/// # Errors
+/// `verify_failed`.
+pub fn check_range(plan: &PicturePlan, range: &Range, tracks: &[Track]) -> Result<(), Failure> {
+    let mut shifted = tracks.to_vec();
+    for track in &mut shifted {
+        let begins = ticks(plan, range.first, track)?;
+        for segment in &mut track.segments {
+            segment.start = segment.start.checked_sub(begins).ok_or_else(|| {
+                wrong(format_args!("{} begins at {} and not {begins}", segment.name, segment.start))
+            })?;
+        }
+    }
+    match check_picture(plan, &shifted)? {
+        frames if !range.last && frames != range.frames => {
+            Err(wrong(format_args!("{frames} frames, not {}", range.frames)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// When a frame is decoded in a track, in its ticks.
+fn ticks(plan: &PicturePlan, frame: u64, track: &Track) -> Result<u64, Failure> {
+    let scaled = u128::from(track.timescale) * u128::from(plan.fps.den);
+    let each = scaled / u128::from(plan.fps.num);
+    if each * u128::from(plan.fps.num) != scaled {
+        return Err(wrong(format_args!("{}: a frame is no whole number of ticks", track.init)));
+    }
+    u64::try_from(each * u128::from(frame)).map_err(wrong)
+}
+
+/// Checks that a range has its place in the whole, in every rendition: its first frame's time, and its number of frames.
+///
+/// # Errors
+/// `verify_failed`.
+pub fn check_joint(plan: &PicturePlan, range: &Range, tracks: &[Track]) -> Result<(), Failure> {
+    let first = range.first_segment(plan.segment_frames) - 1;
+    let count = range.frames.div_ceil(u64::from(plan.segment_frames.max(1))) as usize;
+    for track in tracks {
+        let begins = ticks(plan, range.first, track)?;
+        let end = if range.last { track.segments.len() } else { first + count };
+        let segments = track.segments.get(first..end).filter(|segments| !segments.is_empty());
+        let segments =
+            segments.ok_or_else(|| wrong(format_args!("{}: no frame {}", track.init, range.first)))?;
+        let frames: u64 = segments.iter().map(|segment| segment.samples).sum();
+        if segments[0].start != begins || (!range.last && frames != range.frames) {
+            let (start, wanted) = (segments[0].start, range.frames);
+            let what =
+                format_args!("{}: {frames} frames from {start}, not {wanted} from {begins}", track.init);
+            return Err(wrong(what));
+        }
+    }
+    Ok(())
 }
 
 /// Every segment begins with a keyframe where the last one ended; all but the last are of the planned length, with

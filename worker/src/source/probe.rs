@@ -29,6 +29,8 @@ pub struct Probe {
     pub bytes: u64,
     /// How many streams it has, of any kind.
     pub streams: u32,
+    /// When the file begins on its container's clock, in microseconds.
+    pub start_us: i64,
     /// Length of what plays, in seconds: from the earliest start to the end of the picture or sound.
     pub duration_s: f64,
     /// The first picture stream that is no cover art; there is one where there is no sound.
@@ -72,6 +74,9 @@ pub struct Video {
     pub gap_max_s: f64,
     /// Two fields per frame.
     pub interlaced: bool,
+    /// Where decoding can start, in seconds after the start of the file, ascending; not every keyframe, where they are
+    /// dense. Empty where time does not run forward in the file.
+    pub entries_s: Vec<f64>,
 }
 
 /// The sound.
@@ -341,6 +346,7 @@ fn conclude(
         container: format.format_name.clone(),
         bytes,
         streams: format.nb_streams,
+        start_us: (start * 1e6).round() as i64,
         duration_s,
         video,
         audio,
@@ -367,6 +373,11 @@ fn video(stream: &Stream, seen: &Seen, start: f64) -> Video {
         end_s: (seen.end_s - start).max(0.0),
         gap_max_s: seen.gap_max_s,
         interlaced: matches!(stream.field_order.as_deref(), Some("tt" | "bb" | "tb" | "bt")),
+        entries_s: if seen.disordered {
+            Vec::new()
+        } else {
+            seen.keyframes_s.iter().map(|at| at - start).collect()
+        },
     }
 }
 

@@ -18,9 +18,17 @@ pub struct Seen {
     pub end_s: f64,
     /// Longest time without a new packet.
     pub gap_max_s: f64,
+    /// Timestamps of keyframes, in the order of the file, none nearer than [`KEYFRAMES_APART_SECONDS`] to the one before.
+    pub keyframes_s: Vec<f64>,
+    /// A keyframe came with an earlier timestamp than one before it: time does not run forward in this file.
+    pub disordered: bool,
     last_start_s: f64,
     last_duration_s: f64,
+    last_keyframe_s: Option<f64>,
 }
+
+/// Keyframes nearer than this are not remembered: a day of film has at most so many seconds of them.
+pub const KEYFRAMES_APART_SECONDS: f64 = 1.0;
 
 /// One line of ffprobe's `-show_packets`, compact, without keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,6 +79,9 @@ impl Seen {
         self.frames += 1;
         self.keyframes += u64::from(packet.key);
         let Some(time) = packet.time_s else { return };
+        if packet.key {
+            self.keyframe(time);
+        }
         let first = self.start_s.is_none();
         self.start_s = Some(self.start_s.map_or(time, |start| start.min(time)));
         if first || time > self.last_start_s {
@@ -83,6 +94,14 @@ impl Seen {
         self.end_s = self.end_s.max(time + packet.duration_s.unwrap_or(0.0));
         if first {
             self.end_s = time + packet.duration_s.unwrap_or(0.0);
+        }
+    }
+
+    fn keyframe(&mut self, time: f64) {
+        self.disordered |= self.last_keyframe_s.is_some_and(|last| time < last);
+        self.last_keyframe_s = Some(time);
+        if self.keyframes_s.last().is_none_or(|last| time - last >= KEYFRAMES_APART_SECONDS) {
+            self.keyframes_s.push(time);
         }
     }
 
@@ -137,6 +156,17 @@ mod tests {
         assert_eq!((seen.start_s, seen.gap_max_s, seen.end_s), (Some(1.0), 8.0, 9.5));
         seen.close(0.5);
         assert_eq!(seen.length_s(), 9.0);
+    }
+
+    #[test]
+    fn keyframes_are_remembered_a_second_apart_and_their_disorder_is_noticed() {
+        let all_intra: Vec<String> =
+            (0..250).map(|n| format!("0|{}|{0}|0.04|K__", f64::from(n) / 25.0)).collect();
+        let lines: Vec<&str> = all_intra.iter().map(String::as_str).collect();
+        let mut seen = seen(&lines);
+        assert_eq!((seen.keyframes, seen.keyframes_s.len(), seen.disordered), (250, 10, false));
+        seen.add(Packet::parse("0|3.0|3.0|0.04|K__").unwrap());
+        assert!(seen.disordered, "two recordings one after the other");
     }
 
     proptest::proptest! {

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use millrace_wire::PoolId;
 use millrace_wire::job::FailureCode;
 use tokio_util::sync::CancellationToken;
 
@@ -35,10 +36,25 @@ pub async fn fetch(
     let (bucket, key) = keys::split_input_path(input_path).ok_or_else(|| {
         Failure::new(FailureCode::SourceNotFound, "input_path names no object").log(input_path)
     })?;
+    fetch_object(objects, (&bucket, key, input_path), into, limits, report, cancel).await
+}
+
+/// Copies an object into the file `into`, by its bucket, its key and its name for the log.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn fetch_object(
+    objects: &Objects,
+    (bucket, key, input_path): (&PoolId, &str, &str),
+    into: &Path,
+    limits: Limits,
+    report: Report<'_>,
+    cancel: &CancellationToken,
+) -> Result<(), Ended> {
     let arrived = |bytes, all| report(Arrived { bytes, announced: Some(all) });
     let copied = tokio::select! {
         () = cancel.cancelled() => return Err(Ended::Cancelled),
-        copied = tokio::time::timeout(limits.total_timeout, objects.get_file(&bucket, key, into, limits.bytes_max, &arrived)) => copied,
+        copied = tokio::time::timeout(limits.total_timeout, objects.get_file(bucket, key, into, limits.bytes_max, &arrived)) => copied,
     };
     let late = |_| {
         let detail = format!("the source did not arrive within {} s", limits.total_timeout.as_secs());

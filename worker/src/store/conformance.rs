@@ -2,6 +2,7 @@
 //! `Fixture`.
 
 mod outbox;
+mod parts;
 mod retry;
 mod steal;
 mod upkeep;
@@ -15,6 +16,7 @@ use millrace_wire::{JobId, JobSpec};
 use sqlx::{Connection as _, Executor as _};
 
 use self::outbox::*;
+use self::parts::*;
 use self::retry::*;
 use self::steal::*;
 use self::upkeep::*;
@@ -104,6 +106,7 @@ fn manifest(lease: &Lease) -> Manifest {
     Manifest {
         bucket: "aws".parse().unwrap(),
         prefix: format!("jobs/{}/video/a{}", lease.job_uid, lease.epoch),
+        pieces: None,
         files: 3,
         outputs: Outputs {
             hls: Some("master.m3u8".to_owned()),
@@ -463,6 +466,14 @@ macro_rules! promises {
             a_task_is_stolen_once_in_its_life
             what_was_cancelled_or_claimed_is_not_stolen
             many_thieves_and_the_robbed_never_claim_the_same_task
+            a_split_job_is_done_when_its_last_part_is
+            a_lost_part_is_done_again_and_nothing_else
+            ranges_are_for_equal_encoders_and_begin_anew_without_one
+            a_part_that_fails_for_good_fails_its_job_and_ends_the_others
+            a_cancel_ends_all_parts
+            parts_that_end_together_bring_one_finalizer
+            parts_of_a_pool_that_is_gone_are_anybodys
+            a_dead_job_in_parts_goes_on_where_it_was_until_what_it_left_is_gone
             what_lost_attempts_wrote_is_due_twice_and_what_may_still_publish_never
             outputs_are_gone_for_readers_first_and_due_later
             a_client_deletes_the_outputs_of_its_own_finished_jobs_alone

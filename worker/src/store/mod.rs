@@ -12,6 +12,7 @@
 mod conformance;
 pub mod library;
 pub mod outbox;
+mod parts;
 pub mod postgres;
 #[cfg(test)]
 #[path = "../../../bench/src/postgres.rs"]
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 pub use library::Library;
 pub use outbox::Outbox;
+pub use parts::{Committed, Done, NewPart, Part, Pieces};
 pub use postgres::Postgres;
 pub use sqlite::Sqlite;
 pub use upkeep::{NewUpload, Upkeep};
@@ -159,6 +161,10 @@ pub struct Claim {
     pub waited: Duration,
     /// The pool that it waited in, where it was taken from there for its price.
     pub stolen_from: Option<PoolId>,
+    /// Which part of the job it is.
+    pub part: Part,
+    /// The plan that the job was split by; none of [`Part::Whole`].
+    pub plan: Option<String>,
 }
 
 /// One running task's sign of life.
@@ -248,14 +254,29 @@ pub enum Retried {
 pub struct Manifest {
     /// Bucket.
     pub bucket: PoolId,
-    /// Key prefix of every file, without a trailing slash.
+    /// Key prefix of every file, without a trailing slash; but for those of [`Self::pieces`].
     pub prefix: String,
+    /// Where the segments lie of a job that was made in parts: where those who made them put them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pieces: Option<Pieces>,
     /// Number of files below it.
     pub files: usize,
     /// What clients see, with file names for URLs.
     pub outputs: Outputs,
     /// What was odd, but not fatal.
     pub warnings: Vec<String>,
+}
+
+impl Manifest {
+    /// The key of a file, by its name; whether there is such a file, the object store knows.
+    pub fn key(&self, name: &str) -> String {
+        let own = || format!("{}/{name}", self.prefix);
+        let attempt = self.pieces.as_ref().and_then(|pieces| pieces.of(name));
+        // `jobs/<uid>/<part>/a<n>`, like all the others.
+        let job = self.prefix.rsplitn(3, '/').nth(2);
+        job.zip(attempt)
+            .map_or_else(own, |(job, (part, number))| format!("{job}/{}/a{number}/{name}", part.folder()))
+    }
 }
 
 /// A job as stored.
@@ -339,7 +360,8 @@ pub struct Backlog {
 pub struct Event {
     /// Its place in the order of all events.
     pub seq: i64,
-    /// `accepted`, `claimed`, `phase`, `succeeded`, `failed`, `retry_wait`, `released`, `cancelled`, `dead`, `retried`, …
+    /// `accepted`, `claimed`, `phase`, `succeeded`, `failed`, `retry_wait`, `released`, `cancelled`, `dead`, `retried`, `split`,
+    /// `begun_anew`, …
     pub kind: String,
     /// A JSON object with what belongs to the kind, and in `job` how the job stood after it: a
     /// [`millrace_wire::job::JobUpdate`].
@@ -378,6 +400,10 @@ pub trait Store: Send + Sync + 'static {
     /// Enters a worker and gives it the next incarnation. Leases of its earlier lives end now.
     async fn register(&self, worker: &WorkerId, pool: &PoolId) -> Result<Identity, Error>;
 
+    /// Says what a worker encodes with, and how long it leaves alone what an encoder began that is not heard of any more.
+    /// Without it a worker takes no range that somebody began.
+    async fn equip(&self, worker: &Identity, encoder: &str, patience: Duration) -> Result<(), Error>;
+
     /// Takes a worker out that ends: what waits in its pool is anybody's as soon as no other worker of the pool lives.
     async fn deregister(&self, worker: &Identity) -> Result<(), Error>;
 
@@ -404,6 +430,10 @@ pub trait Store: Send + Sync + 'static {
     /// Where there is none, it steals: a task that nobody has claimed yet and that has waited in another pool for its price
     /// (see [`NewJob::steal`]), the one that is longest past it first. The first claim of a task takes its prices away, so
     /// it is stolen at most once in its life, and moves to another pool only by a claim, which is a lease.
+    ///
+    /// Parts of a job go to its own pool alone, as long as one worker of it lives; and ranges, once one of them is done, only
+    /// to workers with an equal encoder. Where none of those has been heard of for the claimer's patience, the ranges begin
+    /// anew, and anybody may be first.
     async fn claim(&self, by: &Identity, lease: Duration) -> Result<Option<Claim>, Error>;
 
     /// Renews every lease of a worker at once.
@@ -414,6 +444,18 @@ pub trait Store: Send + Sync + 'static {
 
     /// Enters a phase; with a better estimate of the work where one is known. `false`: the lease is lost.
     async fn enter(&self, lease: &Lease, phase: Phase, work_seconds: Option<f64>) -> Result<bool, Error>;
+
+    /// Ends a job's first task with a plan and enters its parts: claimable from now on, but for [`Part::Finish`], which comes
+    /// by itself when all of them are done. Safe to repeat when the answer was lost. `false`: the lease is lost, or the job
+    /// is cancelled.
+    async fn split(&self, lease: &Lease, plan: &str, parts: &[NewPart]) -> Result<bool, Error>;
+
+    /// Ends a part's task with what it left; of a range with the encoder that made it. Safe to repeat when the answer was
+    /// lost.
+    async fn commit(&self, lease: &Lease, encoder: &str, result: &str) -> Result<Committed, Error>;
+
+    /// What the parts of a job left that are done.
+    async fn results(&self, job_uid: &str) -> Result<Vec<Done>, Error>;
 
     /// Makes outputs visible: the commit of a job. Safe to repeat when the answer was lost.
     async fn publish(&self, lease: &Lease, manifest: &Manifest) -> Result<Published, Error>;

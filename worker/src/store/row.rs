@@ -8,7 +8,7 @@ use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
 use sqlx::Row as _;
 
 use super::outbox::{SinkEvent, WebhookRow};
-use super::{Error, JobRow};
+use super::{Error, JobRow, Part};
 
 /// A row of either database.
 pub(super) trait Columns {
@@ -92,14 +92,23 @@ pub(super) struct Wanted {
     pub(super) job_id: JobId,
     pub(super) spec: JobSpec,
     pub(super) bucket: PoolId,
+    pub(super) part: Part,
+    pub(super) plan: Option<String>,
 }
 
 impl Wanted {
     pub(super) fn read(row: &impl Columns) -> Result<Self, Error> {
+        let part = Part::read(&row.text("kind")?, row.int("ordinal")?)?;
+        let plan = row.maybe_text("plan")?;
+        if part != Part::Whole && plan.is_none() {
+            return Err(corrupt("plan", "none"));
+        }
         Ok(Self {
             job_id: parsed("job_id", &row.text("job_id")?)?,
             spec: json("spec", &row.text("spec")?)?,
             bucket: parsed("bucket", &row.text("bucket")?)?,
+            part,
+            plan: plan.filter(|_| part != Part::Whole),
         })
     }
 }

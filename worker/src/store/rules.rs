@@ -43,6 +43,14 @@ impl Room {
     }
 }
 
+/// Whether nothing changes a job any more, in SQL over the column of its state.
+macro_rules! is_final {
+    ($state:literal) => {
+        concat!($state, " IN ('succeeded', 'failed', 'cancelled', 'dead')")
+    };
+}
+pub(super) use is_final;
+
 /// The class as a number that sorts: the highest first.
 pub(super) fn class_of(priority: Priority) -> i64 {
     match priority {

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use millrace_wire::job::State;
 use millrace_wire::{JobId, PoolId};
 
-use super::{Error, JobRow, Library, Outbox};
+use super::{Error, JobRow, Library, Outbox, Part};
 
 /// How long things are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,8 @@ pub struct Rules {
     pub outputs_kept: Duration,
     /// An upload, from its ticket's end or the end of the last job that read it.
     pub uploads_kept: Duration,
-    /// What a lost attempt wrote, from its end; removed once more after as long again.
+    /// What a lost attempt wrote, from its end; removed once more after as long again. And what the parts of a job wrote that
+    /// ended without outputs, from its end.
     pub lost_kept: Duration,
     /// From when something is gone for everybody to when its bytes are.
     pub delete_after: Duration,
@@ -54,8 +55,17 @@ pub enum Due {
         task_uid: String,
         /// Its job's internal name.
         job_uid: String,
+        /// What it was at.
+        part: Part,
         /// Which try.
         number: u64,
+    },
+    /// What a job in parts left that ended, besides its outputs.
+    Pieces {
+        /// The job's internal name.
+        job_uid: String,
+        /// It has outputs, which stay.
+        outputs: bool,
     },
     /// An upload.
     Upload {

@@ -78,12 +78,18 @@ impl House {
     }
 
     async fn publish(&self, claim: &Claim) -> String {
-        let prefix = keys::attempt_prefix(&claim.lease);
+        let prefix = keys::attempt_prefix(claim.part, &claim.lease);
         let key = format!("{prefix}/master.m3u8");
         self.put(&key).await;
         let outputs = Outputs { duration_s: 1.0, bytes: 1, ..Outputs::default() };
-        let manifest =
-            Manifest { bucket: claim.bucket.clone(), prefix, files: 1, outputs, warnings: Vec::new() };
+        let manifest = Manifest {
+            bucket: claim.bucket.clone(),
+            prefix,
+            pieces: None,
+            files: 1,
+            outputs,
+            warnings: Vec::new(),
+        };
         assert!(self.store.enter(&claim.lease, Phase::Publishing, None).await.unwrap());
         assert_eq!(self.store.publish(&claim.lease, &manifest).await.unwrap(), Published::Yes);
         key
@@ -114,11 +120,11 @@ async fn what_a_lost_attempt_wrote_goes_twice_and_what_a_live_lease_writes_stays
     for house in House::each().await {
         house.accept("j", r#"{"input_url":"http://h/v"}"#).await;
         let lost = house.claim().await;
-        let of_lost = format!("{}/seg_0_00001.m4s", keys::attempt_prefix(&lost.lease));
+        let of_lost = format!("{}/seg_0_00001.m4s", keys::attempt_prefix(lost.part, &lost.lease));
         house.put(&of_lost).await;
         house.fail(&lost).await;
         let live = house.claim().await;
-        let of_live = format!("{}/seg_0_00001.m4s", keys::attempt_prefix(&live.lease));
+        let of_live = format!("{}/seg_0_00001.m4s", keys::attempt_prefix(live.part, &live.lease));
         house.put(&of_live).await;
         let now = Rules { lost_kept: Duration::ZERO, ..KEEP };
         assert_eq!(house.sweep(KEEP).await.unwrap(), 0, "not yet");

@@ -64,7 +64,7 @@ pub(super) async fn receive(mut arriving: Arriving<'_>, body: Body) -> Result<Re
     let left = Arc::new(AtomicI64::new(AROUND_BYTES_MAX));
     let metered = Metered { body: body.into_data_stream(), left: Arc::clone(&left), rests: false };
     let mut form = Multipart::new(metered, boundary);
-    let (mut spec, mut stored, mut count) = (None, false, 0);
+    let (mut spec, mut seen, mut stored, mut count) = (None, false, false, 0);
     let read = async {
         while let Some(field) = form.next_field().await.map_err(|error| broken(&error))? {
             count += 1;
@@ -87,14 +87,23 @@ pub(super) async fn receive(mut arriving: Arriving<'_>, body: Body) -> Result<Re
                     arriving.said.title = Some(text).filter(|text| !text.is_empty());
                 }
                 Some("file") => {
-                    once(stored, "file")?;
+                    once(seen, "file")?;
                     // What is wrong with what came before the file is said before it is stored.
                     let asked = arriving.asked(spec.as_deref())?;
+                    seen = true;
                     match arriving.known(&asked).await {
-                        Ok(Some(known)) => return Ok(Some(known)),
-                        // A spec that comes behind the file may make it the same.
+                        Ok(None) => {}
+                        // It seems to be there; what comes behind the file will tell.
+                        Ok(Some(_)) => {
+                            let most = i64::try_from(arriving.app.upload_bytes_max).unwrap_or(i64::MAX);
+                            left.store(most.saturating_add(AROUND_BYTES_MAX), Ordering::Relaxed);
+                            pass_over(field).await?;
+                            left.store(AROUND_BYTES_MAX, Ordering::Relaxed);
+                            continue;
+                        }
                         Err(conflict) if spec.is_some() => return Err(conflict),
-                        _ => {}
+                        // A spec that comes behind the file may make it the same.
+                        Err(_) => {}
                     }
                     left.store(i64::MAX, Ordering::Relaxed);
                     arriving.store(field).await?;
@@ -109,31 +118,34 @@ pub(super) async fn receive(mut arriving: Arriving<'_>, body: Body) -> Result<Re
                 }
             }
         }
-        if !stored {
+        if !seen {
             let detail = "the form has no part named file";
             return Err(Problem::new(Code::BadField, detail).field("file").into());
         }
-        Ok(None)
+        Ok(())
     };
-    let known = match read.await {
-        Ok(known) => known,
+    let read = read.await;
+    match read.and_then(|()| arriving.asked(spec.as_deref())) {
+        Ok(asked) if stored => arriving.accept(asked).await,
+        Ok(asked) => match arriving.known(&asked).await? {
+            Some(known) => arriving.answer(StatusCode::OK, known).await,
+            None => Err(broken("its file was passed over for a video that is gone: post it again")),
+        },
         Err(refused) => {
             if stored {
                 arriving.forget().await;
             }
-            return Err(refused);
-        }
-    };
-    if let Some(known) = known {
-        return arriving.answer(StatusCode::OK, known).await;
-    }
-    match arriving.asked(spec.as_deref()) {
-        Ok(asked) => arriving.accept(asked).await,
-        Err(refused) => {
-            arriving.forget().await;
             Err(refused)
         }
     }
+}
+
+/// Reads a part to its end and keeps nothing of it.
+async fn pass_over(mut field: Field<'_>) -> Result<(), Refusal> {
+    while let Some(piece) = field.next().await {
+        piece.map_err(|error| broken(&error))?;
+    }
+    Ok(())
 }
 
 fn broken(why: impl std::fmt::Display) -> Refusal {

@@ -118,6 +118,18 @@ async fn posted_again_it_is_the_same_video_and_nothing_is_stored_twice() {
     assert_eq!(problem(post("/videos?job_id=a&title=y").await).await.1, Code::JobConflict);
     let parts: [(&str, Option<&str>, &[u8]); 2] = [("file", Some("v"), b"bytes"), ("title", None, b"x")];
     assert_eq!(served.post_form("/videos?job_id=a", form(&parts)).await.status(), 200, "as a form, too");
+    let other: [(&str, Option<&str>, &[u8]); 2] = [("file", Some("v"), b"bytes"), ("title", None, b"y")];
+    let conflict = served.post_form("/videos?job_id=a", form(&other)).await;
+    assert_eq!(problem(conflict).await.1, Code::JobConflict, "what comes behind the file counts");
+    assert_eq!(post("/videos?job_id=bare").await.status(), 202);
+    let long = "x".repeat(257);
+    for (title, code) in [("y", Code::JobConflict), (long.as_str(), Code::BadField)] {
+        let parts = [("file", Some("v"), &b"bytes"[..]), ("title", None, title.as_bytes())];
+        let refused = served.post_form("/videos?job_id=bare", form(&parts)).await;
+        assert_eq!(problem(refused).await.1, code, "the file alone would be the same");
+    }
+    let parts = [("file", Some("v"), &b"bytes"[..])];
+    assert_eq!(served.post_form("/videos?job_id=bare", form(&parts)).await.status(), 200);
     let keyed =
         served.ask("POST", "/videos?title=x").header("idempotency-key", "a").body("bytes").send().await;
     assert_eq!(keyed.unwrap().status(), 200);
@@ -129,7 +141,7 @@ async fn posted_again_it_is_the_same_video_and_nothing_is_stored_twice() {
         futures::future::join_all(at_once).await.into_iter().map(|answer| answer.status().as_u16()).collect();
     answers.sort_unstable();
     assert_eq!(answers, [200, 200, 200, 200, 200, 202]);
-    assert_eq!((served.objects(), served.uploads().await), (2, 2));
+    assert_eq!((served.objects(), served.uploads().await), (3, 3));
 }
 
 #[tokio::test]
@@ -265,7 +277,13 @@ async fn videos_are_found_by_words_page_by_page_and_by_their_tenant_alone() {
         cursor = format!("&cursor={next}");
     }
     assert_eq!(seen.len(), 2);
-    for query in ["?limit=0", "?cursor=x", "?colour=red", &format!("?q={}", "a%20".repeat(33))] {
+    for query in [
+        "?limit=0",
+        "?cursor=x",
+        "?colour=red",
+        &format!("?q={}", "a%20".repeat(33)),
+        &format!("?q={}", "a".repeat(257)),
+    ] {
         assert_eq!(problem(served.get(&format!("/videos{query}")).await).await.1, Code::BadQuery, "{query}");
     }
     assert_eq!(problem(served.get("/videos/three").await).await.1, Code::JobNotFound, "another's");

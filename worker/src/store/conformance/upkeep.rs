@@ -66,7 +66,7 @@ pub(super) async fn what_lost_attempts_wrote_is_due_twice_and_what_may_still_pub
     let live = claim(store, &w, LONG).await;
     assert!(due(upkeep, KEEP).await.is_empty(), "not yet");
     let Lease { task_uid, job_uid, epoch } = lost.lease.clone();
-    let of_lost = [Due::Attempt { task_uid, job_uid, number: epoch }];
+    let of_lost = [Due::Attempt { task_uid, job_uid, part: Part::Whole, number: epoch }];
     assert!(upkeep.due(&"gcp".parse().unwrap(), &NOW, 9).await.unwrap().is_empty(), "another's bucket");
     assert_eq!(due(upkeep, NOW).await, of_lost, "as often as it is asked");
     assert_eq!(sweep(upkeep, NOW).await, of_lost);

@@ -6,9 +6,10 @@ use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Row as _};
 
 use super::super::row::{Wanted, pool_named};
-use super::super::rules::{CLASS_AGES_EVERY, HEAD_MAX, HEAD_START, SILENT, millis};
+use super::super::rules::{CLASS_AGES_EVERY, HEAD_MAX, HEAD_START, SILENT, is_final, millis};
 use super::super::{AttemptEnd, Beat, Claim, Error, Heartbeat, Identity, Lease, Verdict};
 use super::ending::{leave, settle};
+use super::parts::{advance, begin_anew};
 use super::read::lease as lease_in;
 use super::sql::{event, now};
 
@@ -21,6 +22,8 @@ const DUE_MAX: i64 = 32;
 struct Look {
     /// A lease has run out, or a delayed task's time has come.
     due: bool,
+    /// A job whose ranges wait for an encoder that is not heard of any more.
+    abandoned: Option<String>,
     /// Tasks to try to take, the best first.
     heads: Vec<String>,
     /// They are of other pools, and have waited for their price.
@@ -40,6 +43,11 @@ pub(super) async fn claim(
         let mut look = self::look(on, by, lease).await?;
         if look.due {
             reap(on, failures_max).await?;
+        }
+        if let Some(job_uid) = &look.abandoned {
+            begin_anew(on, job_uid).await?;
+        }
+        if look.due || look.abandoned.is_some() {
             look = self::look(on, by, lease).await?;
         }
         if look.heads.is_empty() {
@@ -51,6 +59,7 @@ pub(super) async fn claim(
             match take(on, by, lease, &look).await? {
                 Taken::Nothing => break,
                 Taken::Claimed(claim) => return Ok(Some(*claim)),
+                Taken::Over { task_uid } => look.heads.retain(|uid| *uid != task_uid),
                 Taken::Unreadable { task_uid, error } => {
                     look.heads.retain(|uid| *uid != task_uid);
                     unreadable = Some(error);
@@ -76,22 +85,26 @@ pub(super) async fn claim(
 async fn look(on: &mut PgConnection, by: &Identity, lease: Duration) -> Result<Look, Error> {
     let row = sqlx::query(concat!(
         "WITH RECURSIVE clock AS MATERIALIZED (SELECT ", now!(), " AS now), \
-         pools (name) AS ( \
-           (SELECT pool FROM task WHERE state = 'waiting' ORDER BY pool LIMIT 1) \
+         me AS MATERIALIZED (SELECT encoder, patience FROM worker WHERE name = $6), \
+         queues (pool, encoder) AS ( \
+           (SELECT pool, encoder FROM task WHERE state = 'waiting' ORDER BY pool, encoder LIMIT 1) \
            UNION ALL \
-           SELECT (SELECT pool FROM task WHERE state = 'waiting' AND pool > pools.name ORDER BY pool LIMIT 1) \
-             FROM pools WHERE pools.name IS NOT NULL), \
-         open AS (SELECT name FROM pools WHERE name IS NOT NULL AND (name = $1 OR NOT EXISTS \
-           (SELECT FROM worker WHERE worker.pool = pools.name AND seen_at > (SELECT now FROM clock) - $2))), \
+           SELECT next.* FROM queues, LATERAL (SELECT pool, encoder FROM task WHERE state = 'waiting' \
+             AND (pool, encoder) > (queues.pool, queues.encoder) ORDER BY pool, encoder LIMIT 1) next), \
+         open AS (SELECT pool, encoder FROM queues WHERE pool = $1 OR NOT EXISTS \
+           (SELECT FROM worker WHERE worker.pool = queues.pool AND seen_at > (SELECT now FROM clock) - $2)), \
          head AS ( \
            SELECT task.* FROM open, generate_series(0, 2) AS classes (class), LATERAL ( \
              SELECT uid, pool, class, created_at FROM task \
-             WHERE state = 'waiting' AND task.pool = open.name AND task.class = classes.class \
+             WHERE state = 'waiting' AND task.pool = open.pool AND task.encoder = open.encoder \
+               AND task.class = classes.class \
              ORDER BY created_at, uid LIMIT $4) task \
+             WHERE open.encoder = '' OR open.encoder = (SELECT encoder FROM me) \
            UNION \
            SELECT task.* FROM generate_series(0, 2) AS classes (class), LATERAL ( \
              SELECT uid, pool, class, created_at FROM task \
-             WHERE state = 'waiting' AND epoch > 0 AND task.class = classes.class \
+             WHERE state = 'waiting' AND epoch > 0 AND kind = 'video' AND ordinal = 0 \
+               AND task.class = classes.class \
                AND not_before + $3 <= (SELECT now FROM clock) \
              ORDER BY created_at, uid LIMIT $4) task), \
          steals AS ( \
@@ -103,6 +116,14 @@ async fn look(on: &mut PgConnection, by: &Identity, lease: Duration) -> Result<L
          SELECT \
            EXISTS (SELECT FROM task WHERE state = 'running' AND lease_expires_at <= (SELECT now FROM clock)) OR \
            EXISTS (SELECT FROM task WHERE state = 'delayed' AND not_before <= (SELECT now FROM clock)) AS due, \
+           (SELECT task.job_uid FROM open, me, LATERAL (SELECT job_uid, not_before FROM task \
+               WHERE state = 'waiting' AND task.pool = open.pool AND task.encoder = open.encoder \
+               ORDER BY class, created_at, uid LIMIT 1) task \
+             WHERE open.encoder <> '' AND me.encoder NOT IN ('', open.encoder) \
+               AND task.not_before + me.patience <= (SELECT now FROM clock) \
+               AND NOT EXISTS (SELECT FROM worker WHERE worker.pool = open.pool \
+                 AND worker.encoder = open.encoder AND beat_at > (SELECT now FROM clock) - me.patience) \
+             LIMIT 1) AS abandoned, \
            ARRAY(SELECT uid FROM head ORDER BY \
              greatest(0, class - ((SELECT now FROM clock) - created_at) / $5), pool <> $1, created_at, uid LIMIT $4) AS heads, \
            ARRAY(SELECT task_uid FROM steals ORDER BY \
@@ -113,11 +134,13 @@ async fn look(on: &mut PgConnection, by: &Identity, lease: Duration) -> Result<L
     .bind(millis(HEAD_START))
     .bind(i64::from(HEAD_MAX))
     .bind(millis(CLASS_AGES_EVERY))
+    .bind(by.worker.as_str())
     .fetch_one(on)
     .await?;
     let (own, stolen): (Vec<String>, Vec<String>) = (row.try_get("heads")?, row.try_get("steals")?);
     let steals = own.is_empty();
-    Ok(Look { due: row.try_get("due")?, heads: if steals { stolen } else { own }, steals })
+    let (due, abandoned) = (row.try_get("due")?, row.try_get("abandoned")?);
+    Ok(Look { due, abandoned, heads: if steals { stolen } else { own }, steals })
 }
 
 enum Taken {
@@ -126,8 +149,21 @@ enum Taken {
         task_uid: String,
         error: Error,
     },
+    /// Its job is over: nobody's work.
+    Over {
+        task_uid: String,
+    },
     /// Others were faster.
     Nothing,
+}
+
+/// Ends a waiting part of a job that is over, which was in somebody's hands when the job ended.
+async fn set_aside(on: &mut PgConnection, task_uid: &str) -> Result<(), Error> {
+    sqlx::query("UPDATE task SET state = 'cancelled' WHERE uid = $1 AND state = 'waiting'")
+        .bind(task_uid)
+        .execute(on)
+        .await?;
+    Ok(())
 }
 
 async fn take(on: &mut PgConnection, by: &Identity, lease: Duration, look: &Look) -> Result<Taken, Error> {
@@ -137,11 +173,16 @@ async fn take(on: &mut PgConnection, by: &Identity, lease: Duration, look: &Look
            ORDER BY array_position($1, uid) LIMIT 1 FOR UPDATE SKIP LOCKED), \
          t AS (UPDATE task SET state = 'running', epoch = epoch + 1, owner = $2, owner_incarnation = $3, pool = $4, \
            lease_expires_at = ", now!(), " + $5 FROM head WHERE task.uid = head.uid AND state = 'waiting' \
-           RETURNING task.uid, job_uid, epoch, work_seconds, accepted_by, CASE WHEN $6 THEN head.pool END AS stolen_from, \
+           RETURNING task.uid, job_uid, kind, ordinal, epoch, work_seconds, accepted_by, \
+             kind = 'video' AND ordinal = 0 AS whole, CASE WHEN $6 THEN head.pool END AS stolen_from, \
              greatest(0, ", now!(), " - not_before) AS waited), \
          j AS (UPDATE job SET state = 'running', phase = 'source', worker = $2, pool = $4, attempt = attempt + 1, \
            epoch = t.epoch, progress = '{\"percent\":0.0}', started_at = coalesce(started_at, ", now!(), ") \
-           FROM t WHERE job.uid = t.job_uid RETURNING job.*, t.stolen_from), \
+           FROM t WHERE job.uid = t.job_uid AND t.whole RETURNING job.*, t.stolen_from), \
+         g AS (UPDATE job SET state = 'running', phase = coalesce(phase, 'encoding'), worker = $2, \
+           epoch = CASE t.kind WHEN 'finalize' THEN t.epoch ELSE job.epoch END \
+           FROM t WHERE job.uid = t.job_uid AND NOT t.whole AND cancel_requested_at IS NULL \
+             AND NOT (", is_final!("state"), ") RETURNING job.*), \
          s AS (DELETE FROM steal USING t WHERE steal.task_uid = t.uid), \
          a AS (INSERT INTO attempt (task_uid, number, worker, pool, started_at) SELECT uid, epoch, $2, $4, ", now!(),
         " FROM t), \
@@ -150,7 +191,10 @@ async fn take(on: &mut PgConnection, by: &Identity, lease: Duration, look: &Look
             "jsonb_strip_nulls(jsonb_build_object('pool', pool, 'worker', worker, 'attempt', attempt, \
              'stolen_from', stolen_from))"
         ), ") \
-         SELECT t.*, j.job_id, j.spec, j.bucket FROM t JOIN j ON j.uid = t.job_uid"
+         SELECT t.*, mine.job_id, mine.spec, mine.bucket, plan.plan FROM t \
+           LEFT JOIN (SELECT uid, job_id, spec, bucket FROM j UNION ALL SELECT uid, job_id, spec, bucket FROM g) mine \
+             ON mine.uid = t.job_uid \
+           LEFT JOIN plan ON plan.job_uid = t.job_uid"
     ))
     .bind(&look.heads)
     .bind(by.worker.as_str())
@@ -161,11 +205,17 @@ async fn take(on: &mut PgConnection, by: &Identity, lease: Duration, look: &Look
     .fetch_optional(&mut *tx)
     .await?;
     let Some(row) = taken else { return Ok(Taken::Nothing) };
-    let Wanted { job_id, spec, bucket } = match Wanted::read(&row) {
+    let task_uid: String = row.try_get("uid")?;
+    if row.try_get::<Option<String>, _>("job_id")?.is_none() {
+        tx.rollback().await?;
+        set_aside(on, &task_uid).await?;
+        return Ok(Taken::Over { task_uid });
+    }
+    let Wanted { job_id, spec, bucket, part, plan } = match Wanted::read(&row) {
         Ok(wanted) => wanted,
         Err(error) => {
             tx.rollback().await?;
-            return Ok(Taken::Unreadable { task_uid: row.try_get("uid")?, error });
+            return Ok(Taken::Unreadable { task_uid, error });
         }
     };
     let stolen_from: Option<String> = row.try_get("stolen_from")?;
@@ -178,6 +228,8 @@ async fn take(on: &mut PgConnection, by: &Identity, lease: Duration, look: &Look
         accepted_by: row.try_get("accepted_by")?,
         waited: Duration::from_millis(row.try_get::<i64, _>("waited")? as u64),
         stolen_from: stolen_from.map(|pool| pool_named(&pool)).transpose()?,
+        part,
+        plan,
     };
     tx.commit().await?;
     Ok(Taken::Claimed(Box::new(claim)))
@@ -202,8 +254,10 @@ async fn reap(on: &mut PgConnection, failures_max: u32) -> Result<(), Error> {
     .bind(DUE_MAX)
     .fetch_all(&mut *tx)
     .await?;
-    for row in &expired {
-        let lease = lease_in(row)?;
+    // Whoever takes the rows of several jobs takes them in this order.
+    let mut expired = expired.iter().map(lease_in).collect::<Result<Vec<_>, _>>()?;
+    expired.sort_by(|one, other| one.job_uid.cmp(&other.job_uid));
+    for lease in expired {
         if leave(&mut tx, &lease).await? {
             // No back-off: the work is sound as far as anybody knows, and its client has already waited a lease.
             let (code, detail) = (SILENT.0, SILENT.1.to_owned());
@@ -215,7 +269,8 @@ async fn reap(on: &mut PgConnection, failures_max: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// Renews for a worker: see [`super::super::Store::heartbeat`]. One statement, and so one trip for all leases.
+/// Renews for a worker: see [`super::super::Store::heartbeat`]. One statement, and so one trip for all leases; and another
+/// where parts of jobs are among them.
 pub(super) async fn heartbeat(
     on: &mut PgConnection,
     by: &Identity,
@@ -224,15 +279,29 @@ pub(super) async fn heartbeat(
 ) -> Result<Heartbeat, Error> {
     let progress = |beat: &Beat| serde_json::to_string(&beat.progress).expect("progress is plain data");
     let row = sqlx::query(concat!(
-        "WITH w AS (UPDATE worker SET seen_at = ", now!(), " WHERE name = $1 AND incarnation = $2 RETURNING name), \
-         beat AS (SELECT * FROM unnest($3::text[], $4::bigint[], $5::text[]) AS beat (uid, epoch, progress)), \
-         t AS (UPDATE task SET lease_expires_at = ", now!(), " + $6 FROM beat \
+        "WITH w AS (UPDATE worker SET seen_at = ",
+        now!(),
+        ", beat_at = ",
+        now!(),
+        " WHERE name = $1 AND incarnation = $2 RETURNING name), \
+         beat AS (SELECT * FROM unnest($3::text[], $4::bigint[], $5::text[], $7::float8[]) \
+           AS beat (uid, epoch, progress, media)), \
+         t AS (UPDATE task SET lease_expires_at = ",
+        now!(),
+        " + $6, media_done = beat.media FROM beat \
            WHERE task.uid = beat.uid AND task.epoch = beat.epoch AND state = 'running' \
-             AND owner = $1 AND owner_incarnation = $2 RETURNING task.uid, task.job_uid, beat.progress), \
-         j AS (UPDATE job SET progress = t.progress FROM t WHERE job.uid = t.job_uid \
-           RETURNING t.uid, cancel_requested_at IS NOT NULL AS cancelled) \
-         SELECT EXISTS (SELECT FROM w) AS current, ARRAY(SELECT uid FROM j WHERE NOT cancelled) AS renewed, \
-           ARRAY(SELECT uid FROM j WHERE cancelled) AS cancelled"
+             AND owner = $1 AND owner_incarnation = $2 \
+           RETURNING task.uid, task.job_uid, kind = 'video' AND ordinal = 0 AS whole, beat.progress), \
+         j AS (UPDATE job SET progress = t.progress FROM t WHERE job.uid = t.job_uid AND t.whole \
+           RETURNING t.uid, cancel_requested_at IS NOT NULL AS cancelled), \
+         v AS (SELECT * FROM j UNION ALL \
+           SELECT t.uid, cancel_requested_at IS NOT NULL FROM t JOIN job ON job.uid = t.job_uid \
+             WHERE NOT t.whole AND NOT (",
+        is_final!("job.state"),
+        ")) \
+         SELECT EXISTS (SELECT FROM w) AS current, ARRAY(SELECT uid FROM v WHERE NOT cancelled) AS renewed, \
+           ARRAY(SELECT uid FROM v WHERE cancelled) AS cancelled, \
+           ARRAY(SELECT DISTINCT job_uid FROM t WHERE NOT whole) AS in_parts"
     ))
     .bind(by.worker.as_str())
     .bind(by.incarnation as i64)
@@ -240,8 +309,13 @@ pub(super) async fn heartbeat(
     .bind(beats.iter().map(|beat| beat.lease.epoch as i64).collect::<Vec<_>>())
     .bind(beats.iter().map(progress).collect::<Vec<_>>())
     .bind(millis(lease))
-    .fetch_one(on)
+    .bind(beats.iter().map(|beat| beat.progress.media_seconds.unwrap_or(0.0)).collect::<Vec<_>>())
+    .fetch_one(&mut *on)
     .await?;
+    let in_parts: Vec<String> = row.try_get("in_parts")?;
+    for job_uid in &in_parts {
+        advance(on, job_uid).await?;
+    }
     let (renewed, cancelled): (Vec<String>, Vec<String>) =
         (row.try_get("renewed")?, row.try_get("cancelled")?);
     let verdict = |Lease { task_uid, .. }: &Lease| match () {

@@ -2,10 +2,10 @@
 
 use millrace_wire::JobId;
 use millrace_wire::job::State;
-use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
+use sqlx::{Connection as _, Row as _};
 
-use super::super::rules::{end_of, millis};
+use super::super::rules::{end_of, is_final, millis};
 use super::super::{AttemptEnd, Cancelled, Error, Identity, Lease, Manifest, Published, Retried, Room};
 use super::read::find;
 use super::sql::{event, held, now};
@@ -27,7 +27,7 @@ pub(super) async fn publish(
            FROM j WHERE task.uid = $1 AND task.job_uid = j.uid), \
          a AS (UPDATE attempt SET ended_at = ", now!(), ", outcome = 'succeeded' FROM j \
            WHERE task_uid = $1 AND number = $2 AND ended_at IS NULL), \
-         e AS (", event!("'succeeded'", "jsonb_build_object('bytes', $4::bigint)"), ") \
+         e AS (", event!("'succeeded'", "jsonb_build_object('bytes', $4::bigint, 'epoch', epoch)"), ") \
          SELECT uid FROM j"
     ))
     .bind(&lease.task_uid)
@@ -90,11 +90,15 @@ pub(super) async fn settle(
     outcome: &str,
     failures_max: u32,
 ) -> Result<(), Error> {
-    let cancelled: bool =
-        sqlx::query_scalar("SELECT cancel_requested_at IS NOT NULL FROM job WHERE uid = $1 FOR UPDATE")
-            .bind(&lease.job_uid)
-            .fetch_one(&mut *on)
-            .await?;
+    let row = sqlx::query(
+        "SELECT cancel_requested_at IS NOT NULL, \
+           (SELECT kind = 'video' AND ordinal = 0 FROM task WHERE task.uid = $2) FROM job WHERE uid = $1 FOR UPDATE",
+    )
+    .bind(&lease.job_uid)
+    .bind(&lease.task_uid)
+    .fetch_one(&mut *on)
+    .await?;
+    let (cancelled, whole): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
     // A client's cancel that came while the attempt was ending wins over another try.
     let end = if cancelled { &AttemptEnd::Cancelled } else { end };
     // The server takes no NUL in a text.
@@ -110,6 +114,8 @@ pub(super) async fn settle(
             set_task(on, lease, "cancelled").await?;
             finish_job(on, &lease.job_uid, State::Cancelled, None).await
         }
+        // The other parts of the job go on.
+        AttemptEnd::Released if !whole => Ok(()),
         AttemptEnd::Released => {
             sqlx::query(concat!(
                 "WITH j AS (UPDATE job SET state = 'queued', phase = NULL WHERE uid = $1 RETURNING *) ",
@@ -134,6 +140,9 @@ pub(super) async fn settle(
             }
             if !retry_after.is_zero() {
                 set_task(on, lease, "delayed").await?;
+            }
+            if !whole {
+                return Ok(());
             }
             sqlx::query(concat!(
                 "WITH j AS (UPDATE job SET state = 'retry_wait', phase = NULL, error_code = $2, error_detail = $3 \
@@ -164,7 +173,7 @@ async fn set_task(on: &mut PgConnection, lease: &Lease, state: &str) -> Result<(
     Ok(())
 }
 
-async fn close_attempt(
+pub(super) async fn close_attempt(
     on: &mut PgConnection,
     lease: &Lease,
     outcome: &str,
@@ -185,7 +194,8 @@ async fn close_attempt(
     Ok(())
 }
 
-/// Ends a job without outputs.
+/// Ends a job without outputs, and all its tasks but those that somebody is at just now; they find it over. One that is over
+/// stays as it ended.
 async fn finish_job(
     on: &mut PgConnection,
     job_uid: &str,
@@ -195,7 +205,15 @@ async fn finish_job(
     sqlx::query(concat!(
         "WITH j AS (UPDATE job SET state = $2, phase = NULL, error_code = $3, error_detail = $4, finished_at = ",
         now!(),
-        " WHERE uid = $1 RETURNING *) ",
+        " WHERE uid = $1 AND NOT (",
+        is_final!("state"),
+        ") RETURNING *), \
+         t AS (UPDATE task SET state = 'cancelled', owner = NULL, owner_incarnation = NULL, lease_expires_at = NULL \
+           FROM (SELECT uid FROM task WHERE job_uid = $1 AND state IN ('waiting', 'delayed', 'running') \
+             FOR UPDATE SKIP LOCKED) other WHERE task.uid = other.uid RETURNING task.uid), \
+         a AS (UPDATE attempt SET ended_at = ",
+        now!(),
+        ", outcome = 'cancelled' FROM t WHERE task_uid = t.uid AND ended_at IS NULL) ",
         event!("state", "jsonb_strip_nulls(jsonb_build_object('code', error_code))")
     ))
     .bind(job_uid)
@@ -225,6 +243,22 @@ pub(super) async fn cancel(on: &mut PgConnection, tenant: &str, job_id: &JobId) 
             .bind(&job.uid)
             .execute(&mut *tx)
             .await?;
+            // Of a job in parts perhaps none runs just now, and what waits shall not begin.
+            sqlx::query(
+                "UPDATE task SET state = 'cancelled' WHERE job_uid = $1 AND state IN ('waiting', 'delayed')",
+            )
+            .bind(&job.uid)
+            .execute(&mut *tx)
+            .await?;
+            let running: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT FROM task WHERE job_uid = $1 AND state = 'running')",
+            )
+            .bind(&job.uid)
+            .fetch_one(&mut *tx)
+            .await?;
+            if !running {
+                finish_job(&mut tx, &job.uid, State::Cancelled, None).await?;
+            }
         }
         _ => {
             sqlx::query(
@@ -256,7 +290,14 @@ pub(super) async fn retry(
     let mut tx = on.begin().await?;
     lock_tasks(&mut tx, tenant, job_id).await?;
     let Some(job) = find(&mut tx, tenant, job_id).await? else { return Ok(Retried::NotFound) };
-    if !job.may_be_retried() {
+    // What the parts of a job left is gone some time after its end, and nobody can go on with it. And a verdict on the source
+    // is one on their copy of it, which is the same tomorrow.
+    let closed: Option<bool> =
+        sqlx::query_scalar("SELECT closed_at IS NOT NULL FROM plan WHERE job_uid = $1 FOR UPDATE")
+            .bind(&job.uid)
+            .fetch_optional(&mut *tx)
+            .await?;
+    if closed.is_some_and(|closed| closed || job.state == State::Failed) || !job.may_be_retried() {
         return Ok(Retried::Refused(job));
     }
     let held: i64 = sqlx::query_scalar(held!())
@@ -269,7 +310,8 @@ pub(super) async fn retry(
     }
     // What is done stays done; the rest begins again, and stands in its queue as if it were new.
     sqlx::query(concat!(
-        "UPDATE task SET state = 'waiting', failures = 0, pool = $2, accepted_by = $3, \
+        "UPDATE task SET state = 'waiting', failures = 0, pool = $2, \
+           accepted_by = CASE WHEN kind = 'video' AND ordinal = 0 THEN $3 ELSE '' END, \
            not_before = clock.now, created_at = clock.now FROM (SELECT ",
         now!(),
         " AS now) clock WHERE job_uid = $1 AND state IN ('failed', 'cancelled')"

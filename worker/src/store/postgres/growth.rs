@@ -22,6 +22,7 @@ fn fill(server: &Server, database: &str, jobs: u32) {
     let manifest = Manifest {
         bucket: "aws".parse().unwrap(),
         prefix: "jobs/1/video/a1".to_owned(),
+        pieces: None,
         files: 9,
         outputs: Outputs::default(),
         warnings: Vec::new(),

@@ -14,6 +14,7 @@ mod growth;
 mod link;
 mod open;
 mod outbox;
+mod parts;
 mod read;
 mod server;
 mod sql;
@@ -30,9 +31,10 @@ use millrace_wire::job::Phase;
 use millrace_wire::{JobId, PoolId, WorkerId};
 use sqlx::postgres::PgConnection;
 
+use super::rules::millis;
 use super::{
-    Accepted, AttemptEnd, Backlog, Beat, Cancelled, Claim, Error, Event, Filter, Heartbeat, Identity, JobRow,
-    Lease, Manifest, NewJob, Published, Retried, Room, Store,
+    Accepted, AttemptEnd, Backlog, Beat, Cancelled, Claim, Committed, Done, Error, Event, Filter, Heartbeat,
+    Identity, JobRow, Lease, Manifest, NewJob, NewPart, Published, Retried, Room, Store,
 };
 use accept::Entrance;
 use link::{Link, Question};
@@ -94,6 +96,22 @@ impl Store for Postgres {
 
     async fn register(&self, worker: &WorkerId, pool: &PoolId) -> Result<Identity, Error> {
         ask!(&self.link, on => register(on, worker, pool))
+    }
+
+    async fn equip(&self, worker: &Identity, encoder: &str, patience: Duration) -> Result<(), Error> {
+        ask!(&self.link, on => equip(on, worker, encoder, patience))
+    }
+
+    async fn split(&self, lease: &Lease, plan: &str, parts: &[NewPart]) -> Result<bool, Error> {
+        ask!(&self.link, on => parts::split(on, lease, plan, parts))
+    }
+
+    async fn commit(&self, lease: &Lease, encoder: &str, result: &str) -> Result<Committed, Error> {
+        ask!(&self.link, on => parts::commit(on, lease, encoder, result))
+    }
+
+    async fn results(&self, job_uid: &str) -> Result<Vec<Done>, Error> {
+        ask!(&self.link, on => parts::results(on, job_uid))
     }
 
     async fn deregister(&self, worker: &Identity) -> Result<(), Error> {
@@ -174,6 +192,26 @@ async fn register(on: &mut PgConnection, worker: &WorkerId, pool: &PoolId) -> Re
     .fetch_one(on)
     .await?;
     Ok(Identity { worker: worker.clone(), pool: pool.clone(), incarnation: incarnation as u64 })
+}
+
+async fn equip(
+    on: &mut PgConnection,
+    worker: &Identity,
+    encoder: &str,
+    patience: Duration,
+) -> Result<(), Error> {
+    sqlx::query(concat!(
+        "UPDATE worker SET encoder = $3, patience = $4, beat_at = ",
+        now!(),
+        " WHERE name = $1 AND incarnation = $2"
+    ))
+    .bind(worker.worker.as_str())
+    .bind(worker.incarnation as i64)
+    .bind(encoder)
+    .bind(millis(patience))
+    .execute(on)
+    .await?;
+    Ok(())
 }
 
 async fn deregister(on: &mut PgConnection, worker: &Identity) -> Result<(), Error> {

@@ -152,11 +152,14 @@ async fn webhooks(on: &mut PgConnection, job_uids: &[String]) -> Result<BTreeMap
     rows.iter().map(row::webhook).collect()
 }
 
+/// Who only would feed it asks every second, and writes nothing.
 async fn feed(on: &mut PgConnection, sink: &str, feeder: &str, hold: Duration) -> Result<Option<i64>, Error> {
     let sent = sqlx::query_scalar(concat!(
         "INSERT INTO sink (name, sent, feeder, until) SELECT $1, (SELECT coalesce(max(seq), 0) FROM event), $2, ",
         now!(),
-        " + $3 ON CONFLICT (name) DO UPDATE SET feeder = excluded.feeder, until = excluded.until \
+        " + $3 WHERE NOT EXISTS (SELECT FROM sink WHERE name = $1 AND feeder <> $2 AND until > ",
+        now!(),
+        ") ON CONFLICT (name) DO UPDATE SET feeder = excluded.feeder, until = excluded.until \
          WHERE sink.feeder = excluded.feeder OR sink.until <= ",
         now!(),
         " RETURNING sent"

@@ -262,8 +262,8 @@ async fn a_store_that_cannot_be_opened_says_why_and_keeps_the_password() {
     let later = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
                  VALUES (9999, 'later', true, '', 0)";
     server.sql("jobs", later).unwrap();
-    let error = Postgres::open(&url, settings(), 3).await.unwrap_err().to_string();
-    assert!(error.contains("9999"), "a schema of a later version is left alone: {error}");
+    let (store, worker) = open(&url).await;
+    accept(&store, &worker, "j").await.expect("a later version's migrations only add");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,9 +12,9 @@ use millrace_wire::{JobId, PoolId};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Row as _};
 
-use super::super::Error;
-use super::super::rules::{IN_USE_AGAIN, PARTS_GRACE, SWEEPS, millis};
+use super::super::rules::{IN_USE_AGAIN, PARTS_GRACE, SWEEPS, is_final, millis};
 use super::super::upkeep::{Deleted, Due, NewUpload, Rules, Upkeep};
+use super::super::{Error, Part};
 use super::link::Question;
 use super::read::find;
 use super::sql::now;
@@ -157,6 +157,7 @@ async fn take(on: &mut PgConnection, bucket: &PoolId, sweeper: &str, hold: Durat
 async fn due(on: &mut PgConnection, bucket: &PoolId, rules: &Rules, limit: i64) -> Result<Vec<Due>, Error> {
     let mut tx = on.begin().await?;
     outputs_past_their_time(&mut tx, bucket, rules, limit).await?;
+    pieces_past_their_time(&mut tx, bucket, rules, limit).await?;
     uploads_past_their_time(&mut tx, bucket, rules, limit).await?;
     let due = to_remove(&mut tx, bucket, rules, limit).await?;
     tx.commit().await?;
@@ -194,6 +195,31 @@ async fn outputs_past_their_time(
          WHERE job.uid = due.uid"
     ))
     .bind(bucket.as_str())
+    .bind(limit)
+    .execute(on)
+    .await?;
+    Ok(())
+}
+
+/// From then on nobody goes on with what the parts of a job left that ended.
+async fn pieces_past_their_time(
+    on: &mut PgConnection,
+    bucket: &PoolId,
+    rules: &Rules,
+    limit: i64,
+) -> Result<(), Error> {
+    sqlx::query(concat!(
+        "UPDATE plan SET closed_at = ",
+        now!(),
+        " FROM (SELECT plan.job_uid FROM plan JOIN job ON job.uid = plan.job_uid \
+           WHERE plan.closed_at IS NULL AND plan.swept_at IS NULL AND job.bucket = $1 AND ",
+        is_final!("job.state"),
+        " AND job.finished_at <= ",
+        now!(),
+        " - $2 LIMIT $3 FOR UPDATE OF plan SKIP LOCKED) due WHERE plan.job_uid = due.job_uid"
+    ))
+    .bind(bucket.as_str())
+    .bind(millis(rules.lost_kept))
     .bind(limit)
     .execute(on)
     .await?;
@@ -288,12 +314,12 @@ async fn to_remove(
     }
     // The epoch that may still publish is nobody's to remove, whatever its row says.
     let attempts = sqlx::query(concat!(
-        "SELECT attempt.task_uid, task.job_uid, attempt.number FROM attempt \
+        "SELECT attempt.task_uid, task.job_uid, attempt.number, task.kind, task.ordinal FROM attempt \
          JOIN task ON task.uid = attempt.task_uid JOIN job ON job.uid = task.job_uid \
          WHERE attempt.ended_at IS NOT NULL AND attempt.outcome <> 'succeeded' AND attempt.swept < 2 \
            AND attempt.ended_at <= ",
         now!(),
-        " - $2 * (attempt.swept + 1) AND job.bucket = $1 AND task.kind = 'video' \
+        " - $2 * (attempt.swept + 1) AND job.bucket = $1 \
            AND NOT (task.state = 'running' AND task.epoch = attempt.number) \
          ORDER BY attempt.ended_at LIMIT $3"
     ))
@@ -304,7 +330,20 @@ async fn to_remove(
     .await?;
     for row in &attempts {
         let number: i64 = row.try_get(2)?;
-        due.push(Due::Attempt { task_uid: row.try_get(0)?, job_uid: row.try_get(1)?, number: number as u64 });
+        let part = Part::read(&row.try_get::<String, _>(3)?, row.try_get(4)?)?;
+        let (task_uid, job_uid) = (row.try_get(0)?, row.try_get(1)?);
+        due.push(Due::Attempt { task_uid, job_uid, part, number: number as u64 });
+    }
+    let pieces = sqlx::query(
+        "SELECT plan.job_uid, job.state = 'succeeded' FROM plan JOIN job ON job.uid = plan.job_uid \
+         WHERE plan.swept_at IS NULL AND plan.closed_at IS NOT NULL AND job.bucket = $1 LIMIT $2",
+    )
+    .bind(bucket.as_str())
+    .bind(limit)
+    .fetch_all(&mut *on)
+    .await?;
+    for row in &pieces {
+        due.push(Due::Pieces { job_uid: row.try_get(0)?, outputs: row.try_get(1)? });
     }
     let uploads = sqlx::query(concat!(
         "SELECT key, parts FROM upload WHERE bucket = $1 AND look_at <= ",
@@ -338,6 +377,9 @@ async fn swept(on: &mut PgConnection, bucket: &PoolId, due: &Due) -> Result<(), 
                 .bind(task_uid)
                 .bind(*number as i64)
                 .bind(SWEEPS)
+        }
+        Due::Pieces { job_uid, .. } => {
+            sqlx::query(concat!("UPDATE plan SET swept_at = ", now!(), " WHERE job_uid = $1")).bind(job_uid)
         }
         Due::Upload { key } | Due::Parts { key, .. } => {
             sqlx::query("DELETE FROM upload WHERE bucket = $1 AND key = $2").bind(bucket.as_str()).bind(key)

@@ -7,7 +7,7 @@ use millrace_wire::job::{FailureCode, State};
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 
-use super::super::rules::{end_of, millis};
+use super::super::rules::{end_of, is_final, millis};
 use super::super::{AttemptEnd, Cancelled, Error, Identity, Lease, Manifest, Published, Retried, Room};
 use super::accept::held;
 use super::{Sqlite, find, now, record};
@@ -49,17 +49,46 @@ pub(super) async fn leave(on: &mut SqliteConnection, lease: &Lease, state: &str)
     Ok(left.rows_affected() == 1)
 }
 
-/// Ends a job without outputs.
+/// Whether a task is all of its job, so that the job stands as it does.
+pub(super) async fn is_whole(on: &mut SqliteConnection, task_uid: &str) -> Result<bool, Error> {
+    let whole = sqlx::query_scalar("SELECT kind = 'video' AND ordinal = 0 FROM task WHERE uid = ?");
+    Ok(whole.bind(task_uid).fetch_one(on).await?)
+}
+
+/// Ends all tasks of a job that is over; whoever runs one learns it at the next heartbeat.
+async fn end_tasks(on: &mut SqliteConnection, job_uid: &str) -> Result<(), Error> {
+    sqlx::query(concat!(
+        "UPDATE attempt SET outcome = 'cancelled', ended_at = ",
+        now!(),
+        " WHERE ended_at IS NULL AND task_uid IN (SELECT uid FROM task WHERE job_uid = ? AND state = 'running')"
+    ))
+    .bind(job_uid)
+    .execute(&mut *on)
+    .await?;
+    sqlx::query(
+        "UPDATE task SET state = 'cancelled', owner = NULL, owner_incarnation = NULL, lease_expires_at = NULL \
+         WHERE job_uid = ? AND state IN ('waiting', 'running')",
+    )
+    .bind(job_uid)
+    .execute(on)
+    .await?;
+    Ok(())
+}
+
+/// Ends a job without outputs, and all its tasks. One that is over stays as it ended.
 pub(super) async fn finish_job(
     on: &mut SqliteConnection,
     job_uid: &str,
     state: State,
     error: Option<(&str, &str)>,
 ) -> Result<(), Error> {
-    sqlx::query(concat!(
+    end_tasks(on, job_uid).await?;
+    let ended = sqlx::query(concat!(
         "UPDATE job SET state = ?, phase = NULL, error_code = ?, error_detail = ?, finished_at = ",
         now!(),
-        " WHERE uid = ?"
+        " WHERE uid = ? AND NOT (",
+        is_final!("state"),
+        ")"
     ))
     .bind(state.as_str())
     .bind(error.map(|(code, _)| code))
@@ -67,6 +96,9 @@ pub(super) async fn finish_job(
     .bind(job_uid)
     .execute(&mut *on)
     .await?;
+    if ended.rows_affected() == 0 {
+        return Ok(());
+    }
     record(on, job_uid, state.as_str(), error.map_or(json!({}), |(code, _)| json!({ "code": code }))).await
 }
 
@@ -94,6 +126,10 @@ pub(super) async fn count_failure(
             .await?;
         return finish_job(on, &lease.job_uid, end, Some((code.as_str(), detail))).await;
     }
+    // The other parts of the job go on.
+    if !is_whole(on, &lease.task_uid).await? {
+        return Ok(());
+    }
     sqlx::query(
         "UPDATE job SET state = 'retry_wait', phase = NULL, error_code = ?, error_detail = ? WHERE uid = ?",
     )
@@ -113,11 +149,13 @@ pub(super) async fn publish(store: &Sqlite, lease: &Lease, manifest: &Manifest) 
     let committed = sqlx::query(concat!(
         "UPDATE job SET state = 'succeeded', phase = NULL, manifest = ?, progress = '{\"percent\":100.0}', ",
         "error_code = NULL, error_detail = NULL, finished_at = ", now!(),
-        " WHERE uid = ? AND state = 'running' AND phase = 'publishing' AND epoch = ? AND cancel_requested_at IS NULL"
+        " WHERE uid = ? AND state = 'running' AND phase = 'publishing' AND epoch = ? AND cancel_requested_at IS NULL ",
+        "AND EXISTS (SELECT 1 FROM task WHERE uid = ? AND task.epoch = job.epoch AND task.state = 'running')"
     ))
     .bind(&text)
     .bind(&lease.job_uid)
     .bind(lease.epoch as i64)
+    .bind(&lease.task_uid)
     .execute(&mut *tx)
     .await?;
     if committed.rows_affected() == 0 {
@@ -130,7 +168,13 @@ pub(super) async fn publish(store: &Sqlite, lease: &Lease, manifest: &Manifest) 
     }
     leave(&mut tx, lease, "done").await?;
     close_attempt(&mut tx, lease, "succeeded", None).await?;
-    record(&mut tx, &lease.job_uid, "succeeded", json!({ "bytes": manifest.outputs.bytes })).await?;
+    record(
+        &mut tx,
+        &lease.job_uid,
+        "succeeded",
+        json!({ "bytes": manifest.outputs.bytes, "epoch": lease.epoch }),
+    )
+    .await?;
     tx.commit().await?;
     Ok(Published::Yes)
 }
@@ -162,15 +206,17 @@ pub(super) async fn end(store: &Sqlite, lease: &Lease, end: &AttemptEnd) -> Resu
         }
         AttemptEnd::Released => {
             close_attempt(&mut tx, lease, "released", None).await?;
-            sqlx::query("UPDATE job SET state = 'queued', phase = NULL WHERE uid = ?")
-                .bind(&lease.job_uid)
-                .execute(&mut *tx)
-                .await?;
             sqlx::query(concat!("UPDATE task SET not_before = ", now!(), " WHERE uid = ?"))
                 .bind(&lease.task_uid)
                 .execute(&mut *tx)
                 .await?;
-            record(&mut tx, &lease.job_uid, "released", json!({})).await?;
+            if is_whole(&mut tx, &lease.task_uid).await? {
+                sqlx::query("UPDATE job SET state = 'queued', phase = NULL WHERE uid = ?")
+                    .bind(&lease.job_uid)
+                    .execute(&mut *tx)
+                    .await?;
+                record(&mut tx, &lease.job_uid, "released", json!({})).await?;
+            }
         }
         AttemptEnd::Failed { code, detail, retry_after } => {
             close_attempt(&mut tx, lease, "failed", Some((code.as_str(), detail))).await?;
@@ -200,6 +246,20 @@ pub(super) async fn cancel(store: &Sqlite, tenant: &str, job_id: &JobId) -> Resu
             if !job.cancel_requested {
                 record(&mut tx, &job.uid, "cancel_requested", json!({})).await?;
             }
+            // Of a job in parts perhaps none runs just now, and what waits shall not begin.
+            sqlx::query("UPDATE task SET state = 'cancelled' WHERE job_uid = ? AND state = 'waiting'")
+                .bind(&job.uid)
+                .execute(&mut *tx)
+                .await?;
+            let running: bool = sqlx::query_scalar(
+                "SELECT EXISTS (SELECT 1 FROM task WHERE job_uid = ? AND state = 'running')",
+            )
+            .bind(&job.uid)
+            .fetch_one(&mut *tx)
+            .await?;
+            if !running {
+                finish_job(&mut tx, &job.uid, State::Cancelled, None).await?;
+            }
         }
         _ => {
             sqlx::query("UPDATE task SET state = 'cancelled' WHERE job_uid = ? AND state = 'waiting'")
@@ -228,7 +288,13 @@ pub(super) async fn retry(
 ) -> Result<Retried, Error> {
     let mut tx = store.begin().await?;
     let Some(job) = find(&mut tx, tenant, job_id).await? else { return Ok(Retried::NotFound) };
-    if !job.may_be_retried() {
+    // What the parts of a job left is gone some time after its end, and nobody can go on with it. And a verdict on the source
+    // is one on their copy of it, which is the same tomorrow.
+    let closed: Option<bool> = sqlx::query_scalar("SELECT closed_at IS NOT NULL FROM plan WHERE job_uid = ?")
+        .bind(&job.uid)
+        .fetch_optional(&mut *tx)
+        .await?;
+    if closed.is_some_and(|closed| closed || job.state == State::Failed) || !job.may_be_retried() {
         return Ok(Retried::Refused(job));
     }
     if held(&mut tx, by).await? >= room.limit(job.priority) {
@@ -236,7 +302,8 @@ pub(super) async fn retry(
     }
     // What is done stays done; the rest begins again, and stands in its queue as if it were new.
     sqlx::query(concat!(
-        "UPDATE task SET state = 'waiting', failures = 0, pool = ?2, accepted_by = ?3, not_before = ",
+        "UPDATE task SET state = 'waiting', failures = 0, pool = ?2, \
+         accepted_by = CASE WHEN kind = 'video' AND ordinal = 0 THEN ?3 ELSE '' END, not_before = ",
         now!(),
         ", created_at = ",
         now!(),

@@ -10,6 +10,7 @@ mod claim;
 mod ending;
 mod open;
 mod outbox;
+mod parts;
 mod upkeep;
 
 use std::time::Duration;
@@ -24,8 +25,8 @@ use sqlx::{Row, Sqlite as Db, Transaction};
 use super::row::job_row;
 use super::rules::millis;
 use super::{
-    Accepted, AttemptEnd, Backlog, Beat, Cancelled, Claim, Error, Event, Filter, Heartbeat, Identity, JobRow,
-    Lease, Manifest, NewJob, Published, Retried, Room, Store, Verdict,
+    Accepted, AttemptEnd, Backlog, Beat, Cancelled, Claim, Committed, Done, Error, Event, Filter, Heartbeat,
+    Identity, JobRow, Lease, Manifest, NewJob, NewPart, Published, Retried, Room, Store, Verdict,
 };
 
 /// Milliseconds since 1970 by the database's clock.
@@ -142,6 +143,33 @@ impl Store for Sqlite {
         Ok(Identity { worker: worker.clone(), pool: pool.clone(), incarnation: incarnation as u64 })
     }
 
+    async fn equip(&self, worker: &Identity, encoder: &str, patience: Duration) -> Result<(), Error> {
+        sqlx::query(concat!(
+            "UPDATE worker SET encoder = ?, patience = ?, beat_at = ",
+            now!(),
+            " WHERE name = ? AND incarnation = ?"
+        ))
+        .bind(encoder)
+        .bind(millis(patience))
+        .bind(worker.worker.as_str())
+        .bind(worker.incarnation as i64)
+        .execute(&self.writer)
+        .await?;
+        Ok(())
+    }
+
+    async fn split(&self, lease: &Lease, plan: &str, parts: &[NewPart]) -> Result<bool, Error> {
+        parts::split(self, lease, plan, parts).await
+    }
+
+    async fn commit(&self, lease: &Lease, encoder: &str, result: &str) -> Result<Committed, Error> {
+        parts::commit(self, lease, encoder, result).await
+    }
+
+    async fn results(&self, job_uid: &str) -> Result<Vec<Done>, Error> {
+        parts::results(self, job_uid).await
+    }
+
     async fn deregister(&self, worker: &Identity) -> Result<(), Error> {
         sqlx::query("UPDATE worker SET seen_at = 0 WHERE name = ? AND incarnation = ?")
             .bind(worker.worker.as_str())
@@ -192,6 +220,8 @@ impl Store for Sqlite {
         let current = sqlx::query(concat!(
             "UPDATE worker SET seen_at = ",
             now!(),
+            ", beat_at = ",
+            now!(),
             " WHERE name = ? AND incarnation = ?"
         ))
         .bind(by.worker.as_str())
@@ -203,27 +233,36 @@ impl Store for Sqlite {
             let renewed = sqlx::query(concat!(
                 "UPDATE task SET lease_expires_at = ",
                 now!(),
-                " + ? ",
-                "WHERE uid = ? AND epoch = ? AND state = 'running' AND owner = ? AND owner_incarnation = ?"
+                " + ?, media_done = ? ",
+                "WHERE uid = ? AND epoch = ? AND state = 'running' AND owner = ? AND owner_incarnation = ? ",
+                "RETURNING kind = 'video' AND ordinal = 0"
             ))
             .bind(millis(lease))
+            .bind(beat.progress.media_seconds.unwrap_or(0.0))
             .bind(&beat.lease.task_uid)
             .bind(beat.lease.epoch as i64)
             .bind(by.worker.as_str())
             .bind(by.incarnation as i64)
-            .execute(&mut *tx)
+            .fetch_optional(&mut *tx)
             .await?;
-            if renewed.rows_affected() == 0 {
+            let Some(row) = renewed else {
                 verdicts.push(Verdict::Lost);
                 continue;
+            };
+            if row.try_get(0)? {
+                sqlx::query("UPDATE job SET progress = ? WHERE uid = ?")
+                    .bind(serde_json::to_string(&beat.progress).expect("progress is plain data"))
+                    .bind(&beat.lease.job_uid)
+                    .execute(&mut *tx)
+                    .await?;
+            } else {
+                parts::advance(&mut tx, &beat.lease.job_uid).await?;
             }
-            let cancelled: bool = sqlx::query_scalar(
-                "UPDATE job SET progress = ? WHERE uid = ? RETURNING cancel_requested_at IS NOT NULL",
-            )
-            .bind(serde_json::to_string(&beat.progress).expect("progress is plain data"))
-            .bind(&beat.lease.job_uid)
-            .fetch_one(&mut *tx)
-            .await?;
+            let cancelled: bool =
+                sqlx::query_scalar("SELECT cancel_requested_at IS NOT NULL FROM job WHERE uid = ?")
+                    .bind(&beat.lease.job_uid)
+                    .fetch_one(&mut *tx)
+                    .await?;
             verdicts.push(if cancelled { Verdict::CancelRequested } else { Verdict::Renewed });
         }
         tx.commit().await?;

@@ -8,9 +8,9 @@ use millrace_wire::job::State;
 use millrace_wire::{JobId, PoolId};
 use sqlx::Row;
 
-use super::super::Error;
-use super::super::rules::{IN_USE_AGAIN, PARTS_GRACE, SWEEPS, millis};
+use super::super::rules::{IN_USE_AGAIN, PARTS_GRACE, SWEEPS, is_final, millis};
 use super::super::upkeep::{Deleted, Due, NewUpload, Rules, Upkeep};
+use super::super::{Error, Part};
 use super::{Sqlite, find, now};
 
 /// Whether a job that has not ended reads the upload of this row.
@@ -128,12 +128,12 @@ impl Upkeep for Sqlite {
         }
         // The epoch that may still publish is nobody's to remove, whatever its row says.
         let attempts = sqlx::query(concat!(
-            "SELECT attempt.task_uid, task.job_uid, attempt.number FROM attempt ",
+            "SELECT attempt.task_uid, task.job_uid, attempt.number, task.kind, task.ordinal FROM attempt ",
             "JOIN task ON task.uid = attempt.task_uid JOIN job ON job.uid = task.job_uid ",
             "WHERE attempt.ended_at IS NOT NULL AND attempt.outcome <> 'succeeded' AND attempt.swept < 2 ",
             "AND attempt.ended_at <= ",
             now!(),
-            " - ?2 * (attempt.swept + 1) AND job.bucket = ?1 AND task.kind = 'video' ",
+            " - ?2 * (attempt.swept + 1) AND job.bucket = ?1 ",
             "AND NOT (task.state = 'running' AND task.epoch = attempt.number) ",
             "ORDER BY attempt.ended_at LIMIT ?3"
         ))
@@ -144,7 +144,20 @@ impl Upkeep for Sqlite {
         .await?;
         for row in &attempts {
             let number: i64 = row.try_get(2)?;
-            due.push(Due::Attempt { task_uid: text(row, 0)?, job_uid: text(row, 1)?, number: number as u64 });
+            let part = Part::read(&text(row, 3)?, row.try_get(4)?)?;
+            let (task_uid, job_uid) = (text(row, 0)?, text(row, 1)?);
+            due.push(Due::Attempt { task_uid, job_uid, part, number: number as u64 });
+        }
+        let pieces = sqlx::query(
+            "SELECT plan.job_uid, job.state = 'succeeded' FROM plan JOIN job ON job.uid = plan.job_uid \
+             WHERE plan.swept_at IS NULL AND plan.closed_at IS NOT NULL AND job.bucket = ? LIMIT ?",
+        )
+        .bind(bucket.as_str())
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await?;
+        for row in &pieces {
+            due.push(Due::Pieces { job_uid: text(row, 0)?, outputs: row.try_get(1)? });
         }
         let uploads = sqlx::query(concat!(
             "SELECT key, parts FROM upload WHERE bucket = ? AND look_at <= ",
@@ -178,6 +191,10 @@ impl Upkeep for Sqlite {
                     .bind(SWEEPS)
                     .bind(task_uid)
                     .bind(*number as i64)
+            }
+            Due::Pieces { job_uid, .. } => {
+                sqlx::query(concat!("UPDATE plan SET swept_at = ", now!(), " WHERE job_uid = ?"))
+                    .bind(job_uid)
             }
             Due::Upload { key } | Due::Parts { key, .. } => {
                 sqlx::query("DELETE FROM upload WHERE bucket = ? AND key = ?").bind(bucket.as_str()).bind(key)
@@ -218,6 +235,18 @@ impl Sqlite {
             " AND bucket = ? LIMIT ?)"
         );
         sqlx::query(by_spec).bind(bucket.as_str()).bind(limit).execute(&mut *tx).await?;
+        // From now on nobody goes on with it.
+        let closed = concat!(
+            "UPDATE plan SET closed_at = ",
+            now!(),
+            " WHERE closed_at IS NULL AND swept_at IS NULL AND job_uid IN (SELECT uid FROM job ",
+            "WHERE bucket = ? AND ",
+            is_final!("state"),
+            " AND finished_at <= ",
+            now!(),
+            " - ?)"
+        );
+        sqlx::query(closed).bind(bucket.as_str()).bind(millis(rules.lost_kept)).execute(&mut *tx).await?;
         // Uploads: those that a job reads, and those that one read lately, are looked at later; the rest is gone.
         let in_use = concat!(
             "UPDATE upload SET gone_at = NULL, look_at = ",
