@@ -99,10 +99,10 @@ enum Command {
     /// Measure what a request costs the gateway beside a minimal proxy and others; fails when a limit is broken.
     Gateway {
         /// How often everything is measured, in turns.
-        #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
         /// Requests of each turn.
-        #[arg(long, value_name = "N", default_value_t = 30_000, value_parser = clap::value_parser!(u32).range(1..))]
+        #[arg(long, value_name = "N", default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(1..))]
         requests: u32,
         /// Connections that send them, each its next one after an answer.
         #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -161,9 +161,6 @@ enum Command {
         /// Where everything goes.
         upstream: SocketAddr,
     },
-    /// Be workers that do no work.
-    #[command(hide = true)]
-    IdleWorkers,
     /// Become PROGRAM, on one core.
     #[command(hide = true)]
     OnCore {
@@ -206,7 +203,6 @@ fn run(command: Command) -> Result<()> {
     match &command {
         Command::OnCore { core, program, args } => return gateway::pin::run(*core, program, args),
         Command::MinimalProxy { listen, upstream } => gateway::minimal::run(*listen, *upstream),
-        Command::IdleWorkers => return gateway::upstream::run(),
         Command::Simulate { hours, seeds, first_seed, all, out } => {
             return simulate::run(&simulate::Options {
                 hours: *hours,
@@ -277,7 +273,6 @@ fn run(command: Command) -> Result<()> {
             Command::Leash { .. }
             | Command::OnCore { .. }
             | Command::MinimalProxy { .. }
-            | Command::IdleWorkers
             | Command::Simulate { .. }
             | Command::Pick => unreachable!("handled above"),
         }

@@ -138,13 +138,14 @@ impl admission::Body for Downstream<'_> {
 
 #[async_trait]
 impl ProxyHttp for Proxy {
-    type CTX = Ctx;
+    /// On the heap: Pingora hands it from one future into the next.
+    type CTX = Box<Ctx>;
 
     /// None: Pingora's own would compress nothing, for its price.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
-    fn new_ctx(&self) -> Ctx {
-        Ctx {
+    fn new_ctx(&self) -> Box<Ctx> {
+        Box::new(Ctx {
             started: Instant::now(),
             in_flight: Some(self.dispatch.drain.enter()),
             config: self.dispatch.fleet.config(),
@@ -155,18 +156,23 @@ impl ProxyHttp for Proxy {
             connection: None,
             marks: Marks::default(),
             weighed: None,
-        }
+        })
     }
 
     /// Told before each request, with what the edge knows of its connection.
-    fn on_connection_reuse(&self, _: &mut Session, ctx: &mut Ctx, connection: Box<dyn Any + Send + Sync>) {
+    fn on_connection_reuse(
+        &self,
+        _: &mut Session,
+        ctx: &mut Box<Ctx>,
+        connection: Box<dyn Any + Send + Sync>,
+    ) {
         ctx.connection = connection.downcast::<Arc<Connection>>().ok().map(|connection| *connection);
         if let Some(connection) = &ctx.connection {
             connection.header_arrived();
         }
     }
 
-    async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Ctx>) -> Result<bool> {
         session.set_write_timeout(Some(ctx.config.timeouts.read));
         session.set_read_timeout(Some(ctx.config.timeouts.read));
         session.set_total_drain_timeout(Some(LEFTOVER_MAX));
@@ -181,7 +187,7 @@ impl ProxyHttp for Proxy {
             tell(session, &stop.problem, stop.allow, &ctx.marks).await?;
             return Ok(true);
         }
-        let Ctx { request: Some(request), config, marks, .. } = ctx else {
+        let Ctx { request: Some(request), config, marks, .. } = &mut **ctx else {
             return Err(Error::explain(ErrorType::InternalError, "a request passed without a route"));
         };
         if request.route.is_local() {
@@ -222,7 +228,7 @@ impl ProxyHttp for Proxy {
         }
     }
 
-    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
         let unchosen = || Error::explain(ErrorType::InternalError, "no target was chosen");
         let request = ctx.request.as_mut().ok_or_else(unchosen)?;
         let (address, name) = self.dispatch.begin(request).ok_or_else(unchosen)?;
@@ -234,7 +240,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         header: &mut RequestHeader,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         let Some(request) = &ctx.request else { return Ok(()) };
         let known = ctx.connection.as_ref().and_then(|connection| connection.client.clone());
@@ -253,7 +259,7 @@ impl ProxyHttp for Proxy {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         let uploads = |request: &Request| request.route.is_upload();
         if let Some(piece) = body.as_ref().filter(|_| ctx.request.as_ref().is_some_and(uploads)) {
@@ -281,7 +287,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         header: &mut ResponseHeader,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<()> {
         if header.status.is_informational() {
             return Ok(());
@@ -344,7 +350,7 @@ impl ProxyHttp for Proxy {
         _session: &mut Session,
         body: &mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
     ) -> Result<Option<Duration>> {
         if let (Some((status, patch)), Some(request)) = (&mut ctx.patch, &ctx.request) {
             if let Some(piece) = body.take() {
@@ -364,7 +370,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         _peer: &HttpPeer,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
         mut e: Box<Error>,
     ) -> Box<Error> {
         let again = self.again(session, ctx, Failure::Connect);
@@ -377,7 +383,7 @@ impl ProxyHttp for Proxy {
         peer: &HttpPeer,
         session: &mut Session,
         e: Box<Error>,
-        ctx: &mut Ctx,
+        ctx: &mut Box<Ctx>,
         client_reused: bool,
     ) -> Box<Error> {
         let mut e = e.more_context(format!("Peer: {peer}"));
@@ -398,7 +404,7 @@ impl ProxyHttp for Proxy {
         e
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Ctx) -> FailToProxy {
+    async fn fail_to_proxy(&self, session: &mut Session, e: &Error, ctx: &mut Box<Ctx>) -> FailToProxy {
         let downstream = matches!(e.esource(), ErrorSource::Downstream);
         let gone = downstream
             && matches!(
@@ -422,18 +428,18 @@ impl ProxyHttp for Proxy {
         FailToProxy { error_code: problem.status, can_reuse_downstream: false }
     }
 
-    fn suppress_error_log(&self, _session: &Session, ctx: &Ctx, error: &Error) -> bool {
+    fn suppress_error_log(&self, _session: &Session, ctx: &Box<Ctx>, error: &Error) -> bool {
         // Told to the client and counted; `logging` has the line.
         ctx.request.as_ref().is_some_and(|request| request.last.is_some())
             || *error.root_etype() == OWN_ANSWER
             || matches!(error.esource(), ErrorSource::Downstream)
     }
 
-    fn suppress_proxy_warn_log(&self, _: &Session, _: &Ctx, _: &Error, _: ProxyWarnLogContext) -> bool {
+    fn suppress_proxy_warn_log(&self, _: &Session, _: &Box<Ctx>, _: &Error, _: ProxyWarnLogContext) -> bool {
         true
     }
 
-    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Ctx) {
+    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Box<Ctx>) {
         self.settle(ctx);
         self.log(session, e, ctx);
     }

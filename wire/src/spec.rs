@@ -9,7 +9,6 @@ mod head;
 use std::collections::{BTreeMap, BTreeSet};
 
 use fields::{Fields, object};
-use head::head;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -385,18 +384,7 @@ impl SpecHead {
     /// A [`Problem`] when the body is no JSON object, is too large, or has an unusable `job_id` or `priority`.
     /// Anything else wrong is the worker's to say.
     pub fn peek(body: &[u8]) -> Result<Self, Problem> {
-        let mut fields = Fields(head(body)?);
-        let job_id = fields.job_id()?;
-        let path = fields.0.get("input_path").and_then(Value::as_str);
-        let input_pool = path.and_then(|path| path.split_once('/')).map(|(pool, _)| pool.to_owned());
-        Ok(Self {
-            job_id,
-            priority: fields.priority()?.unwrap_or_default(),
-            input_pool,
-            duration_hint_s: fields.integer("duration_hint_s", 1, 86_400).ok().flatten().map(|n| n as u32),
-            size_hint_bytes: fields.integer("size_hint_bytes", 1, 1 << 50).ok().flatten(),
-            heights: fields.resolutions().unwrap_or_default().into_iter().map(Resolution::height).collect(),
-        })
+        head::read(body)
     }
 }
 

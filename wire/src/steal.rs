@@ -62,7 +62,11 @@ impl fmt::Display for Prices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (place, (pool, seconds)) in self.0.iter().enumerate() {
             let comma = if place == 0 { "" } else { "," };
-            write!(f, "{comma}{pool}={}", (seconds * 10.0).ceil() / 10.0)?;
+            let tenths = (seconds * 10.0).ceil() as u64;
+            match tenths % 10 {
+                0 => write!(f, "{comma}{pool}={}", tenths / 10)?,
+                tenth => write!(f, "{comma}{pool}={}.{tenth}", tenths / 10)?,
+            }
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 //! what is left is what our gateway does: tokens, routing, reports, names, metrics, records and logs. Requests come by real
 //! sockets on loopback, in a closed loop over connections that stay, from cores of their own.
 //!
-//! [`pin`] divides the cores, [`upstream`] plays the workers, [`sides`] starts the proxies, [`load`] is their clients,
+//! [`pin`] divides the cores, [`upstream`] plays the workers, [`sides`] starts the proxies, [`load`] is their clients and runs both,
 //! [`identity`] is who they are, [`figures`] judges. [`minimal`] is what we are measured against, [`message`] what both ends know of HTTP.
 
 pub mod figures;
@@ -18,25 +18,23 @@ pub mod sides;
 pub mod upstream;
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
 use self::figures::{Comparison, READ_MAX, SUBMIT_MAX, Series, Turn};
 use self::identity::Identity;
-use self::load::Kind;
+use self::load::{FarEnd, Kind};
 use self::pin::Division;
 use self::sides::{LOG_SAMPLE, PEERS, Setting, Side};
 use crate::data::Data;
-use crate::process::{Process, Spawner, Spec};
+use crate::process::Spawner;
 use crate::{binaries, procfs};
 
-/// From a start to the `ready` line.
-const READY_PATIENCE: Duration = Duration::from_secs(60);
-/// Requests of a turn before the first, which fill caches and open connections, are so many of a real one's.
-const WARM_UP_SHARE: usize = 5;
+/// What fills caches and opens connections before the first turn is as long as so many.
+const WARM_UP_TURNS: usize = 4;
+/// After so many rounds it is said how it stands.
+const SAID_EVERY: usize = 10;
 
 /// What the bench may be told.
 #[derive(Debug, Clone)]
@@ -77,13 +75,13 @@ pub async fn run(options: &Options) -> Result<()> {
     };
     let data = Data::open(Some(&options.out.join("gateway")), true)?;
     let spawner = Spawner::new(bench.clone()).context("start the spawner thread")?;
-    let (_workers, endpoints) = workers(&spawner, bench.clone(), &data).await?;
+    let far = FarEnd::start().await?;
     let setting = Setting {
         spawner: &spawner,
         bench,
         directory: data.path(),
         core: options.division.proxy,
-        endpoints: &endpoints,
+        endpoints: &far.endpoints,
     };
     let identity = Identity::new()?;
     let mut sides = vec![setting.minimal().await?];
@@ -96,7 +94,7 @@ pub async fn run(options: &Options) -> Result<()> {
         }
     }
     let kinds = [(Kind::read(&identity.token), READ_MAX), (Kind::submit(&identity.token), SUBMIT_MAX)];
-    let comparisons = measure(options, &sides, &kinds).await?;
+    let comparisons = measure(options, &far, &sides, &kinds).await?;
 
     let mut text = about(options, &sides, &absent);
     for comparison in &comparisons {
@@ -113,25 +111,12 @@ pub async fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Starts the workers; answers all endpoints with their pools.
-async fn workers(
-    spawner: &Spawner,
-    bench: PathBuf,
-    data: &Data,
-) -> Result<(Process, Vec<(String, SocketAddr)>)> {
-    let logs = data.path().join("logs");
-    let (name, args) = ("workers".to_owned(), vec!["idle-workers".into()]);
-    let mut process = spawner.start(Spec { name, program: bench, args, logs: logs.clone() })?;
-    process.ready(READY_PATIENCE).await?;
-    let said = fs::read_to_string(logs.join("workers.out")).context("read what the workers said")?;
-    let endpoint = |line: &str| {
-        let (pool, address) = line.strip_prefix("endpoint ")?.split_once(' ')?;
-        Some((pool.to_owned(), address.parse().ok()?))
-    };
-    Ok((process, said.lines().filter_map(endpoint).collect()))
-}
-
-async fn measure(options: &Options, sides: &[Side], kinds: &[(Kind, f64)]) -> Result<Vec<Comparison>> {
+async fn measure(
+    options: &Options,
+    far: &FarEnd,
+    sides: &[Side],
+    kinds: &[(Kind, f64)],
+) -> Result<Vec<Comparison>> {
     let mut comparisons: Vec<Comparison> = kinds
         .iter()
         .map(|(kind, max)| Comparison {
@@ -146,32 +131,29 @@ async fn measure(options: &Options, sides: &[Side], kinds: &[(Kind, f64)]) -> Re
     println!("warming up …");
     for (kind, _) in kinds {
         for side in sides {
-            turn(side, kind, options.connections, options.requests.div_ceil(WARM_UP_SHARE)).await?;
+            turn(far, side, kind, [options.connections, options.requests * WARM_UP_TURNS]).await?;
         }
     }
     for round in 0..options.rounds {
-        let mut line = format!("round {} of {}:", round + 1, options.rounds);
         for ((kind, _), comparison) in kinds.iter().zip(&mut comparisons) {
             // Each begins a round in its turn: nobody always has the cache of the same one before it.
             for place in (0..sides.len()).map(|place| (place + round) % sides.len()) {
-                let turn = turn(&sides[place], kind, options.connections, options.requests).await?;
+                let turn = turn(far, &sides[place], kind, [options.connections, options.requests]).await?;
                 comparison.series[place].turns.push(turn);
             }
-            let last = |place: usize| comparison.series[place].turns.last().map_or(f64::NAN, |t| t.cpu_us);
-            line += &format!("  {} {:.1} ÷ {:.1} = {:.3}", kind.name, last(1), last(0), last(1) / last(0));
         }
-        println!("{line}");
+        if (round + 1).is_multiple_of(SAID_EVERY) || round + 1 == options.rounds {
+            let so_far = comparisons.iter().map(|c| format!("a {} costs {:.3} ×", c.kind, c.found()));
+            println!("round {} of {}: {}", round + 1, options.rounds, so_far.collect::<Vec<_>>().join(", "));
+        }
     }
     Ok(comparisons)
 }
 
-async fn turn(side: &Side, kind: &Kind, connections: usize, requests: usize) -> Result<Turn> {
-    let (to, what) = (side.address, kind.clone());
-    let before = side.spent()?;
-    // On a thread of its own: the clients want one runtime to themselves.
-    let driven = tokio::task::spawn_blocking(move || load::drive(to, &what, connections, requests)).await;
-    let wall = driven.context("the clients panicked")?.with_context(|| format!("measure {}", side.name))?;
-    let cpu = side.spent()?.since(&before);
+async fn turn(far: &FarEnd, side: &Side, kind: &Kind, [connections, requests]: [usize; 2]) -> Result<Turn> {
+    let driven = far.drive(side.address, kind, [connections, requests], || side.spent()).await;
+    let (wall, [before, after]) = driven.with_context(|| format!("measure {}", side.name))?;
+    let cpu = after.since(&before);
     Ok(Turn {
         cpu_us: cpu.as_secs_f64() * 1e6 / requests as f64,
         per_second: requests as f64 / wall.as_secs_f64(),

@@ -1,8 +1,7 @@
 //! A worker that does no work: it answers `GET /load`, a read and a submit as a worker does, from bytes made before, with
-//! a load report that is new each time. One thread, so that it costs the load's core as little as it can.
+//! a load report that is new each time.
 
-use std::fmt::Write as _;
-use std::io::Write as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -71,31 +70,20 @@ impl Prepared {
     }
 }
 
-/// Serves until it is killed; says which endpoints it has, one per line, and then that it is ready.
+/// Begins to serve, for as long as the runtime lives; answers all endpoints with their pools.
 ///
 /// # Errors
 /// No port is to be had.
-pub fn run() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-    runtime.context("start the runtime")?.block_on(async {
-        let mut said = String::new();
-        let mut first = None;
-        for (pool, workers) in POOLS {
-            for number in 0..workers {
-                let listener = TcpListener::bind("127.0.0.1:0").await.context("take a port")?;
-                let address = listener.local_addr().context("read the port")?;
-                first.get_or_insert(address);
-                writeln!(said, "endpoint {pool} {address}").context("write a line")?;
-                let worker = Arc::new(Worker::new(pool, number)?);
-                tokio::spawn(accept(listener, worker));
-            }
+pub async fn begin() -> Result<Vec<(String, SocketAddr)>> {
+    let mut endpoints = Vec::new();
+    for (pool, workers) in POOLS {
+        for number in 0..workers {
+            let listener = TcpListener::bind("127.0.0.1:0").await.context("take a port")?;
+            endpoints.push((pool.to_owned(), listener.local_addr().context("read the port")?));
+            tokio::spawn(accept(listener, Arc::new(Worker::new(pool, number)?)));
         }
-        let first = first.context("there is no pool")?;
-        writeln!(said, "ready http://{first}").context("write a line")?;
-        let mut out = std::io::stdout().lock();
-        out.write_all(said.as_bytes()).and_then(|()| out.flush()).context("say that it is ready")?;
-        std::future::pending().await
-    })
+    }
+    Ok(endpoints)
 }
 
 async fn accept(listener: TcpListener, worker: Arc<Worker>) {

@@ -78,6 +78,8 @@ pub struct Spread {
     pub min: f64,
     /// The largest.
     pub max: f64,
+    /// Between these two lies the middle half.
+    pub quartiles: [f64; 2],
 }
 
 impl Spread {
@@ -86,14 +88,15 @@ impl Spread {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         let (Some(min), Some(max)) = (values.first(), values.last()) else {
-            return Self { median: f64::NAN, min: f64::NAN, max: f64::NAN };
+            return Self { median: f64::NAN, min: f64::NAN, max: f64::NAN, quartiles: [f64::NAN; 2] };
         };
         let middle = values.len() / 2;
         let median = match values.len() % 2 {
             0 => f64::midpoint(values[middle - 1], values[middle]),
             _ => values[middle],
         };
-        Self { median, min: *min, max: *max }
+        let quartiles = [1, 3].map(|quarters| values[(values.len() - 1) * quarters / 4]);
+        Self { median, min: *min, max: *max, quartiles }
     }
 }
 
