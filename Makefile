@@ -20,7 +20,7 @@ help: ## List the commands
 	@echo
 	@echo "  PORT=8080        the gateway's port of \`make up\`; its admin side is on the next one"
 	@echo "  BENCH_ARGS=      for \`make bench-worker\`: --seconds 10 --runs 3 is quicker, --clip FILE is a clip of yours;"
-	@echo "                   for \`make bench-gateway\`: --alone leaves the other proxies out, --rounds 3 is quicker"
+	@echo "                   for \`make bench-gateway\`: --alone leaves the other proxies out, --rounds 20 is quicker"
 	@echo "  CHAOS_ARGS=      for \`make chaos\`: --kills 20 is quicker, --seed N is the run that printed it"
 	@echo "  DATA=./.millrace where \`make demo\` and \`make up\` keep everything"
 
