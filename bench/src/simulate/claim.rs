@@ -98,8 +98,8 @@ mod tests {
             // The simulator's jobs are whole ones, and all encoders are equal.
             "OR (task.epoch > 0 AND task.kind = 'video' AND task.ordinal = 0 AND task.not_before + ?3 <= ",
             "ORDER BY max(0, task.class - (",
-            "- task.created_at) / ?5), task.pool <> ?1, task.created_at, task.uid LIMIT ?4",
-            ".bind(millis(HEAD_START)) .bind(HEAD_MAX) .bind(millis(CLASS_AGES_EVERY))",
+            "- task.created_at) / ?6), task.pool <> ?1, task.created_at, task.uid LIMIT ?5",
+            ".bind(millis(HEAD_START)) .bind(by.worker.as_str()) .bind(HEAD_MAX) .bind(millis(CLASS_AGES_EVERY))",
             "WHERE steal.pool = ?1 AND steal.at <= ",
             "AND task.state = 'waiting' AND task.epoch = 0 ORDER BY max(0, steal.class - (",
             "- steal.at) / ?3), steal.at, steal.task_uid LIMIT ?2",
