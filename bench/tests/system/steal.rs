@@ -51,7 +51,10 @@ async fn a_job_moves_to_an_idle_pool_once_it_has_waited_for_its_price_and_not_be
     assert_eq!((stays.state, stays.pool.as_str()), (State::Queued, "aws"), "older, but not worth its price");
 
     let metrics = stage.system.worker_client("gcp-1").unwrap().get("/metrics").await.unwrap().text();
-    assert!(metrics.contains(r#"millrace_worker_stolen_total{from="aws",to="gcp",pool="gcp"} 1"#), "{metrics}");
+    assert!(
+        metrics.contains(r#"millrace_worker_stolen_total{from="aws",to="gcp",pool="gcp"} 1"#),
+        "{metrics}"
+    );
     let events = stage.client.get("/jobs/cheap/events").await.unwrap().text();
     assert!(events.contains("\"pool\":\"gcp\""), "{events}");
     stage.web.release();
