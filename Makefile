@@ -60,7 +60,7 @@ check-deploy: build ## Check manifests, alerts, dashboards and images without a 
 check-terraform: ## Check the modules, and that they refuse what they should; needs terraform (3 minutes)
 	@scripts/check-terraform '$(or $(CARGO_TARGET_DIR),target)/deploy/terraform'
 
-chaos: ## Kill everything at random while clients submit, and prove that no accepted job is lost (about 5 minutes)
+chaos: ## Kill everything at random while clients submit, and prove that no accepted job is lost (about 8 minutes)
 	@scripts/setup test
 	@$(CARGO) build --workspace --bins --locked
 	@exec $(BENCH) chaos $(CHAOS_ARGS)
@@ -77,7 +77,7 @@ bench-ranges: ## Measure what cutting a long job into ranges costs (about 20 min
 	@$(CARGO) build --release --locked -p millrace-worker -p millrace-gateway -p millrace-bench
 	@exec $(BENCH_RELEASE) ranges --data '$(DATA)' --out '$(BENCH_OUT)' $(BENCH_ARGS)
 
-bench-gateway: ## Measure what a request costs the gateway beside a minimal proxy, nginx, HAProxy and Envoy (4 minutes)
+bench-gateway: ## Measure what a request costs the gateway beside a minimal proxy, nginx, HAProxy and Envoy (2 minutes)
 	@scripts/setup bench
 	@$(CARGO) build --release --locked -p millrace-gateway -p millrace-bench
 	@exec $(BENCH_RELEASE) gateway --out '$(BENCH_OUT)' --peers '$(BENCH_PEERS)' $(BENCH_ARGS)

@@ -22,6 +22,10 @@ use crate::problem::{Code, Problem};
 pub const SPEC_BYTES_MAX: usize = 64 * 1024;
 /// Longest `input_url` or `input_path`.
 pub const INPUT_LENGTH_MAX: usize = 4096;
+/// Longest hint of a length, in seconds.
+pub const DURATION_HINT_MAX_S: u64 = 86_400;
+/// Largest hint of a size.
+pub const SIZE_HINT_MAX_BYTES: u64 = 1 << 50;
 /// Most labels of one job.
 pub const LABELS_MAX: usize = 32;
 /// Longest label name or value.
@@ -304,8 +308,8 @@ impl JobSpec {
             segment_seconds: fields.integer("segment_seconds", 2, 10)?.map(|n| n as u32),
             thumbnails: fields.take("thumbnails", "true or false", Value::as_bool)?,
             strict: fields.take("strict", "true or false", Value::as_bool)?.unwrap_or(false),
-            duration_hint_s: fields.integer("duration_hint_s", 1, 86_400)?.map(|n| n as u32),
-            size_hint_bytes: fields.integer("size_hint_bytes", 1, 1 << 50)?,
+            duration_hint_s: fields.integer("duration_hint_s", 1, DURATION_HINT_MAX_S)?.map(|n| n as u32),
+            size_hint_bytes: fields.integer("size_hint_bytes", 1, SIZE_HINT_MAX_BYTES)?,
             retention_days: fields.integer("retention_days", 1, 3650)?.map(|n| n as u32),
             title: fields.title()?,
             webhook_url: fields.webhook_url()?,

@@ -7,6 +7,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
 use millrace_wire::SpecHead;
+use millrace_wire::spec::DURATION_HINT_MAX_S;
 use millrace_wire::spec::Priority;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -59,7 +60,8 @@ async fn suppose(State(admin): State<Admin>, headers: HeaderMap, body: Bytes) ->
         return Err(bad("duration_hint_s", "0 is no length; it wants 1 to 86400".to_owned()));
     }
     head.priority = asked.priority.unwrap_or(head.priority);
-    head.duration_hint_s = asked.duration_hint_s.map(|s| s.min(86_400)).or(head.duration_hint_s);
+    head.duration_hint_s =
+        asked.duration_hint_s.map(|s| s.min(DURATION_HINT_MAX_S as u32)).or(head.duration_hint_s);
     Ok(Json(Made::supposed(&admin.fleet, Job::new(&head)).explain(&admin.fleet)).into_response())
 }
 

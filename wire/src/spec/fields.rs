@@ -36,6 +36,13 @@ pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Problem> {
     }
 }
 
+/// Each rung once, the highest first.
+pub(super) fn highest_first(mut rungs: Vec<Resolution>) -> Vec<Resolution> {
+    rungs.sort_unstable_by(|a, b| b.cmp(a));
+    rungs.dedup();
+    rungs
+}
+
 /// Takes typed values out of a body's fields, each with an error that names the field.
 pub(super) struct Fields(pub(super) Map<String, Value>);
 
@@ -89,9 +96,7 @@ impl Fields {
             })?;
             rungs.push(rung);
         }
-        rungs.sort_unstable_by(|a, b| b.cmp(a));
-        rungs.dedup();
-        Ok(rungs)
+        Ok(highest_first(rungs))
     }
 
     /// One name or a list of names.

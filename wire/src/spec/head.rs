@@ -2,14 +2,11 @@
 
 use serde::Deserialize;
 
-use super::fields::{Fields, object};
-use super::{Priority, RUNGS_MAX, Resolution, SPEC_BYTES_MAX, SpecHead};
+use super::fields::{Fields, highest_first, object};
+use super::{
+    DURATION_HINT_MAX_S, Priority, RUNGS_MAX, Resolution, SIZE_HINT_MAX_BYTES, SPEC_BYTES_MAX, SpecHead,
+};
 use crate::problem::Problem;
-
-/// Longest hint of a length, in seconds.
-const DURATION_MAX: u64 = 86_400;
-/// Largest hint of a size, in bytes.
-const SIZE_MAX: u64 = 1 << 50;
 
 /// Reads it.
 ///
@@ -49,9 +46,12 @@ fn plain(body: &[u8]) -> Option<SpecHead> {
             Some(name) => Priority::ALL.into_iter().find(|priority| priority.as_str() == name)?,
         },
         input_pool: read.input_path.and_then(pool),
-        duration_hint_s: read.duration_hint_s.filter(|s| (1..=DURATION_MAX).contains(s)).map(|s| s as u32),
-        size_hint_bytes: read.size_hint_bytes.filter(|bytes| (1..=SIZE_MAX).contains(bytes)),
-        heights: heights(rungs),
+        duration_hint_s: read
+            .duration_hint_s
+            .filter(|s| (1..=DURATION_HINT_MAX_S).contains(s))
+            .map(|s| s as u32),
+        size_hint_bytes: read.size_hint_bytes.filter(|bytes| (1..=SIZE_HINT_MAX_BYTES).contains(bytes)),
+        heights: heights(highest_first(rungs)),
     })
 }
 
@@ -64,8 +64,12 @@ fn whole(body: &[u8]) -> Result<SpecHead, Problem> {
         job_id,
         priority: fields.priority()?.unwrap_or_default(),
         input_pool,
-        duration_hint_s: fields.integer("duration_hint_s", 1, DURATION_MAX).ok().flatten().map(|s| s as u32),
-        size_hint_bytes: fields.integer("size_hint_bytes", 1, SIZE_MAX).ok().flatten(),
+        duration_hint_s: fields
+            .integer("duration_hint_s", 1, DURATION_HINT_MAX_S)
+            .ok()
+            .flatten()
+            .map(|s| s as u32),
+        size_hint_bytes: fields.integer("size_hint_bytes", 1, SIZE_HINT_MAX_BYTES).ok().flatten(),
         heights: heights(fields.resolutions().unwrap_or_default()),
     })
 }
@@ -74,9 +78,7 @@ fn pool(path: &str) -> Option<String> {
     path.split_once('/').map(|(pool, _)| pool.to_owned())
 }
 
-fn heights(mut rungs: Vec<Resolution>) -> Vec<u32> {
-    rungs.sort_unstable_by(|a, b| b.cmp(a));
-    rungs.dedup();
+fn heights(rungs: Vec<Resolution>) -> Vec<u32> {
     rungs.into_iter().map(Resolution::height).collect()
 }
 
