@@ -1,5 +1,6 @@
 //! A whole system: workers of several pools on one store, a gateway in front, all real processes on loopback.
 
+mod builder;
 mod gateways;
 
 use std::collections::BTreeMap;
@@ -12,12 +13,13 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 use tokio::time::Instant;
 
+pub use self::builder::Builder;
 use crate::Client;
 use crate::binaries::Binaries;
 use crate::data::Data;
 use crate::process::{POLL, Process, Ready, Spawner, Spec};
 use crate::procfs;
-use crate::routing::{Pool, Routing, UpstreamTls};
+use crate::routing::Routing;
 
 /// Longest time from a start to the `ready` line: the worker checks its ffmpeg first, on a machine that may be busy.
 const READY_PATIENCE: Duration = Duration::from_secs(30);
@@ -25,139 +27,6 @@ const READY_PATIENCE: Duration = Duration::from_secs(30);
 const STOP_PATIENCE: Duration = Duration::from_secs(45);
 /// Longest time from a gateway's `ready` line to its `/readyz`: it probes all workers first.
 const PROBE_PATIENCE: Duration = Duration::from_secs(15);
-
-/// How to start a [`System`].
-#[derive(Debug)]
-pub struct Builder {
-    pools: Vec<(String, usize)>,
-    worker_args: BTreeMap<String, String>,
-    one_worker_args: BTreeMap<String, BTreeMap<String, String>>,
-    data: Option<PathBuf>,
-    empty_first: bool,
-    gateway_ports: (u16, u16),
-    auth_keys: Option<PathBuf>,
-    upstream_tls: Option<UpstreamTls>,
-    log: String,
-}
-
-impl Builder {
-    /// Adds a pool of so many workers, named `POOL-1`, `POOL-2`, …
-    #[must_use]
-    pub fn pool(mut self, name: &str, workers: usize) -> Self {
-        self.pools.push((name.to_owned(), workers));
-        self
-    }
-
-    /// Sets a flag of every worker, in place of the harness's own value: `.worker_arg("--lease", "2s")`.
-    #[must_use]
-    pub fn worker_arg(mut self, flag: &str, value: &str) -> Self {
-        self.worker_args.insert(flag.to_owned(), value.to_owned());
-        self
-    }
-
-    /// Sets a flag of one worker.
-    #[must_use]
-    pub fn worker_arg_of(mut self, worker: &str, flag: &str, value: &str) -> Self {
-        let args = self.one_worker_args.entry(worker.to_owned()).or_default();
-        args.insert(flag.to_owned(), value.to_owned());
-        self
-    }
-
-    /// Takes a flag of every worker away, so that the worker's own default holds.
-    #[must_use]
-    pub fn without_worker_arg(mut self, flag: &str) -> Self {
-        self.worker_args.remove(flag);
-        self
-    }
-
-    /// Keeps everything in this directory, and keeps the directory. Else it is a temporary one that goes with the system.
-    #[must_use]
-    pub fn data(mut self, directory: &Path) -> Self {
-        self.data = Some(directory.to_owned());
-        self
-    }
-
-    /// Empties the directory of [`Self::data`] first, once it is known that nobody else uses it.
-    #[must_use]
-    pub fn empty_first(mut self) -> Self {
-        self.empty_first = true;
-        self
-    }
-
-    /// Fixed ports for the gateway, instead of ports given by the kernel.
-    #[must_use]
-    pub fn gateway_ports(mut self, http: u16, admin: u16) -> Self {
-        self.gateway_ports = (http, admin);
-        self
-    }
-
-    /// Lets the gateway ask clients for the API keys of that file.
-    #[must_use]
-    pub fn auth_keys(mut self, file: &Path) -> Self {
-        self.auth_keys = Some(file.to_owned());
-        self
-    }
-
-    /// Lets the gateway speak TLS to all workers; those take their own files by [`Self::worker_arg`].
-    #[must_use]
-    pub fn upstream_tls(mut self, files: UpstreamTls) -> Self {
-        self.upstream_tls = Some(files);
-        self
-    }
-
-    /// The log filter of all processes.
-    #[must_use]
-    pub fn log(mut self, filter: &str) -> Self {
-        filter.clone_into(&mut self.log);
-        self
-    }
-
-    /// Starts it: the workers first, all at once, then the gateway with their addresses; returns when it is ready.
-    ///
-    /// # Errors
-    /// A missing binary, a data directory in use, or a process that does not come up; with the end of its log.
-    pub async fn start(self) -> Result<System> {
-        let binaries = Binaries::locate()?;
-        let data = Data::open(self.data.as_deref(), self.empty_first)?;
-        let spawner = Spawner::new(binaries.bench.clone()).context("start the spawner thread")?;
-        let mut system = System {
-            workers: BTreeMap::new(),
-            gateways: Vec::new(),
-            routing: Routing {
-                http: format!("127.0.0.1:{}", self.gateway_ports.0),
-                admin: format!("127.0.0.1:{}", self.gateway_ports.1),
-                auth_keys: self.auth_keys,
-                upstream_tls: self.upstream_tls,
-                pools: Vec::new(),
-            },
-            binaries,
-            log: self.log.clone(),
-            spawner,
-            data,
-        };
-        for (pool, count) in &self.pools {
-            for number in 1..=*count {
-                let name = format!("{pool}-{number}");
-                let mut flags = self.worker_args.clone();
-                flags.extend(self.one_worker_args.get(&name).cloned().unwrap_or_default());
-                system.add_worker(&name, pool, flags)?;
-            }
-        }
-        for worker in system.workers.values_mut() {
-            let process = worker.process.as_mut().expect("just started");
-            worker.address = process.ready(READY_PATIENCE).await?.address().to_owned();
-        }
-        for (pool, _) in &self.pools {
-            let endpoints =
-                system.workers.values().filter(|w| w.pool == *pool).map(|w| w.address.clone()).collect();
-            let pool = Pool { name: pool.clone(), weight: 1.0, egress_usd_per_gb: 0.09, endpoints };
-            system.routing.pools.push(pool);
-        }
-        system.write_routing()?;
-        system.start_gateway().await?;
-        Ok(system)
-    }
-}
 
 #[derive(Debug)]
 struct Worker {
@@ -190,23 +59,7 @@ pub struct System {
 impl System {
     /// A system on loopback that may fetch from loopback, with one slot a worker.
     pub fn builder() -> Builder {
-        let flags = [
-            ("--slots", "1"),
-            ("--queue-max", "8"),
-            ("--threads", "2"),
-            ("--allow-private-sources", "127.0.0.0/8"),
-        ];
-        Builder {
-            pools: Vec::new(),
-            worker_args: flags.map(|(flag, value)| (flag.to_owned(), value.to_owned())).into(),
-            one_worker_args: BTreeMap::new(),
-            data: None,
-            empty_first: false,
-            gateway_ports: (0, 0),
-            auth_keys: None,
-            upstream_tls: None,
-            log: "info".to_owned(),
-        }
+        Builder::default()
     }
 
     /// Where clients connect: the gateway that was started last.
