@@ -268,6 +268,13 @@ impl Auth {
         }
     }
 
+    /// Who shows a token that was found good before, still is, and lets him do what `needed` may.
+    fn found_good(&self, headers: &HeaderMap, needed: Role) -> Option<Arc<Principal>> {
+        let (tokens, _) = self.tokens.as_ref()?;
+        let (credential, _) = presented(headers).filter(|(_, bearer)| *bearer)?;
+        tokens.known(credential, needed)
+    }
+
     /// Whether telling who asks takes checking a signature: he shows a token, and not one that was found good before.
     fn has_to_check(&self, headers: &HeaderMap) -> bool {
         match (&self.tokens, presented(headers)) {

@@ -8,12 +8,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use http::HeaderMap;
+use http::HeaderValue;
 use millrace_wire::{JobId, PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
 
 use crate::fleet::Fleet;
-use crate::forward::fields;
 use crate::overrides::rfc3339;
 use crate::route::explain::{Pool, Reason, Why};
 use crate::route::{Choice, Exclude, Job, Refused, View};
@@ -22,10 +21,6 @@ use crate::route::{Choice, Exclude, Job, Refused, View};
 pub const KEPT: usize = 1000;
 /// How many workers all kept views may hold together, about 30 MB: of a large fleet fewer decisions are kept.
 pub const PLACES_MAX: usize = 150_000;
-/// The header by which a client names its request.
-pub const REQUEST_ID: &str = "x-request-id";
-/// Longest name of a request that is kept; a longer one is none.
-pub const REQUEST_ID_LENGTH_MAX: usize = 128;
 
 /// A decision that was made.
 #[derive(Debug, Clone)]
@@ -35,7 +30,7 @@ pub struct Made {
     /// Of which job; a request for an upload has none yet.
     pub job_id: Option<JobId>,
     /// What the client calls the request.
-    pub request_id: Option<String>,
+    pub request_id: Option<HeaderValue>,
     /// Tries before this one.
     pub tries: u32,
     /// What was known.
@@ -106,12 +101,6 @@ pub struct Nowhere {
     pub retry_after_s: Option<u64>,
 }
 
-/// What a client calls its request.
-pub fn request_id(headers: &HeaderMap) -> Option<String> {
-    let id = headers.get(&fields::REQUEST_ID)?.to_str().ok()?;
-    (!id.is_empty() && id.len() <= REQUEST_ID_LENGTH_MAX).then(|| id.to_owned())
-}
-
 impl Decisions {
     /// Keeps one, and forgets the oldest where there is no more room.
     pub fn keep(&self, made: Made) {
@@ -137,7 +126,7 @@ impl Decisions {
         let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let named = |made: &&Made| {
             made.job_id.as_ref().is_some_and(|job| job.as_str() == id)
-                || made.request_id.as_deref() == Some(id)
+                || made.request_id.as_ref().is_some_and(|known| known == id)
         };
         ring.made.iter().filter(named).cloned().collect()
     }
@@ -184,7 +173,7 @@ impl Made {
         Explained {
             at: rfc3339(self.at),
             job_id: self.job_id.clone(),
-            request_id: self.request_id.clone(),
+            request_id: self.request_id.as_ref().and_then(|id| Some(id.to_str().ok()?.to_owned())),
             tries: self.tries,
             job: self.job.clone(),
             chosen,
@@ -219,7 +208,16 @@ mod tests {
         let outcome = Err(Refused { why: Why::Unhealthy, retry_after_s: None });
         let job_id = Some(id.parse().unwrap());
         let (at, view) = (SystemTime::now(), view.clone());
-        Made { at, job_id, request_id: Some(format!("r-{id}")), tries: 0, view, job, exclude, outcome }
+        Made {
+            at,
+            job_id,
+            request_id: Some(format!("r-{id}").parse().unwrap()),
+            tries: 0,
+            view,
+            job,
+            exclude,
+            outcome,
+        }
     }
 
     #[test]

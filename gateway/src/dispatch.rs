@@ -5,18 +5,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 use millrace_wire::steal::Prices;
-use millrace_wire::{Code, JobId, PoolId, Problem, WorkerId, load};
+use millrace_wire::{Code, JobId, PoolId, Problem, load};
 use tracing::debug;
 
 use crate::decisions::{Decisions, Made};
 use crate::drain::Drain;
 use crate::fleet::Fleet;
 use crate::fleet::evidence::{SLOW, Verdict};
-use crate::fleet::snapshot::Worker;
+use crate::fleet::snapshot::{Sign, Worker};
 use crate::fleet::underway::{Reading, Submitting};
 use crate::forward::{Budget, Failure, TRIES_MAX, Ticket};
 use crate::metrics::Metrics;
@@ -52,8 +52,8 @@ pub struct Request {
     pub job: Job,
     /// Its job's id, for a submit.
     pub job_id: Option<JobId>,
-    /// What the client calls the request, if it said.
-    pub request_id: Option<String>,
+    /// By which id the request is found again, for a submit.
+    pub request_id: Option<HeaderValue>,
     /// How often it was sent to a worker.
     pub tries: u32,
     /// Where the next try goes.
@@ -79,8 +79,10 @@ pub struct Target {
     pub pool: PoolId,
     /// Its address.
     pub address: SocketAddr,
-    /// Its own name, once it has told.
-    pub worker: Option<WorkerId>,
+    /// What the answer says of it.
+    pub sign: Arc<Sign>,
+    /// When it was chosen, by the fleet's clock.
+    pub at: Duration,
     /// What its certificate names, where it is spoken to over TLS.
     pub tls: Option<Arc<str>>,
     /// Why it was chosen, for a submit.
@@ -94,8 +96,8 @@ pub struct Target {
 pub struct Try {
     /// Where.
     pub target: Target,
-    /// Since when.
-    pub since: Instant,
+    /// Since when, by the fleet's clock.
+    pub since: Duration,
     submitting: Option<Submitting>,
     _reading: Option<Reading>,
 }
@@ -209,7 +211,8 @@ impl Dispatch {
     }
 
     fn choose_for_job(&self, request: &Request) -> Result<Target, Box<Problem>> {
-        let view = self.fleet.view();
+        let now = self.fleet.now();
+        let view = self.fleet.view_at(now);
         let outcome = view.submit(&request.job, &request.exclude, &mut rand::rng());
         let outcome = outcome.map_err(|refused| request.as_met(refused));
         self.decisions.keep(Made {
@@ -227,7 +230,7 @@ impl Dispatch {
                 let pool = view.pool(choice.pool);
                 let labels = [pool.as_str(), choice.reason.as_str()];
                 self.metrics.decisions.with_label_values(&labels).inc();
-                let mut target = self.target(pool, choice.address, Some(choice.reason));
+                let mut target = self.target(now, pool, choice.address, Some(choice.reason));
                 if request.route.makes_job() {
                     let prices = Prices::of(view.steal_prices(&request.job, choice.pool));
                     let text = (!prices.is_empty()).then(|| prices.to_string());
@@ -245,18 +248,20 @@ impl Dispatch {
         pool: Option<&PoolId>,
         draining: Draining,
     ) -> Result<Target, Box<Problem>> {
-        let view = self.fleet.view();
+        let now = self.fleet.now();
+        let view = self.fleet.view_at(now);
         let Some(chosen) = view.read(pool, draining, &request.exclude, &mut rand::rng()) else {
             let detail = "no worker is left that could answer";
             return Err(Box::new(Problem::new(Code::NoHealthyWorker, detail)));
         };
-        Ok(self.target(view.pool(chosen.pool), chosen.address, None))
+        Ok(self.target(now, view.pool(chosen.pool), chosen.address, None))
     }
 
-    fn target(&self, pool: &PoolId, address: SocketAddr, reason: Option<Reason>) -> Target {
-        let known = |worker: &Worker| (worker.id().cloned(), worker.tls.clone());
-        let (worker, tls) = self.fleet.of(address, known).unwrap_or_default();
-        Target { pool: pool.clone(), address, worker, tls, reason, steal: None }
+    fn target(&self, at: Duration, pool: &PoolId, address: SocketAddr, reason: Option<Reason>) -> Target {
+        let known = |worker: &Worker| (worker.sign.clone(), worker.tls.clone());
+        let (sign, tls) = self.fleet.of(address, known).unwrap_or_default();
+        let sign = sign.unwrap_or_else(|| Sign::new(pool.as_str(), &address.to_string()));
+        Target { pool: pool.clone(), address, sign, at, tls, reason, steal: None }
     }
 
     fn refused(&self, request: &Request, refused: Refused) -> Problem {
@@ -285,17 +290,17 @@ impl Dispatch {
     /// The next try begins: answers where, and what the certificate there has to name. `None` when nothing was chosen.
     pub fn begin(&self, request: &mut Request) -> Option<(SocketAddr, Option<Arc<str>>)> {
         let target = request.target.take()?;
-        let (address, tls) = (target.address, target.tls.clone());
+        let (address, tls, since) = (target.address, target.tls.clone(), target.at);
         request.tries += 1;
         request.exclude.tried.push(address);
         let submitting =
             (request.route == Route::Submit).then(|| self.fleet.submitting(address, request.job.work_s));
         let reading = submitting.is_none().then(|| self.fleet.reading(address));
-        request.trying = Some(Try { target, since: Instant::now(), submitting, _reading: reading });
+        request.trying = Some(Try { target, since, submitting, _reading: reading });
         Some((address, tls))
     }
 
-    /// A worker's answer carried a report. That of a read is believed unheard while another one is fresh: it costs more
+    /// A worker's answer carried a report, as of `now`. That of a read is believed unheard while another one is fresh: it costs more
     /// than all else that is done for a read, and says little that is new. A submit's says where its job went.
     ///
     /// # Errors
@@ -303,21 +308,22 @@ impl Dispatch {
     pub fn heard(
         &self,
         request: &Request,
+        now: Duration,
         address: SocketAddr,
         orca: &HeaderValue,
         store: &HeaderValue,
     ) -> Result<(), load::Error> {
         let rest = if request.route.reads_body() { Duration::ZERO } else { REPORT_REST };
-        self.fleet.heard_after(rest, address, || match (orca.to_str(), store.to_str()) {
+        self.fleet.heard_after(now, rest, address, || match (orca.to_str(), store.to_str()) {
             (Ok(orca), Ok(store)) => Ok((orca, store)),
             _ => Err(load::Error::Syntax("it is no text".to_owned())),
         })
     }
 
-    /// The worker has answered, and the answer goes to the client.
-    pub fn answered(&self, request: &mut Request, status: u16) {
+    /// The worker has answered, and the answer goes to the client, as of `now`.
+    pub fn answered(&self, request: &mut Request, now: Duration, status: u16) {
         let Some(trying) = &mut request.trying else { return };
-        let elapsed = trying.since.elapsed();
+        let elapsed = now.saturating_sub(trying.since);
         let verdict = match status {
             500 | 502 | 503 | 504 => Verdict::Failed,
             _ if request.route.reads_body() && elapsed >= SLOW => Verdict::Slow,
@@ -336,11 +342,11 @@ impl Dispatch {
         }
         // From here on the job is in the worker's own report.
         trying.submitting = None;
-        self.judge(&trying.target, verdict, latency);
+        self.judge(&trying.target, now, verdict, latency);
     }
 
-    fn judge(&self, target: &Target, verdict: Verdict, latency: Option<Duration>) {
-        if self.fleet.judge(target.address, verdict, latency) {
+    fn judge(&self, target: &Target, now: Duration, verdict: Verdict, latency: Option<Duration>) {
+        if self.fleet.judge(target.address, now, verdict, latency) {
             self.metrics.ejections.with_label_values(&[target.pool.as_str()]).inc();
         }
     }
@@ -393,15 +399,16 @@ impl Dispatch {
         let Some(tried) = request.trying.take() else { return };
         let address = tried.target.address;
         debug!(%address, failure = failure.as_str(), tries = request.tries, "try failed");
+        let now = self.fleet.now();
         match failure {
             // Closed while unused: the worker itself was not tried.
             Failure::BrokeReused => request.exclude.tried.retain(|known| *known != address),
             Failure::Refused if self.contradicts(request, address) => {
                 request.exclude.disbelieved.push(address);
-                self.judge(&tried.target, Verdict::Contradicted, None);
+                self.judge(&tried.target, now, Verdict::Contradicted, None);
             }
-            Failure::Refused | Failure::Busy => self.judge(&tried.target, Verdict::Answered, None),
-            _ => self.judge(&tried.target, Verdict::Failed, None),
+            Failure::Refused | Failure::Busy => self.judge(&tried.target, now, Verdict::Answered, None),
+            _ => self.judge(&tried.target, now, Verdict::Failed, None),
         }
         if !failure.outcome_unknown() {
             return;

@@ -13,12 +13,14 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use millrace_wire::{JobId, headers, problem};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::TcpKeepalive;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorSource, ErrorType};
 
 use crate::auth::Principal;
 use crate::config::Timeouts;
 use crate::request::Route;
+use crate::trace::Names;
 
 /// Most tries of one request, the first included.
 pub const TRIES_MAX: u32 = 4;
@@ -134,8 +136,15 @@ impl Drop for Ticket {
     }
 }
 
-/// Most fields that a worker's request has and a client's has not.
-pub const OURS_MAX: usize = 8;
+/// A worker that has been silent for `timeouts.idle` is asked this often …
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// … and this many times whether it is still there.
+const KEEPALIVE_PROBES: usize = 3;
+
+/// Fields that each request to a worker has and a client's has not.
+const ALWAYS: usize = 4;
+/// Fields that tell a worker who asks.
+const ASKS: usize = 3;
 
 /// Sets every timeout of a connection to a worker.
 pub fn bounded(mut peer: HttpPeer, route: &Route, timeouts: &Timeouts) -> HttpPeer {
@@ -149,7 +158,14 @@ pub fn bounded(mut peer: HttpPeer, route: &Route, timeouts: &Timeouts) -> HttpPe
     peer.options.total_connection_timeout = Some(timeouts.connect);
     peer.options.read_timeout = Some(answer);
     peer.options.write_timeout = Some(answer);
-    peer.options.idle_timeout = Some(timeouts.idle);
+    // No timeout for an unused connection: it would cost each request a timer. The pool has room for so many, and the system
+    // finds out by itself who is gone.
+    peer.options.tcp_keepalive = Some(TcpKeepalive {
+        idle: timeouts.idle,
+        interval: KEEPALIVE_INTERVAL,
+        count: KEEPALIVE_PROBES,
+        user_timeout: Duration::ZERO,
+    });
     peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
     peer
 }
@@ -165,6 +181,8 @@ pub struct Sender<'a> {
     pub secret: bool,
     /// Who it is.
     pub principal: Option<&'a Principal>,
+    /// By what the request is known.
+    pub names: &'a Names,
 }
 
 /// A client's address as workers are told.
@@ -172,7 +190,8 @@ pub fn address(of: IpAddr) -> HeaderValue {
     HeaderValue::from_str(&of.to_string()).expect("digits, dots and colons")
 }
 
-/// Makes a client's request header one for a worker.
+/// Makes a client's request header one for a worker. The host that the client asked goes on as it came, or for HTTP/2 as
+/// its authority, so nothing else has to tell of it.
 ///
 /// # Errors
 /// Never for a header that was parsed.
@@ -183,21 +202,37 @@ pub fn request_header(
     job_id: Option<&JobId>,
     steal: Option<&HeaderValue>,
 ) -> Result<(), Box<Error>> {
-    let ours = |name: &HeaderName| {
-        let name = name.as_str();
-        name.starts_with("millrace-") || name.starts_with("x-forwarded-") || name == headers::LOAD
+    // What only we say, what is secret, and what belongs to a trace that the client did not begin.
+    let drops = |name: &HeaderName| {
+        let text = name.as_str();
+        match text.as_bytes().first() {
+            Some(b'm') => text.starts_with("millrace-"),
+            Some(b'x') => text.starts_with("x-forwarded-") || (sender.secret && *name == fields::API_KEY),
+            Some(b'e') => text == headers::LOAD,
+            Some(b't') => !sender.names.known_trace && *name == fields::TRACESTATE,
+            _ => false,
+        }
     };
-    let host = header.headers.get(http::header::HOST).cloned();
-    let host = host.or_else(|| HeaderValue::from_str(header.uri.authority()?.as_str()).ok());
     // A name's characters.
     let value = |text: &str| HeaderValue::from_str(text).expect("a plain word");
     fields::change(header, |fields| {
-        fields.reserve(OURS_MAX);
-        let forged: Vec<HeaderName> = fields.keys().filter(|name| ours(name)).cloned().collect();
-        forged.iter().for_each(|name| drop(fields.remove(name)));
-        if let Some(host) = host {
-            fields.insert(&fields::FORWARDED_HOST, host);
+        // One look at all of them: nearly no client sends one.
+        if fields.keys().any(drops) {
+            let forged: Vec<HeaderName> = fields.keys().filter(|name| drops(name)).cloned().collect();
+            forged.iter().for_each(|name| drop(fields.remove(name)));
         }
+        if route.reads_body() {
+            // The body is here already; a worker asked to say "continue" would only say it to nobody.
+            fields.remove(http::header::EXPECT);
+        }
+        if sender.secret {
+            fields.remove(http::header::AUTHORIZATION);
+        }
+        // The map grows once at most.
+        let asks = if sender.principal.is_some() { ASKS } else { 0 };
+        fields.reserve(ALWAYS + asks + usize::from(job_id.is_some()) + usize::from(steal.is_some()));
+        fields.insert(&fields::REQUEST_ID, sender.names.request_id.clone());
+        fields.insert(&fields::TRACEPARENT, sender.names.traceparent.clone());
         let proto = HeaderValue::from_static(if sender.tls { "https" } else { "http" });
         fields.insert(&fields::FORWARDED_PROTO, proto);
         if let Some(client) = sender.address {
@@ -208,14 +243,6 @@ pub fn request_header(
         }
         if let Some(steal) = steal {
             fields.insert(&fields::STEAL, steal.clone());
-        }
-        if route.reads_body() {
-            // The body is here already; a worker asked to say "continue" would only say it to nobody.
-            fields.remove(http::header::EXPECT);
-        }
-        if sender.secret {
-            fields.remove(http::header::AUTHORIZATION);
-            fields.remove(&fields::API_KEY);
         }
         if let Some(principal) = sender.principal {
             let [name, tenant, role] = principal.headers();
@@ -253,6 +280,7 @@ pub fn retry_after(header: &ResponseHeader) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::trace;
 
     #[test]
     fn the_budget_is_a_fifth_of_the_live_and_at_least_ten() {
@@ -276,20 +304,30 @@ mod tests {
             ("x-forwarded-for", "6.6.6.6"),
             ("x-forwarded-host", "evil.example"),
             ("expect", "100-continue"),
+            ("authorization", "Bearer a"),
+            ("x-api-key", "a"),
+            ("tracestate", "a=1"),
         ] {
             header.append_header(name, value).unwrap();
         }
         let id: JobId = "a".parse().unwrap();
         let address = "10.0.0.9".parse().ok().map(address);
-        let sender = Sender { address, tls: false, secret: false, principal: None };
+        let names = trace::adopt(&header.headers);
+        let sender = Sender { address, tls: false, secret: true, principal: None, names: &names };
         let steal = HeaderValue::from_static("gcp=42");
         request_header(&mut header, &Route::Submit, sender, Some(&id), Some(&steal)).unwrap();
         let get = |name: &str| header.headers.get(name).map(|value| value.to_str().unwrap());
-        assert_eq!(get("x-forwarded-host"), Some("video.example"));
+        assert_eq!((get("host"), get("x-forwarded-host")), (Some("video.example"), None));
         assert_eq!(get("x-forwarded-for"), Some("10.0.0.9"));
         assert_eq!(get("x-forwarded-proto"), Some("http"));
         assert_eq!((get("idempotency-key"), get("millrace-steal")), (Some("a"), Some("gcp=42")));
-        assert_eq!((get("millrace-pool"), get("endpoint-load-metrics"), get("expect")), (None, None, None));
+        assert_eq!(get("x-request-id"), names.request_id());
+        assert_eq!(get("traceparent"), names.traceparent.to_str().ok());
+        for gone in
+            ["millrace-pool", "endpoint-load-metrics", "expect", "authorization", "x-api-key", "tracestate"]
+        {
+            assert_eq!(get(gone), None, "{gone}");
+        }
     }
 
     #[test]

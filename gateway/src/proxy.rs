@@ -15,7 +15,7 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use answer::{send, sign, tell, unexplained};
+use answer::{Label, send, sign, tell, unexplained};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cors::{Marks, preflight};
@@ -25,7 +25,7 @@ use pingora::modules::http::HttpModules;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
-use session::{answered, client_ip, is_tls, name};
+use session::{answered, client_ip, is_tls};
 use tracing::debug;
 use weigh::Weighed;
 
@@ -42,6 +42,7 @@ use crate::rate::Limiter;
 use crate::reload::Reloader;
 use crate::request::Route;
 use crate::route::Job;
+use crate::trace::{self, Names};
 use crate::upstream::Upstream;
 
 /// Largest problem of a worker that is completed with a job id; a larger one is replaced.
@@ -87,10 +88,18 @@ pub struct Ctx {
     patch: Option<(u16, Vec<u8>)>,
     pace: Pace,
     principal: Option<Arc<Principal>>,
+    /// `None` until the header was read.
+    names: Option<Names>,
     /// The connection, if it is one of HTTP/1.
     connection: Option<Arc<Connection>>,
     marks: Marks,
     weighed: Option<Weighed>,
+}
+
+impl Ctx {
+    fn label(&self) -> Label<'_> {
+        Label { names: self.names.as_ref(), marks: &self.marks }
+    }
 }
 
 impl Proxy {
@@ -153,6 +162,7 @@ impl ProxyHttp for Proxy {
             patch: None,
             pace: Pace::default(),
             principal: None,
+            names: None,
             connection: None,
             marks: Marks::default(),
             weighed: None,
@@ -176,29 +186,31 @@ impl ProxyHttp for Proxy {
         session.set_write_timeout(Some(ctx.config.timeouts.read));
         session.set_read_timeout(Some(ctx.config.timeouts.read));
         session.set_total_drain_timeout(Some(LEFTOVER_MAX));
-        name(session.req_header_mut())?;
+        ctx.names = Some(trace::adopt(&session.req_header().headers));
         if let Some(preflight) =
             ctx.config.cors.as_ref().and_then(|cors| preflight(cors, session.req_header()))
         {
-            send(session, preflight?, Bytes::new(), &Marks::default()).await?;
+            let label = Label { names: ctx.names.as_ref(), marks: &Marks::default() };
+            send(session, preflight?, Bytes::new(), label).await?;
             return Ok(true);
         }
         if let Err(stop) = self.gate(session, ctx).await {
-            tell(session, &stop.problem, stop.allow, &ctx.marks).await?;
+            tell(session, &stop.problem, stop.allow, ctx.label()).await?;
             return Ok(true);
         }
-        let Ctx { request: Some(request), config, marks, .. } = &mut **ctx else {
+        let Ctx { request: Some(request), config, marks, names, .. } = &mut **ctx else {
             return Err(Error::explain(ErrorType::InternalError, "a request passed without a route"));
         };
+        let label = Label { names: names.as_ref(), marks };
         if request.route.is_local() {
-            self.local(session, &request.route, config, marks).await?;
+            self.local(session, &request.route, config, label).await?;
             return Ok(true);
         }
         if request.route.reads_body() {
             match self.admit(session, request, config.timeouts.body).await {
                 Ok(()) => {}
                 Err(admission::Refused::Problem(problem)) => {
-                    tell(session, &problem, None, marks).await?;
+                    tell(session, &problem, None, label).await?;
                     return Ok(true);
                 }
                 Err(admission::Refused::Broken(broken)) => {
@@ -211,7 +223,7 @@ impl ProxyHttp for Proxy {
             match admission::unread(headers) {
                 Ok((job_id, head)) => (request.job_id, request.job) = (job_id, Job::new(&head)),
                 Err(problem) => {
-                    tell(session, &problem, None, marks).await?;
+                    tell(session, &problem, None, label).await?;
                     return Ok(true);
                 }
             }
@@ -222,7 +234,7 @@ impl ProxyHttp for Proxy {
                 Ok(false)
             }
             Err(problem) => {
-                tell(session, &problem, None, marks).await?;
+                tell(session, &problem, None, label).await?;
                 Ok(true)
             }
         }
@@ -242,13 +254,14 @@ impl ProxyHttp for Proxy {
         header: &mut RequestHeader,
         ctx: &mut Box<Ctx>,
     ) -> Result<()> {
-        let Some(request) = &ctx.request else { return Ok(()) };
+        let (Some(request), Some(names)) = (&ctx.request, &ctx.names) else { return Ok(()) };
         let known = ctx.connection.as_ref().and_then(|connection| connection.client.clone());
         let sender = forward::Sender {
             address: known.or_else(|| client_ip(session).map(forward::address)),
             tls: is_tls(session),
             secret: self.auth.is_some(),
             principal: ctx.principal.as_deref(),
+            names,
         };
         let steal = request.trying.as_ref().and_then(|trying| trying.target.steal.as_ref());
         forward::request_header(header, &request.route, sender, request.job_id.as_ref(), steal)
@@ -296,8 +309,9 @@ impl ProxyHttp for Proxy {
         let Some(address) = request.trying.as_ref().map(|trying| trying.target.address) else {
             return Ok(());
         };
+        let now = self.dispatch.fleet.now();
         if let Some((orca, store)) = forward::report(header)
-            && let Err(error) = self.dispatch.heard(request, address, orca, store)
+            && let Err(error) = self.dispatch.heard(request, now, address, orca, store)
         {
             self.dispatch.metrics.unbelievable_reports.with_label_values(&["response"]).inc();
             debug!(%address, %error, "load report not believed");
@@ -306,7 +320,7 @@ impl ProxyHttp for Proxy {
         let mut failed = None;
         let status = header.status.as_u16();
         match Failure::of_answer(header, &request.route).filter(|failure| failure.retryable(&request.route)) {
-            None => self.dispatch.answered(request, status),
+            None => self.dispatch.answered(request, now, status),
             Some(failure) => {
                 if failure == Failure::Refused {
                     request.refused_for(forward::retry_after(header));
@@ -337,11 +351,11 @@ impl ProxyHttp for Proxy {
         if self.dispatch.drain.draining() || !session.is_body_done() {
             session.set_keepalive(None);
         }
-        if forward::is_event_stream(header) {
+        if request.route == Route::Media && forward::is_event_stream(header) {
             ctx.in_flight = None;
         }
         let answered = ctx.request.as_ref().and_then(|request| Some(&request.trying.as_ref()?.target));
-        sign(session, header, failed.as_ref().or(answered));
+        sign(ctx.names.as_ref(), header, failed.as_ref().or(answered));
         ctx.marks.put(header)
     }
 
@@ -422,7 +436,7 @@ impl ProxyHttp for Proxy {
         // Pingora drops the client's connection after any failed try; a client that was not told would send its next
         // request into the reset.
         session.set_keepalive(None);
-        if let Err(error) = tell(session, &problem, None, &ctx.marks).await {
+        if let Err(error) = tell(session, &problem, None, ctx.label()).await {
             debug!(%error, "the client did not wait for its problem");
         }
         FailToProxy { error_code: problem.status, can_reuse_downstream: false }

@@ -1,10 +1,11 @@
 //! By which names a request is found again: `x-request-id`, and W3C's `traceparent`.
 //!
-//! Both are put into the client's own request header, so that every hop behind reads the same ones: the worker, our
-//! answer, the log. What a client sends is believed only if it is one plain word; it ends up in logs.
+//! Settled once, so that every hop behind reads the same ones: the worker, our answer, the log. What a client sends is
+//! believed only if it is one plain word; it ends up in logs.
 
 use std::ops::Range;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use rand::Rng as _;
 
@@ -43,10 +44,12 @@ pub fn adopt(headers: &HeaderMap) -> Names {
         }
         None => fill(TRACE, &rng.random::<u128>().max(1).to_be_bytes()),
     }
-    let value = |bytes: &[u8]| HeaderValue::from_bytes(bytes).expect("digits and dashes");
+    // A fresh id is a part of the same text, and shares its memory.
+    let line = Bytes::copy_from_slice(&line);
+    let value = |text: Bytes| HeaderValue::from_maybe_shared(text).expect("digits and dashes");
     Names {
-        request_id: given.unwrap_or_else(|| value(&line[TRACE])),
-        traceparent: value(&line),
+        request_id: given.unwrap_or_else(|| value(line.slice(TRACE))),
+        traceparent: value(line),
         known_trace: known.is_some(),
     }
 }
@@ -62,9 +65,16 @@ pub struct Names {
     pub known_trace: bool,
 }
 
-/// The trace in a `traceparent` of ours.
-pub fn trace_id(traceparent: &HeaderValue) -> Option<&str> {
-    traceparent.to_str().ok()?.get(TRACE)
+impl Names {
+    /// The id as text.
+    pub fn request_id(&self) -> Option<&str> {
+        self.request_id.to_str().ok()
+    }
+
+    /// The trace's id.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.traceparent.to_str().ok()?.get(TRACE)
+    }
 }
 
 struct Trace<'a> {
@@ -134,7 +144,7 @@ mod tests {
         assert!(traceparent.starts_with(&format!("00-{TRACE}-")) && traceparent.ends_with("-01"));
         assert_ne!(names.traceparent, given, "we are another span");
         assert_eq!((names.request_id.to_str().unwrap(), names.known_trace), (TRACE, true));
-        assert_eq!(trace_id(&names.traceparent), Some(TRACE));
+        assert_eq!(names.trace_id(), Some(TRACE));
         let later = with(&[(TRACEPARENT, &format!("01-{TRACE}-00f067aa0ba902b7-01-more"))]);
         assert!(
             later.known_trace && later.traceparent.to_str().unwrap().starts_with(&format!("00-{TRACE}-"))

@@ -96,8 +96,18 @@ impl Tokens {
 
     /// Whether the token was found good before, and still is.
     pub(super) fn knows(&self, token: &[u8]) -> bool {
-        let set = self.set.load();
-        set.as_ref().is_some_and(|set| self.verified.get(token, unix_now_s(), set.generation).is_some())
+        self.verified(token).is_some()
+    }
+
+    /// Who has this token, if it was found good before, still is, and lets him do what `needed` may.
+    pub(super) fn known(&self, token: &[u8], needed: Role) -> Option<Arc<Principal>> {
+        let principal = self.verified(token).filter(|principal| principal.role >= needed)?;
+        self.hits.inc();
+        Some(principal)
+    }
+
+    fn verified(&self, token: &[u8]) -> Option<Arc<Principal>> {
+        self.verified.get(token, unix_now_s(), self.set.load().as_ref()?.generation)
     }
 
     /// Who a token says is asking, and until when, in Unix seconds.

@@ -5,8 +5,10 @@
 //! hit would have to change. Only good tokens are in it: a stranger cannot push others out.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use foldhash::fast::RandomState;
 
 use super::Principal;
 
@@ -39,7 +41,7 @@ struct Shard {
 #[derive(Debug, Clone, Default)]
 struct ByEnd(RandomState);
 
-struct EndHasher(DefaultHasher);
+struct EndHasher(<RandomState as BuildHasher>::Hasher);
 
 impl BuildHasher for ByEnd {
     type Hasher = EndHasher;

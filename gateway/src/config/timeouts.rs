@@ -21,7 +21,7 @@ pub struct Timeouts {
     pub read: Duration,
     /// A worker's word that an upload is stored, after its last byte.
     pub upload: Duration,
-    /// How long an unused connection to a worker stays open.
+    /// Silence after which the system asks a worker, by TCP keepalive, whether it is still there.
     pub idle: Duration,
     /// A client's whole job spec.
     pub body: Duration,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use millrace_wire::{LoadReport, PoolId, load};
 use tracing::{info, warn};
 
-use super::snapshot::{Health, Pool, Report, Worker};
+use super::snapshot::{Health, Pool, Report, Sign, Worker};
 use super::{Fleet, probe};
 use crate::route::read;
 
@@ -53,7 +53,13 @@ fn learn(worker: &mut Worker, load: LoadReport, now: Duration) {
         // The same report again says that the worker still stands by it.
         Some(known) if known.load == load => known.at = now,
         Some(known) if outdated(known) => {}
-        report => *report = Some(Report { at: now, load }),
+        report => {
+            let named = |sign: &Sign| sign.worker == load.worker.as_str();
+            if !worker.sign.as_deref().is_some_and(named) {
+                worker.sign = Some(Sign::new(load.pool.as_str(), load.worker.as_str()));
+            }
+            *report = Some(Report { at: now, load });
+        }
     }
 }
 
@@ -114,20 +120,20 @@ impl Fleet {
     /// # Errors
     /// The report is not believable; nothing changed.
     pub fn heard(&self, address: SocketAddr, orca: &str, store_id: &str) -> Result<(), load::Error> {
-        self.heard_after(Duration::ZERO, address, || Ok((orca, store_id)))
+        self.heard_after(self.now(), Duration::ZERO, address, || Ok((orca, store_id)))
     }
 
-    /// The same, unless the last report is younger than `rest`: then this one is not even asked for.
+    /// The same as of `now`, unless the last report is younger than `rest`: then this one is not even asked for.
     ///
     /// # Errors
     /// The report is not believable; nothing changed.
     pub fn heard_after<'a>(
         &self,
+        now: Duration,
         rest: Duration,
         address: SocketAddr,
         report: impl FnOnce() -> Result<(&'a str, &'a str), load::Error>,
     ) -> Result<(), load::Error> {
-        let now = self.now();
         let mut result = Ok(());
         self.endpoint(address, |_, worker, pool| {
             // The text form carries no names: until a probe has told them, there is nothing to believe it for.
@@ -147,9 +153,14 @@ impl Fleet {
         result
     }
 
-    /// How a request ended. Answers whether the worker is ejected for it.
-    pub fn judge(&self, address: SocketAddr, verdict: Verdict, read_latency: Option<Duration>) -> bool {
-        let now = self.now();
+    /// How a request ended `now`. Answers whether the worker is ejected for it.
+    pub fn judge(
+        &self,
+        address: SocketAddr,
+        now: Duration,
+        verdict: Verdict,
+        read_latency: Option<Duration>,
+    ) -> bool {
         let mut ejected = false;
         self.change(|state| {
             let Some(endpoint) = state.endpoints.get(&address) else { return false };

@@ -178,7 +178,11 @@ impl Fleet {
 
     /// What routing chooses from.
     pub fn view(&self) -> Arc<View> {
-        let now = self.now();
+        self.view_at(self.now())
+    }
+
+    /// The same for who knows the time.
+    pub fn view_at(&self, now: Duration) -> Arc<View> {
         if self.urgent.load(Ordering::Acquire) {
             let mut state = self.lock();
             // Whoever held the lock may have made the view meanwhile.

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+
 use super::outlier::Reliability;
 use millrace_wire::{LoadReport, PoolId, WorkerId};
 
@@ -46,6 +48,8 @@ pub struct Worker {
     pub drain: bool,
     /// What its certificate names, where it is spoken to over TLS; never empty.
     pub tls: Option<Arc<str>>,
+    /// What its answers say of it, once it has reported.
+    pub sign: Option<Arc<Sign>>,
     /// What the probes say.
     pub health: Health,
     /// What it last said about itself.
@@ -66,6 +70,23 @@ pub struct Worker {
     pub read_at: Duration,
     /// Reads that it works on.
     pub reads: u32,
+}
+
+/// What an answer says of where it comes from, ready to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sign {
+    /// The pool's name.
+    pub pool: HeaderValue,
+    /// The worker's own name, once it has told, else its address.
+    pub worker: HeaderValue,
+}
+
+impl Sign {
+    /// Of two names, or of a name and an address.
+    pub fn new(pool: &str, worker: &str) -> Arc<Self> {
+        let value = |text| HeaderValue::from_str(text).expect("a name or an address is a plain word");
+        Arc::new(Self { pool: value(pool), worker: value(worker) })
+    }
 }
 
 /// What the probes say of a worker.
@@ -119,6 +140,7 @@ impl Worker {
             address,
             drain: false,
             tls: None,
+            sign: None,
             health: Health::Unknown,
             report: None,
             compensation: Compensation::default(),

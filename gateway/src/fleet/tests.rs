@@ -101,7 +101,7 @@ fn routing_sees_who_is_up_at_once_and_counts_soon() {
 #[test]
 fn never_more_than_half_of_a_pool_is_ejected() {
     let fleet = fleet();
-    let fail = |port| (0..5).any(|_| fleet.judge(at(port), Verdict::Failed, None));
+    let fail = |port| (0..5).any(|_| fleet.judge(at(port), fleet.now(), Verdict::Failed, None));
     assert!(fail(1));
     assert!(!fail(2));
     let now = fleet.now();
@@ -113,16 +113,16 @@ fn a_pool_is_as_reliable_as_its_jobs_were_whatever_its_reads_say() {
     let fleet = fleet();
     let reliability = || fleet.snapshot().pools[0].reliability.at(fleet.now());
     (0..3).for_each(|_| {
-        fleet.judge(at(1), Verdict::Failed, None);
+        fleet.judge(at(1), fleet.now(), Verdict::Failed, None);
     });
     (0..9).for_each(|_| {
-        fleet.judge(at(2), Verdict::Answered, Some(Duration::from_millis(5)));
+        fleet.judge(at(2), fleet.now(), Verdict::Answered, Some(Duration::from_millis(5)));
     });
     assert!(reliability() < 0.5, "{}", reliability());
     fleet.apply(config("[[pools]]\nname = \"aws\"\nendpoints = [\"127.0.0.1:2\"]"));
     assert!(reliability() < 0.5, "a reload keeps it");
     (0..9).for_each(|_| {
-        fleet.judge(at(2), Verdict::Answered, None);
+        fleet.judge(at(2), fleet.now(), Verdict::Answered, None);
     });
     assert!(reliability() > 0.9, "{}", reliability());
 }
@@ -178,10 +178,10 @@ fn nobody_sees_a_view_from_before_an_urgent_change() {
 fn a_worker_that_refuses_against_its_own_word_is_left_alone_and_not_ejected() {
     let fleet = fleet();
     fleet.probed(at(1), report("aws", 1), Duration::from_millis(1));
-    assert!((0..9).all(|_| !fleet.judge(at(1), Verdict::Contradicted, None)));
+    assert!((0..9).all(|_| !fleet.judge(at(1), fleet.now(), Verdict::Contradicted, None)));
     let known = worker(&fleet, 1);
     assert!(known.failing_until.is_some() && known.ejected_until.is_none());
     assert!(fleet.snapshot().find(at(1)).unwrap().0.reliability.at(fleet.now()) < 0.2);
-    fleet.judge(at(1), Verdict::Answered, None);
+    fleet.judge(at(1), fleet.now(), Verdict::Answered, None);
     assert_eq!(worker(&fleet, 1).failing_until, None);
 }

@@ -39,11 +39,9 @@ pub static LOAD: HeaderName = HeaderName::from_static(headers::LOAD);
 pub static STORE: HeaderName = HeaderName::from_static(headers::STORE);
 /// [`headers::IDEMPOTENCY_KEY`]
 pub static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static(headers::IDEMPOTENCY_KEY);
-/// The host that a client asked.
-pub static FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-/// Whether it asked by TLS.
+/// Whether a client asked by TLS.
 pub static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-/// Its address.
+/// A client's address.
 pub static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Changes a request's fields; their spelling is forgotten.

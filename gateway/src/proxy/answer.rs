@@ -9,14 +9,20 @@ use pingora::proxy::Session;
 
 use super::Proxy;
 use super::cors::Marks;
-use super::session::request_id;
 use crate::admin::status::Status;
 use crate::config::{self, Config};
 use crate::dispatch::Target;
 use crate::forward::fields;
 use crate::page::{self, Parts};
 use crate::request::{self, Route};
-use crate::trace;
+use crate::trace::{self, Names};
+
+/// What is written on every answer to a request.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Label<'a> {
+    pub(super) names: Option<&'a Names>,
+    pub(super) marks: &'a Marks,
+}
 
 impl Proxy {
     /// What the gateway answers itself.
@@ -25,10 +31,10 @@ impl Proxy {
         session: &mut Session,
         route: &Route,
         config: &Config,
-        marks: &Marks,
+        label: Label<'_>,
     ) -> Result<()> {
         if !matches!(route, Route::Livez | Route::Readyz) {
-            return self.page(session, route, &config.page, marks).await;
+            return self.page(session, route, &config.page, label).await;
         }
         let unready = match route {
             Route::Readyz => self.dispatch.drain.unready(&self.dispatch.fleet),
@@ -38,7 +44,7 @@ impl Proxy {
             None => (200, serde_json::json!({ "status": "ok" })),
             Some(reason) => (503, serde_json::json!({ "status": "unready", "reason": reason })),
         };
-        write(session, status, "application/json", body.to_string(), &[], marks).await
+        write(session, status, "application/json", body.to_string(), &[], label).await
     }
 
     async fn page(
@@ -46,7 +52,7 @@ impl Proxy {
         session: &mut Session,
         route: &Route,
         page: &config::Page,
-        marks: &Marks,
+        label: Label<'_>,
     ) -> Result<()> {
         let asked = session.req_header();
         let tells = page::tells(page, &asked.uri, &asked.headers);
@@ -64,7 +70,7 @@ impl Proxy {
         };
         let Some(response) = response else {
             let problem = request::Refused::NotFound.problem(&asked.method, asked.uri.path());
-            return tell(session, &problem, None, marks).await;
+            return tell(session, &problem, None, label).await;
         };
         let (parts, body) = response.into_parts();
         let mut header = ResponseHeader::from(parts);
@@ -72,8 +78,8 @@ impl Proxy {
             header.insert_header(http::header::CONTENT_LENGTH, body.len())?;
         }
         // The page and its files are for this site alone.
-        let marks = if *route == Route::Pools { marks } else { &Marks::default() };
-        send(session, header, body, marks).await
+        let marks = if *route == Route::Pools { label.marks } else { &Marks::default() };
+        send(session, header, body, Label { marks, ..label }).await
     }
 }
 
@@ -83,7 +89,7 @@ async fn write(
     content_type: &str,
     body: String,
     more: &[(&'static str, String)],
-    marks: &Marks,
+    label: Label<'_>,
 ) -> Result<()> {
     let mut header = ResponseHeader::build(status, Some(4 + more.len()))?;
     header.insert_header(http::header::CONTENT_TYPE, content_type)?;
@@ -92,7 +98,7 @@ async fn write(
     for (name, value) in more {
         header.insert_header(*name, value.as_str())?;
     }
-    send(session, header, Bytes::from(body), marks).await
+    send(session, header, Bytes::from(body), label).await
 }
 
 /// Answers with that, and without the body if only the header was asked for, or if there is none.
@@ -100,7 +106,7 @@ pub(super) async fn send(
     session: &mut Session,
     header: ResponseHeader,
     body: Bytes,
-    marks: &Marks,
+    label: Label<'_>,
 ) -> Result<()> {
     if !session.is_body_done() {
         // What is left of the body would be read as the next request.
@@ -108,8 +114,10 @@ pub(super) async fn send(
     }
     let bodiless = session.req_header().method == http::Method::HEAD || body.is_empty();
     let mut header = header;
-    carry_id(session, &mut header)?;
-    marks.put(&mut header)?;
+    if let Some(names) = label.names {
+        header.insert_header(trace::REQUEST_ID, names.request_id.clone())?;
+    }
+    label.marks.put(&mut header)?;
     session.write_response_header(Box::new(header), bodiless).await?;
     if !bodiless {
         session.write_response_body(Some(body), true).await?;
@@ -122,7 +130,7 @@ pub(super) async fn tell(
     session: &mut Session,
     problem: &Problem,
     allow: Option<&'static str>,
-    marks: &Marks,
+    label: Label<'_>,
 ) -> Result<()> {
     let mut more = Vec::new();
     if let Some(after) = problem.retry_after_s {
@@ -140,34 +148,21 @@ pub(super) async fn tell(
         more.push(("access-control-allow-origin", "*".to_owned()));
         more.push(("access-control-expose-headers", "retry-after".to_owned()));
     }
-    write(session, problem.status, problem::CONTENT_TYPE, problem.to_json(), &more, marks).await
-}
-
-/// Says on a response of ours which request it answers.
-fn carry_id(session: &Session, header: &mut ResponseHeader) -> Result<()> {
-    match request_id(session) {
-        Some(id) => header.insert_header(trace::REQUEST_ID, id.clone()),
-        None => Ok(()),
-    }
+    write(session, problem.status, problem::CONTENT_TYPE, problem.to_json(), &more, label).await
 }
 
 /// Says on a worker's response which request it answers and where it comes from, and takes its load report out, which is
 /// for us.
-pub(super) fn sign(session: &Session, header: &mut ResponseHeader, target: Option<&Target>) {
-    let value = |text: &str| HeaderValue::from_str(text).expect("a name or an address is a plain word");
+pub(super) fn sign(names: Option<&Names>, header: &mut ResponseHeader, target: Option<&Target>) {
     fields::change_answer(header, |fields| {
         fields.remove(&fields::LOAD);
         fields.remove(&fields::STORE);
         let Some(target) = target else { return };
-        if let Some(id) = request_id(session) {
-            fields.insert(&fields::REQUEST_ID, id.clone());
+        if let Some(names) = names {
+            fields.insert(&fields::REQUEST_ID, names.request_id.clone());
         }
-        fields.insert(&fields::POOL, value(target.pool.as_str()));
-        let worker = match &target.worker {
-            Some(worker) => value(worker.as_str()),
-            None => value(&target.address.to_string()),
-        };
-        fields.insert(&fields::WORKER, worker);
+        fields.insert(&fields::POOL, target.sign.pool.clone());
+        fields.insert(&fields::WORKER, target.sign.worker.clone());
         match target.reason {
             Some(reason) => fields.insert(&fields::DECISION, HeaderValue::from_static(reason.as_str())),
             None => fields.remove(&fields::DECISION),

@@ -10,7 +10,6 @@ use super::cors::Marks;
 use super::session::client_ip;
 use super::{Ctx, Proxy};
 use crate::auth::{self, Role, Strangers};
-use crate::decisions;
 use crate::dispatch::Request;
 use crate::limits;
 use crate::rate::{self, Who};
@@ -69,7 +68,7 @@ impl Proxy {
             ctx.marks = Marks::default();
         }
         if request.route.reads_body() {
-            request.request_id = decisions::request_id(&header.headers);
+            request.request_id = ctx.names.as_ref().map(|names| names.request_id.clone());
         }
         Ok(auth::needed(&request.route, &header.method, path))
     }

@@ -4,12 +4,12 @@ use pingora::Error;
 use pingora::proxy::Session;
 use tracing::{debug, info, warn};
 
-use super::session::{client_ip, is_tls, request_id};
+use super::session::{client_ip, is_tls};
 use super::{Ctx, Proxy};
 use crate::access_log::{self, AccessLog, Record};
 use crate::forward::Failure;
 use crate::request::Route;
-use crate::trace;
+use crate::trace::Names;
 
 impl Proxy {
     pub(super) fn log(&self, session: &Session, e: Option<&Error>, ctx: &Ctx) {
@@ -34,7 +34,7 @@ impl Proxy {
             self.write_line(session, ctx, route, status);
         }
         let error = e.map(tracing::field::display);
-        let request_id = request_id(session).and_then(|id| id.to_str().ok());
+        let request_id = ctx.names.as_ref().and_then(Names::request_id);
         let Some(request) = &ctx.request else {
             debug!(request_id, status, ?elapsed, error, "request");
             return;
@@ -73,8 +73,8 @@ impl Proxy {
         let target = request.and_then(|request| Some(&request.trying.as_ref()?.target));
         self.access_log.write(&Record {
             time: access_log::now_s(),
-            request_id: request_id(session).and_then(|id| id.to_str().ok()),
-            trace_id: header.headers.get(trace::TRACEPARENT).and_then(trace::trace_id),
+            request_id: ctx.names.as_ref().and_then(Names::request_id),
+            trace_id: ctx.names.as_ref().and_then(Names::trace_id),
             principal: ctx.principal.as_ref().map(|principal| principal.name.as_str()),
             client: client_ip(session),
             version: if session.is_http2() { "2" } else { "1" },

@@ -67,7 +67,7 @@ fn base_url(app: &App, headers: &HeaderMap) -> String {
         return url.as_str().trim_end_matches('/').to_owned();
     }
     let header = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
-    let host = header("x-forwarded-host").or_else(|| header("host")).unwrap_or("localhost");
+    let host = header("host").unwrap_or("localhost");
     let scheme = header("x-forwarded-proto").filter(|s| *s == "https").unwrap_or("http");
     format!("{scheme}://{host}")
 }

@@ -187,7 +187,7 @@ proptest::proptest! {
             if listed[pool].0 && listed[pool].3[worker].0 {
                 let up = sample::report(NAMES[pool]);
                 fleet.probed(address, up, Duration::from_millis(1));
-                fleet.judge(address, crate::fleet::evidence::Verdict::Answered, Some(Duration::from_millis(7)));
+                fleet.judge(address, fleet.now(), crate::fleet::evidence::Verdict::Answered, Some(Duration::from_millis(7)));
                 latency.insert(address, fleet.of(address, |worker| worker.read_latency_s).unwrap());
                 if action == 0 {
                     fleet.steer(&order(&address.to_string(), Action::Drain), &audit).unwrap();
