@@ -311,14 +311,22 @@ fn is_token(credential: &[u8]) -> bool {
 
 /// The key or token of a request that has exactly one, and whether it is the bearer's.
 fn presented(headers: &HeaderMap) -> Option<(&[u8], bool)> {
-    let bearer = headers.get_all(http::header::AUTHORIZATION).iter().map(|value| {
-        let (scheme, key) = value.as_bytes().split_at_checked(7)?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then(|| (key.trim_ascii(), true))
-    });
-    let own = headers.get_all(&fields::API_KEY).iter().map(|value| Some((value.as_bytes(), false)));
-    let mut all = bearer.chain(own);
-    let first = all.next()??;
-    all.next().is_none().then_some(first)
+    let bearer = once(headers, &http::header::AUTHORIZATION)?;
+    match (bearer, once(headers, &fields::API_KEY)?) {
+        (Some(value), None) => {
+            let (scheme, key) = value.split_at_checked(7)?;
+            scheme.eq_ignore_ascii_case(b"bearer ").then(|| (key.trim_ascii(), true))
+        }
+        (None, Some(key)) => Some((key, false)),
+        _ => None,
+    }
+}
+
+/// A field's value, if it has one; `None` when it has several.
+fn once<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<Option<&'a [u8]>> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next().map(HeaderValue::as_bytes);
+    values.next().is_none().then_some(first)
 }
 
 /// Follows the file of keys and the tokens' set of keys until `stop`.

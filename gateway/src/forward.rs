@@ -13,7 +13,6 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use millrace_wire::{JobId, headers, problem};
 use pingora::http::{RequestHeader, ResponseHeader};
-use pingora::protocols::TcpKeepalive;
 use pingora::upstreams::peer::{HttpPeer, HttpUpstreamRequestPolicy};
 use pingora::{Error, ErrorSource, ErrorType};
 
@@ -136,11 +135,6 @@ impl Drop for Ticket {
     }
 }
 
-/// A worker that has been silent for `timeouts.idle` is asked this often …
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-/// … and this many times whether it is still there.
-const KEEPALIVE_PROBES: usize = 3;
-
 /// Fields that each request to a worker has and a client's has not.
 const ALWAYS: usize = 4;
 /// Fields that tell a worker who asks.
@@ -158,14 +152,7 @@ pub fn bounded(mut peer: HttpPeer, route: &Route, timeouts: &Timeouts) -> HttpPe
     peer.options.total_connection_timeout = Some(timeouts.connect);
     peer.options.read_timeout = Some(answer);
     peer.options.write_timeout = Some(answer);
-    // No timeout for an unused connection: it would cost each request a timer. The pool has room for so many, and the system
-    // finds out by itself who is gone.
-    peer.options.tcp_keepalive = Some(TcpKeepalive {
-        idle: timeouts.idle,
-        interval: KEEPALIVE_INTERVAL,
-        count: KEEPALIVE_PROBES,
-        user_timeout: Duration::ZERO,
-    });
+    peer.options.idle_timeout = Some(timeouts.idle);
     peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
     peer
 }

@@ -8,10 +8,12 @@ mod answer;
 mod cors;
 mod gate;
 mod line;
+mod phase;
 mod session;
 mod weigh;
 
 use std::any::Any;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +22,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cors::{Marks, preflight};
 use millrace_wire::{Code, Problem};
+use phase::{Phase, phase};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
+use pingora::protocols::Digest;
 use pingora::proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -133,6 +137,104 @@ impl Proxy {
         }
         Ok(())
     }
+
+    /// Makes the client's header one for the worker.
+    fn ask(&self, session: &Session, header: &mut RequestHeader, ctx: &Ctx) -> Result<()> {
+        let (Some(request), Some(names)) = (&ctx.request, &ctx.names) else { return Ok(()) };
+        let known = ctx.connection.as_ref().and_then(|connection| connection.client.clone());
+        let sender = forward::Sender {
+            address: known.or_else(|| client_ip(session).map(forward::address)),
+            tls: is_tls(session),
+            secret: self.auth.is_some(),
+            principal: ctx.principal.as_deref(),
+            names,
+        };
+        let steal = request.trying.as_ref().and_then(|trying| trying.target.steal.as_ref());
+        forward::request_header(header, &request.route, sender, request.job_id.as_ref(), steal)
+    }
+
+    /// A piece of the client's body goes to the worker.
+    fn upload(&self, body: &mut Option<Bytes>, end_of_stream: bool, ctx: &mut Ctx) -> Result<()> {
+        let uploads = |request: &Request| request.route.is_upload();
+        if let Some(piece) = body.as_ref().filter(|_| ctx.request.as_ref().is_some_and(uploads)) {
+            let (least, window) = (ctx.config.limits.upload_bytes_per_second, ctx.config.timeouts.read);
+            let refused = if !end_of_stream && !ctx.pace.keeps(Instant::now(), piece.len(), least, window) {
+                let detail = format!("an upload brings at least {least} bytes per second");
+                Err(Box::new(Problem::new(Code::BodyTimeout, detail)))
+            } else {
+                self.weigh_piece(ctx, piece.len())
+            };
+            if let (Err(problem), Some(request)) = (refused, &mut ctx.request) {
+                request.answer = Some(problem);
+                return Err(Error::explain(CUT_OFF, "the upload goes no further").into_down());
+            }
+        }
+        // An empty last piece (HTTP/2's empty DATA frame) would be written as a second terminator of the chunked body
+        // to the worker, and the next request on that connection would begin with it (pingora #935).
+        if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
+            *body = None;
+        }
+        Ok(())
+    }
+
+    /// The worker's header has come.
+    fn hear(&self, session: &mut Session, header: &mut ResponseHeader, ctx: &mut Ctx) -> Result<()> {
+        if header.status.is_informational() {
+            return Ok(());
+        }
+        let Some(request) = &mut ctx.request else { return Ok(()) };
+        let Some(address) = request.trying.as_ref().map(|trying| trying.target.address) else {
+            return Ok(());
+        };
+        let now = self.dispatch.fleet.now();
+        if let Some((orca, store)) = forward::report(header)
+            && let Err(error) = self.dispatch.heard(request, now, address, orca, store)
+        {
+            self.dispatch.metrics.unbelievable_reports.with_label_values(&["response"]).inc();
+            debug!(%address, %error, "load report not believed");
+        }
+        // What was tried is known no more once it has failed, and its answer may still go to the client.
+        let mut failed = None;
+        let status = header.status.as_u16();
+        match Failure::of_answer(header, &request.route).filter(|failure| failure.retryable(&request.route)) {
+            None => self.dispatch.answered(request, now, status),
+            Some(failure) => {
+                if failure == Failure::Refused {
+                    request.refused_for(forward::retry_after(header));
+                }
+                failed = request.trying.as_ref().map(|trying| trying.target.clone());
+                if self.again(session, ctx, failure) {
+                    let mut error = Error::new_up(TRY_AGAIN);
+                    error.set_retry(true);
+                    return Err(error);
+                }
+                if failure == Failure::Refused {
+                    return Err(Error::new_up(OWN_ANSWER));
+                }
+                // The worker's own answer says more than ours would: it goes through.
+            }
+        }
+        let Some(request) = &mut ctx.request else { return Ok(()) };
+        request.answer = None;
+        if status >= 500 && request.job_id.is_some() {
+            if !forward::is_problem(header) {
+                request.answer = Some(Box::new(request.name(unexplained(status))));
+                return Err(Error::new_up(OWN_ANSWER));
+            }
+            ctx.patch = Some((status, Vec::new()));
+            header.remove_header(&http::header::CONTENT_LENGTH);
+        }
+        // What is left of a body that was refused early would be read as the next request: say that the connection ends.
+        if self.dispatch.drain.draining() || !session.is_body_done() {
+            session.set_keepalive(None);
+        }
+        if request.route == Route::Media && forward::is_event_stream(header) {
+            ctx.in_flight = None;
+        }
+        let answered = ctx.request.as_ref().and_then(|request| Some(&request.trying.as_ref()?.target));
+        sign(ctx.names.as_ref(), header, failed.as_ref().or(answered));
+        ctx.marks.put(header)
+    }
 }
 
 /// A session's body, as admission reads it.
@@ -145,6 +247,7 @@ impl admission::Body for Downstream<'_> {
     }
 }
 
+/// Phases in which nothing is waited for are no `async fn`: each would be a future on the heap, for every request.
 #[async_trait]
 impl ProxyHttp for Proxy {
     /// On the heap: Pingora hands it from one future into the next.
@@ -248,115 +351,103 @@ impl ProxyHttp for Proxy {
         Ok(Box::new(forward::bounded(peer, &request.route, &ctx.config.timeouts)))
     }
 
-    async fn upstream_request_filter(
-        &self,
-        session: &mut Session,
-        header: &mut RequestHeader,
-        ctx: &mut Box<Ctx>,
-    ) -> Result<()> {
-        let (Some(request), Some(names)) = (&ctx.request, &ctx.names) else { return Ok(()) };
-        let known = ctx.connection.as_ref().and_then(|connection| connection.client.clone());
-        let sender = forward::Sender {
-            address: known.or_else(|| client_ip(session).map(forward::address)),
-            tls: is_tls(session),
-            secret: self.auth.is_some(),
-            principal: ctx.principal.as_deref(),
-            names,
-        };
-        let steal = request.trying.as_ref().and_then(|trying| trying.target.steal.as_ref());
-        forward::request_header(header, &request.route, sender, request.job_id.as_ref(), steal)
+    fn early_request_filter<'a, 'b, 'c, 'async_trait>(
+        &'a self,
+        _: &'b mut Session,
+        _: &'c mut Box<Ctx>,
+    ) -> Phase<'async_trait>
+    where
+        'a: 'async_trait,
+        'b: 'async_trait,
+        'c: 'async_trait,
+        Self: 'async_trait,
+    {
+        phase(Ok(()))
     }
 
-    async fn request_body_filter(
-        &self,
-        _session: &mut Session,
-        body: &mut Option<Bytes>,
+    fn connected_to_upstream<'a, 'b, 'c, 'd, 'e, 'async_trait>(
+        &'a self,
+        _: &'b mut Session,
+        _: bool,
+        _: &'c HttpPeer,
+        _: RawFd,
+        _: Option<&'d Digest>,
+        _: &'e mut Box<Ctx>,
+    ) -> Phase<'async_trait>
+    where
+        'a: 'async_trait,
+        'b: 'async_trait,
+        'c: 'async_trait,
+        'd: 'async_trait,
+        'e: 'async_trait,
+        Self: 'async_trait,
+    {
+        phase(Ok(()))
+    }
+
+    fn upstream_request_filter<'a, 'b, 'c, 'd, 'async_trait>(
+        &'a self,
+        session: &'b mut Session,
+        header: &'c mut RequestHeader,
+        ctx: &'d mut Box<Ctx>,
+    ) -> Phase<'async_trait>
+    where
+        'a: 'async_trait,
+        'b: 'async_trait,
+        'c: 'async_trait,
+        'd: 'async_trait,
+        Self: 'async_trait,
+    {
+        phase(self.ask(session, header, ctx))
+    }
+
+    fn request_body_filter<'a, 'b, 'c, 'd, 'async_trait>(
+        &'a self,
+        _: &'b mut Session,
+        body: &'c mut Option<Bytes>,
         end_of_stream: bool,
-        ctx: &mut Box<Ctx>,
-    ) -> Result<()> {
-        let uploads = |request: &Request| request.route.is_upload();
-        if let Some(piece) = body.as_ref().filter(|_| ctx.request.as_ref().is_some_and(uploads)) {
-            let (least, window) = (ctx.config.limits.upload_bytes_per_second, ctx.config.timeouts.read);
-            let refused = if !end_of_stream && !ctx.pace.keeps(Instant::now(), piece.len(), least, window) {
-                let detail = format!("an upload brings at least {least} bytes per second");
-                Err(Box::new(Problem::new(Code::BodyTimeout, detail)))
-            } else {
-                self.weigh_piece(ctx, piece.len())
-            };
-            if let (Err(problem), Some(request)) = (refused, &mut ctx.request) {
-                request.answer = Some(problem);
-                return Err(Error::explain(CUT_OFF, "the upload goes no further").into_down());
-            }
-        }
-        // An empty last piece (HTTP/2's empty DATA frame) would be written as a second terminator of the chunked body
-        // to the worker, and the next request on that connection would begin with it (pingora #935).
-        if end_of_stream && body.as_ref().is_some_and(Bytes::is_empty) {
-            *body = None;
-        }
-        Ok(())
+        ctx: &'d mut Box<Ctx>,
+    ) -> Phase<'async_trait>
+    where
+        'a: 'async_trait,
+        'b: 'async_trait,
+        'c: 'async_trait,
+        'd: 'async_trait,
+        Self: 'async_trait,
+    {
+        phase(self.upload(body, end_of_stream, ctx))
     }
 
-    async fn upstream_response_filter(
-        &self,
-        session: &mut Session,
-        header: &mut ResponseHeader,
-        ctx: &mut Box<Ctx>,
-    ) -> Result<()> {
-        if header.status.is_informational() {
-            return Ok(());
-        }
-        let Some(request) = &mut ctx.request else { return Ok(()) };
-        let Some(address) = request.trying.as_ref().map(|trying| trying.target.address) else {
-            return Ok(());
-        };
-        let now = self.dispatch.fleet.now();
-        if let Some((orca, store)) = forward::report(header)
-            && let Err(error) = self.dispatch.heard(request, now, address, orca, store)
-        {
-            self.dispatch.metrics.unbelievable_reports.with_label_values(&["response"]).inc();
-            debug!(%address, %error, "load report not believed");
-        }
-        // What was tried is known no more once it has failed, and its answer may still go to the client.
-        let mut failed = None;
-        let status = header.status.as_u16();
-        match Failure::of_answer(header, &request.route).filter(|failure| failure.retryable(&request.route)) {
-            None => self.dispatch.answered(request, now, status),
-            Some(failure) => {
-                if failure == Failure::Refused {
-                    request.refused_for(forward::retry_after(header));
-                }
-                failed = request.trying.as_ref().map(|trying| trying.target.clone());
-                if self.again(session, ctx, failure) {
-                    let mut error = Error::new_up(TRY_AGAIN);
-                    error.set_retry(true);
-                    return Err(error);
-                }
-                if failure == Failure::Refused {
-                    return Err(Error::new_up(OWN_ANSWER));
-                }
-                // The worker's own answer says more than ours would: it goes through.
-            }
-        }
-        let Some(request) = &mut ctx.request else { return Ok(()) };
-        request.answer = None;
-        if status >= 500 && request.job_id.is_some() {
-            if !forward::is_problem(header) {
-                request.answer = Some(Box::new(request.name(unexplained(status))));
-                return Err(Error::new_up(OWN_ANSWER));
-            }
-            ctx.patch = Some((status, Vec::new()));
-            header.remove_header(&http::header::CONTENT_LENGTH);
-        }
-        // What is left of a body that was refused early would be read as the next request: say that the connection ends.
-        if self.dispatch.drain.draining() || !session.is_body_done() {
-            session.set_keepalive(None);
-        }
-        if request.route == Route::Media && forward::is_event_stream(header) {
-            ctx.in_flight = None;
-        }
-        let answered = ctx.request.as_ref().and_then(|request| Some(&request.trying.as_ref()?.target));
-        sign(ctx.names.as_ref(), header, failed.as_ref().or(answered));
-        ctx.marks.put(header)
+    fn upstream_response_filter<'a, 'b, 'c, 'd, 'async_trait>(
+        &'a self,
+        session: &'b mut Session,
+        header: &'c mut ResponseHeader,
+        ctx: &'d mut Box<Ctx>,
+    ) -> Phase<'async_trait>
+    where
+        'a: 'async_trait,
+        'b: 'async_trait,
+        'c: 'async_trait,
+        'd: 'async_trait,
+        Self: 'async_trait,
+    {
+        phase(self.hear(session, header, ctx))
+    }
+
+    fn response_filter<'a, 'b, 'c, 'd, 'async_trait>(
+        &'a self,
+        _: &'b mut Session,
+        _: &'c mut ResponseHeader,
+        _: &'d mut Box<Ctx>,
+    ) -> Phase<'async_trait>
+    where
+        'a: 'async_trait,
+        'b: 'async_trait,
+        'c: 'async_trait,
+        'd: 'async_trait,
+        Self: 'async_trait,
+    {
+        phase(Ok(()))
     }
 
     fn response_body_filter(

@@ -21,7 +21,7 @@ pub struct Timeouts {
     pub read: Duration,
     /// A worker's word that an upload is stored, after its last byte.
     pub upload: Duration,
-    /// Silence after which the system asks a worker, by TCP keepalive, whether it is still there.
+    /// How long an unused connection to a worker stays open.
     pub idle: Duration,
     /// A client's whole job spec.
     pub body: Duration,

@@ -1,0 +1,29 @@
+//! A phase of Pingora's in which nothing is waited for.
+
+use std::future::ready;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pingora::Result;
+
+/// What Pingora wants of a phase.
+pub(super) type Phase<'a> = Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
+
+/// A phase that went well. It has no size, so a box of it takes no memory.
+struct Well;
+
+impl Future for Well {
+    type Output = Result<()>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A phase that is over.
+pub(super) fn phase<'a>(result: Result<()>) -> Phase<'a> {
+    match result {
+        Ok(()) => Box::pin(Well),
+        Err(error) => Box::pin(ready(Err(error))),
+    }
+}
