@@ -33,6 +33,8 @@ mod manifests;
 mod mutual_tls;
 #[path = "system/object_store.rs"]
 mod object_store;
+#[path = "system/partition.rs"]
+mod partition;
 #[path = "system/playlist.rs"]
 mod playlist;
 #[path = "system/postgres.rs"]

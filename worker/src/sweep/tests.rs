@@ -54,7 +54,7 @@ impl House {
     async fn accept(&self, id: &str, spec: &str) {
         let (spec, _) = JobSpec::parse(spec.as_bytes()).unwrap();
         let (tenant, job_id) = (store::TENANT_DEFAULT.to_owned(), id.parse().unwrap());
-        let new = NewJob { tenant, job_id, spec, work_seconds: 1.0, steal: Default::default() };
+        let new = NewJob { tenant, job_id, spec, work_seconds: 1.0, steal: Default::default(), second: None };
         let accepted = self.store.accept(&new, &self.by, Room { slots: 99, queue_max: 99 }).await.unwrap();
         assert!(matches!(accepted, Accepted::Created(_)));
     }
