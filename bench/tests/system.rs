@@ -15,6 +15,8 @@ mod browser;
 mod cancel;
 #[path = "system/chromium.rs"]
 mod chromium;
+#[path = "system/dual.rs"]
+mod dual;
 #[path = "system/events.rs"]
 mod events;
 #[path = "system/gateway.rs"]

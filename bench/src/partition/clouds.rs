@@ -276,7 +276,8 @@ impl Starter<'_> {
             ("--second-pool", pool(other).to_owned()),
             ("--scratch", scratch.display().to_string()),
             ("--presign", "off".to_owned()),
-            ("--slots", "2".to_owned()),
+            // One more than there are jobs whose input is lost: those hold theirs while they look for it.
+            ("--slots", "4".to_owned()),
             ("--threads", "1".to_owned()),
             ("--queue-max", "256".to_owned()),
             ("--lease", format!("{}s", LEASE.as_secs())),

@@ -29,7 +29,7 @@ const SUBMIT_EVERY: Duration = Duration::from_secs(1);
 /// Two seconds of 180 lines: done in a moment.
 const SMALL: Picture = Picture { width: 320, height: 180, rate: 25, seconds: 2.0 };
 /// Some seconds of x264: it will not be done when its cloud is lost.
-const HEAVY: Picture = Picture { width: 640, height: 360, rate: 60, seconds: 12.0 };
+const HEAVY: Picture = Picture { width: 640, height: 360, rate: 30, seconds: 8.0 };
 /// Jobs that wait or run in the first cloud when it is lost.
 const AT_THE_LOSS: usize = 4;
 

@@ -24,7 +24,9 @@ CREATE TABLE replica (
     PRIMARY KEY (job_uid, what, pool)
 );
 CREATE INDEX replica_waiting ON replica (not_before) WHERE state = 'waiting';
-CREATE INDEX replica_kept    ON replica (pool)       WHERE swept < 2 AND state <> 'later';
+-- What may be past its time: never what stays as long as its job's outputs do, of which there may be many.
+CREATE INDEX replica_kept    ON replica (pool)          WHERE swept < 2 AND gone_at IS NULL AND what <> 'outputs';
+CREATE INDEX replica_gone    ON replica (pool, gone_at) WHERE swept < 2 AND gone_at IS NOT NULL;
 
 -- The copies follow the job, whoever changes it: with its end nobody copies its input any more, with its success its outputs
 -- are copied, and with another series of attempts all begins again.
@@ -49,6 +51,16 @@ BEGIN
     RETURN NULL;
 END
 $$;
+-- With a job's outputs go their copies.
+CREATE FUNCTION replica_go() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE replica SET gone_at = new.outputs_gone_at WHERE job_uid = new.uid AND what = 'outputs' AND gone_at IS NULL;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER replica_go AFTER UPDATE OF outputs_gone_at ON job FOR EACH ROW
+WHEN (old.outputs_gone_at IS NULL AND new.outputs_gone_at IS NOT NULL)
+EXECUTE FUNCTION replica_go();
 CREATE TRIGGER replica_follow AFTER UPDATE OF state ON job FOR EACH ROW
 WHEN (old.state <> new.state AND (new.state IN ('succeeded', 'failed', 'cancelled', 'dead')
     OR old.state IN ('succeeded', 'failed', 'cancelled', 'dead')))

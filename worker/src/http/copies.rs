@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -83,9 +83,10 @@ pub(super) async fn replicate(
     State(app): Shared,
     Tenant(tenant): Tenant,
     Path(id): Path<String>,
-    body: Bytes,
+    body: Body,
 ) -> Result<Response, Refusal> {
     let id = jobs::job_id(&id)?;
+    let body = jobs::small_body(body).await?;
     let pools = millrace_wire::spec::pools_of(&body)?;
     known(&app, &pools, "pools")?;
     match app.upkeep.replicate(&tenant, &id, &pools).await? {

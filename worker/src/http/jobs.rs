@@ -150,6 +150,16 @@ pub(super) fn steal_prices(headers: &HeaderMap) -> Prices {
     })
 }
 
+/// A body that is as large as a job spec at most.
+pub(super) async fn small_body(body: Body) -> Result<axum::body::Bytes, Refusal> {
+    let read = tokio::time::timeout(SPEC_TIMEOUT, axum::body::to_bytes(body, SPEC_BYTES_MAX)).await;
+    let read =
+        read.map_err(|_| Problem::new(Code::BodyTimeout, "the job spec did not arrive within 10 seconds"))?;
+    Ok(read.map_err(|_| {
+        Problem::new(Code::SpecTooLarge, format!("a job spec has at most {SPEC_BYTES_MAX} bytes"))
+    })?)
+}
+
 pub(super) async fn submit(
     State(app): Shared,
     Tenant(tenant): Tenant,
@@ -157,12 +167,7 @@ pub(super) async fn submit(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let read = tokio::time::timeout(SPEC_TIMEOUT, axum::body::to_bytes(body, SPEC_BYTES_MAX)).await;
-    let body = read
-        .map_err(|_| Problem::new(Code::BodyTimeout, "the job spec did not arrive within 10 seconds"))?
-        .map_err(|_| {
-            Problem::new(Code::SpecTooLarge, format!("a job spec has at most {SPEC_BYTES_MAX} bytes"))
-        })?;
+    let body = small_body(body).await?;
     let (spec, in_body) = JobSpec::parse(&body)?;
     let job_id = resolve_id(in_body, &headers)?;
     let answer = accept(&app, tenant, principal.as_deref(), spec, &job_id, steal_prices(&headers)).await;

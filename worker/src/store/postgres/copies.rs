@@ -338,13 +338,12 @@ pub(super) async fn past_their_time(
         now!(),
         " FROM (SELECT replica.job_uid, replica.what, replica.pool FROM replica \
              JOIN job ON job.uid = replica.job_uid \
-           WHERE replica.pool = $1 AND swept < 2 AND replica.state <> 'later' AND gone_at IS NULL \
-             AND CASE what WHEN 'outputs' THEN job.outputs_gone_at IS NOT NULL \
-               ELSE ",
+           WHERE replica.pool = $1 AND swept < 2 AND gone_at IS NULL AND what <> 'outputs' \
+             AND ",
         is_final!("job.state"),
         " AND job.finished_at <= ",
         now!(),
-        " - $2 END \
+        " - $2 \
            LIMIT $3 FOR UPDATE OF replica SKIP LOCKED) due \
          WHERE replica.job_uid = due.job_uid AND replica.what = due.what AND replica.pool = due.pool"
     ))
