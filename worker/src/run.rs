@@ -155,6 +155,7 @@ impl Runner {
             let _held = Held(&self.leases, &claim.lease);
             info!(waited_s = claim.waited.as_secs_f64(), "claimed");
             let outcome = self.attempt(&claim, &running).await.unwrap_or_else(|outcome| outcome);
+            let outcome = self.or_moved(&claim, &running, outcome).await;
             self.settle(&claim, &running, outcome).await;
         }
         .instrument(span)

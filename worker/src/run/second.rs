@@ -2,10 +2,11 @@
 //!
 //! A job's bucket is fixed for an attempt, because the commit means it: outputs are written there first, and the row
 //! that makes them visible names it. So a job whose bucket is gone cannot be ended by any attempt that has begun. Instead
-//! each attempt at a `dual` job asks its bucket for a sign of life before it does anything; without one, and with the
-//! input's copy at hand in another, the job is moved there by one transaction that also ends the attempt. The next one
-//! is like any first one, in a bucket that answers. Whoever still runs the job has lost its lease, epochs go on, and
-//! nothing that lies in the lost bucket is ever referred to again; should it come back, the sweep removes what is there.
+//! each attempt at a `dual` job asks its bucket for a sign of life before it does anything, and again when it failed at an
+//! object store. Without one, and with the input's copy at hand in another, the job is moved there by one transaction that
+//! also ends the attempt. The next one is like any first one, in a bucket that answers. Whoever still runs the job has
+//! lost its lease, epochs go on, and nothing that lies in the lost bucket is ever referred to again; should it come back,
+//! the sweep removes what is there.
 
 use std::path::Path;
 use std::time::Duration;
@@ -87,6 +88,25 @@ impl Runner {
         }
         // With no copy elsewhere it is like any job whose bucket is away for a while.
         Ok(None)
+    }
+
+    /// What becomes of an attempt that failed at an object store: where that is the job's own bucket, and lost, the job is
+    /// moved at once, and nothing is counted against it.
+    pub(super) async fn or_moved(&self, claim: &Claim, running: &Running, outcome: Outcome) -> Outcome {
+        use FailureCode::{ObjectsDenied, ObjectsUnavailable};
+        let Outcome::Failed(failure) = &outcome else { return outcome };
+        if !matches!(failure.code, ObjectsUnavailable | ObjectsDenied) {
+            return outcome;
+        }
+        match self.leave_lost_bucket(claim, running).await {
+            Ok(Some(moved)) => {
+                warn!(%failure, "the attempt failed with its bucket");
+                self.metrics.failures.with_label_values(&[failure.code.as_str()]).inc();
+                moved
+            }
+            Ok(None) => outcome,
+            Err(stopped) => stopped,
+        }
     }
 
     async fn answers(&self, bucket: &PoolId) -> bool {
