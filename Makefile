@@ -13,7 +13,7 @@ BENCH_OUT = $(or $(CARGO_TARGET_DIR),target)/bench
 BENCH_PEERS = $(or $(CARGO_TARGET_DIR),target)/peers/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up build test chaos check-deploy check-terraform bench-worker bench-ranges bench-gateway bench-routing postman fmt lint clean-data
+.PHONY: help setup demo up build test chaos partition check-deploy check-terraform bench-worker bench-ranges bench-gateway bench-routing postman fmt lint clean-data
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,7 @@ help: ## List the commands
 	@echo "  BENCH_ARGS=      for \`make bench-worker\`: --seconds 10 --runs 3 is quicker, --clip FILE is a clip of yours;"
 	@echo "                   for \`make bench-gateway\`: --alone leaves the other proxies out, --rounds 20 is quicker"
 	@echo "  CHAOS_ARGS=      for \`make chaos\`: --kills 20 is quicker, --seed N is the run that printed it"
+	@echo "  PARTITION_ARGS=  for \`make partition\`: --cut 10 is quicker"
 	@echo "  DATA=./.millrace where \`make demo\` and \`make up\` keep everything"
 
 setup: ## Install what is missing to build and run (ffmpeg, a C compiler, cmake, …), else say nothing
@@ -59,6 +60,11 @@ check-deploy: build ## Check manifests, alerts, dashboards and images without a 
 
 check-terraform: ## Check the modules, and that they refuse what they should; needs terraform (3 minutes)
 	@scripts/check-terraform '$(or $(CARGO_TARGET_DIR),target)/deploy/terraform'
+
+partition: ## Cut two clouds apart for a minute, then lose one for good; needs root (about 4 minutes)
+	@scripts/setup test
+	@$(CARGO) build --workspace --bins --locked
+	@exec $(BENCH) partition $(PARTITION_ARGS)
 
 chaos: ## Kill everything at random while clients submit, and prove that no accepted job is lost (about 8 minutes)
 	@scripts/setup test

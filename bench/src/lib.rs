@@ -9,7 +9,8 @@
 //! [`postgres`] is a database server for those that want one, [`client`] talks to them, [`procfs`] proves what they left
 //! behind. [`clip`], [`media`], [`progress`] and [`table`] serve [`demo`] and [`up`]; [`object_server`] is an S3 store of
 //! tests. [`worker`] measures one worker beside ffmpeg by hand, [`gateway`] the gateway beside the least that a proxy can be.
-//! [`chaos`] kills everything at random and looks at what became of the jobs.
+//! [`chaos`] kills everything at random and looks at what became of the jobs, [`partition`] cuts two clouds apart and loses
+//! one for good.
 //! [`simulate`] stands apart: it starts
 //! nothing, and runs the gateway's routing code in virtual time.
 
@@ -24,6 +25,7 @@ pub mod leash;
 pub mod media;
 pub mod nats;
 pub mod object_server;
+pub mod partition;
 pub mod postgres;
 pub mod process;
 pub mod procfs;

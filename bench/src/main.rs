@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use millrace_bench::{
-    chaos, demo, gateway, install_crypto, leash, object_server, ranges, simulate, up, worker,
+    chaos, demo, gateway, install_crypto, leash, object_server, partition, ranges, simulate, up, worker,
 };
 use millrace_runtime::shutdown::Shutdown;
 
@@ -50,6 +50,13 @@ enum Command {
         /// What they are drawn from [default: at random; it is printed]
         #[arg(long, value_name = "N")]
         seed: Option<u64>,
+    },
+    /// Cut two clouds apart for a while, then lose the first for good; fails when a job is lost that had reached `dual`. Needs
+    /// root, for network namespaces.
+    Partition {
+        /// How long the line is cut.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+        cut: u64,
     },
     /// Measure what a job of one worker costs beside the same ffmpeg by hand; fails when a limit is broken.
     Worker {
@@ -241,6 +248,13 @@ fn run(command: Command) -> Result<()> {
                     chaos::Options { kills, seed: seed.unwrap_or_else(|| rand::random_range(0..1_000_000)) };
                 tokio::select! {
                     done = chaos::run(&options) => done,
+                    () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
+                }
+            }
+            Command::Partition { cut } => {
+                let options = partition::Options { cut: Duration::from_secs(cut) };
+                tokio::select! {
+                    done = partition::run(&options) => done,
                     () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
                 }
             }

@@ -38,6 +38,8 @@ pub struct Server {
     directory: tempfile::TempDir,
     bin: PathBuf,
     settings: Vec<(String, String)>,
+    /// The network namespace that it runs in, if that is not ours.
+    netns: Option<String>,
     running: Option<Running>,
 }
 
@@ -69,7 +71,11 @@ impl Server {
     }
 
     fn initialised(settings: &[(&str, &str)]) -> Result<Self> {
-        let server = Self::prepare(settings)?;
+        Self::prepare(settings)?.initialise()
+    }
+
+    fn initialise(self) -> Result<Self> {
+        let server = self;
         let data = server.data();
         let options = ["--auth=trust", "--no-sync", "--no-locale", "--encoding=UTF8", "--username", USER];
         server.run(
@@ -107,6 +113,43 @@ impl Server {
         }
     }
 
+    /// A server in a network namespace, at that address of it, to which whoever is in `cidr` may connect and stand by.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_in(netns: &str, address: &str, cidr: &str, settings: &[(&str, &str)]) -> Result<Self> {
+        let own = [("listen_addresses", address)];
+        let mut server = Self::prepare(&[settings, &own].concat())?;
+        server.netns = Some(netns.to_owned());
+        let mut server = server.initialise()?;
+        server.restart()?;
+        server.demand(&format!("host all all {cidr} trust\nhost replication all {cidr} trust"))?;
+        Ok(server)
+    }
+
+    /// A standby of a server that was started with [`Self::start_in`], in another namespace: it streams over the network.
+    ///
+    /// # Errors
+    /// As [`Self::standby`].
+    pub fn standby_in(&self, netns: &str, address: &str) -> Result<Self> {
+        let mut standby = Self::prepare(&[])?;
+        standby.settings.clone_from(&self.settings);
+        standby.settings.push(("listen_addresses".to_owned(), address.to_owned()));
+        standby.netns = Some(netns.to_owned());
+        let data = standby.data();
+        let (host, port) = (self.setting("listen_addresses"), self.setting("port"));
+        let flags = ["--no-sync", "--checkpoint=fast", "-R", "-U", USER, "-p", port, "-h", host, "-D"];
+        standby.run("pg_basebackup", flags.map(OsStr::new).iter().copied().chain([data.as_os_str()]))?;
+        standby.restart()?;
+        Ok(standby)
+    }
+
+    /// The URL of a database of it over the network, where it was started in a namespace.
+    pub fn network_url(&self, database: &str) -> String {
+        let (host, port) = (self.setting("listen_addresses"), self.setting("port"));
+        format!("postgres://{USER}@{host}:{port}/{database}?sslmode=disable")
+    }
+
     /// A file beside its data that only it may read.
     fn write(&self, name: &str, content: &str) -> Result<()> {
         let path = self.directory.path().join(name);
@@ -127,7 +170,7 @@ impl Server {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o700))?;
         let settings =
             SETTINGS.iter().chain(settings).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        Ok(Self { directory, bin, settings: settings.collect(), running: None })
+        Ok(Self { directory, bin, settings: settings.collect(), netns: None, running: None })
     }
 
     /// A standby of this server, streaming from it. It promotes when told to.
@@ -323,11 +366,29 @@ impl Server {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.bin.join(program));
+        let program = self.bin.join(program);
+        if let Some(netns) = &self.netns {
+            return self.command_in(netns, &program);
+        }
+        let mut command = Command::new(program);
         command.current_dir(self.directory.path()).env("LC_ALL", "C").env_remove("PGOPTIONS");
         if let Ok(Some((user, group))) = user() {
             command.uid(user).gid(group);
         }
+        command
+    }
+
+    /// The same in a namespace: only root may go there, and becomes the server's user then.
+    fn command_in(&self, netns: &str, program: &std::path::Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", netns]);
+        if let Ok(Some((user, group))) = user() {
+            command.args(["setpriv", "--reuid", &user.to_string(), "--regid", &group.to_string()]);
+            command.arg("--clear-groups");
+        }
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.arg(program).env("PATH", format!("{path}:/usr/sbin:/sbin"));
+        command.current_dir(self.directory.path()).env("LC_ALL", "C").env_remove("PGOPTIONS");
         command
     }
 

@@ -15,6 +15,8 @@ mod browser;
 mod cancel;
 #[path = "system/chromium.rs"]
 mod chromium;
+#[path = "system/dual.rs"]
+mod dual;
 #[path = "system/events.rs"]
 mod events;
 #[path = "system/gateway.rs"]
@@ -33,6 +35,8 @@ mod manifests;
 mod mutual_tls;
 #[path = "system/object_store.rs"]
 mod object_store;
+#[path = "system/partition.rs"]
+mod partition;
 #[path = "system/playlist.rs"]
 mod playlist;
 #[path = "system/postgres.rs"]

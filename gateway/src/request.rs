@@ -26,7 +26,7 @@ pub enum Route {
     Media,
     /// The end of a job: `DELETE /jobs/ID`.
     Cancel,
-    /// Another series of attempts: `POST /jobs/ID/retry`.
+    /// Another wish about a job that ended: `POST /jobs/ID/retry`, `POST /jobs/ID/replicate`.
     Retry,
     /// The web page: `GET /`.
     Page,
@@ -143,7 +143,7 @@ pub fn classify(method: &Method, path: &str) -> Result<Route, Refused> {
             let reads = gets.then_some(Route::Read);
             only("GET, HEAD, DELETE", reads.or((*method == Method::DELETE).then_some(Route::Cancel)))
         }
-        ["jobs", id, "retry"] if !id.is_empty() => only("POST", posts.then_some(Route::Retry)),
+        ["jobs", id, "retry" | "replicate"] if !id.is_empty() => only("POST", posts.then_some(Route::Retry)),
         // Pages elsewhere ask with OPTIONS whether they may; the worker knows.
         ["jobs", id, "events"] | ["download", id] | ["media", id, _, ..] if !id.is_empty() => {
             let takes = gets || *method == Method::OPTIONS;
@@ -186,6 +186,7 @@ mod tests {
             (Method::HEAD, "/jobs/a", Route::Read),
             (Method::DELETE, "/jobs/a", Route::Cancel),
             (Method::POST, "/jobs/a/retry", Route::Retry),
+            (Method::POST, "/jobs/a/replicate", Route::Retry),
             (Method::GET, "/jobs/a/events", Route::Media),
             (Method::OPTIONS, "/jobs/a/events", Route::Media),
             (Method::GET, "/download/a", Route::Media),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::copies::{JobDurability, OutputCopy};
 use crate::id::{JobId, PoolId, WorkerId};
 use crate::spec::{JobSpec, Priority};
 
@@ -353,6 +354,12 @@ pub struct Job {
     /// RFC 3339, UTC: until when the outputs of a finished job are kept, or since when they are gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outputs_until: Option<String>,
+    /// How far `dual` is, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<JobDurability>,
+    /// Copies of the outputs in other pools, where those were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<OutputCopy>,
     /// What was odd, but not fatal.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,

@@ -4,9 +4,10 @@
 //! or HTTP stacks; a type belongs here when two processes must read it the same way, and nowhere else.
 //!
 //! In the order of a request: [`id`] names things, [`spec`] is what a client asks for, [`load`] is what a worker
-//! says about itself, [`steal`] is when another pool may take a job, [`job`] is what a client reads back and [`video`]
-//! the same for who shows it, [`problem`] is every error, [`headers`] are the names, and [`openapi`] describes it all.
+//! says about itself, [`steal`] is when another pool may take a job, [`job`] is what a client reads back, [`copies`]
+//! where else its bytes lie and [`video`] the same for who shows it, [`problem`] is every error, [`headers`] are the names, and [`openapi`] describes it all.
 
+pub mod copies;
 pub mod headers;
 pub mod id;
 pub mod job;

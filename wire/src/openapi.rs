@@ -14,6 +14,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi, ToSchema};
 
+use crate::copies::Durability;
 use crate::id::{JobId, PoolId, WorkerId};
 use crate::problem::Problem;
 use crate::spec::{Format, LABEL_LENGTH_MAX, LABELS_MAX, Preset, Priority, Resolution, TITLE_LENGTH_MAX};
@@ -68,6 +69,12 @@ pub(crate) struct JobSpec {
     /// What people call the video. It is found by its words.
     #[schema(min_length = 1, max_length = 256)]
     title: Option<String>,
+    /// What the job shall survive: `single`, the default, the death of processes and nodes; `dual` the loss of a cloud, too,
+    /// from the moment that its answer calls `durability.reached_at`. Where the deployment has no second cloud for that, 422.
+    durability: Option<Durability>,
+    /// Pools that get copies of the outputs once there are any.
+    #[schema(min_items = 1, max_items = 8)]
+    replicate: Option<Vec<PoolId>>,
     /// Where the job's end (succeeded, failed, dead or cancelled) is told: by a `POST` that is signed as the Standard
     /// Webhooks specification has it, and repeated for a day until it is answered with 2xx. Private, loopback and
     /// link-local addresses are refused.
@@ -128,7 +135,7 @@ struct Health {
 #[openapi(
     info(title = "Millrace", description = "Post a video once; it is transcoded where it ends soonest for the money.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")),
-    paths(calls::submit, calls::process, calls::list, calls::read, calls::cancel, calls::retry, calls::follow,
+    paths(calls::submit, calls::process, calls::list, calls::read, calls::cancel, calls::retry, calls::replicate, calls::follow,
         calls::post_video, calls::find_videos, calls::video, calls::upload,
         calls::download, calls::media, calls::livez, calls::readyz, calls::health),
     components(schemas(Problem, PoolId, WorkerId)),

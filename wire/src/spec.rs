@@ -15,7 +15,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use crate::id::JobId;
+use crate::copies::Durability;
+use crate::id::{JobId, PoolId};
 use crate::problem::{Code, Problem};
 
 /// Largest body of a submit: it must fit the gateway's retry buffer whole.
@@ -36,6 +37,8 @@ pub const TITLE_LENGTH_MAX: usize = 256;
 pub const WEBHOOK_URL_LENGTH_MAX: usize = 2048;
 /// Most rungs of one ladder.
 pub const RUNGS_MAX: usize = 8;
+/// Most pools that outputs are copied to.
+pub const REPLICATE_MAX: usize = 8;
 /// `segment_seconds` when the client does not say.
 pub const SEGMENT_SECONDS_DEFAULT: u32 = 4;
 
@@ -251,6 +254,12 @@ pub struct JobSpec {
     /// What people call the video; it is found by the words of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub title: Option<String>,
+    /// What it shall survive. `dual` stands here, `single` is left out: it is the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<Durability>,
+    /// Pools that get copies of the outputs once there are any; in order, none twice.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicate: Vec<PoolId>,
     /// Where the job's end is told, by a signed `POST`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook_url: Option<String>,
@@ -260,7 +269,7 @@ pub struct JobSpec {
 }
 
 /// Every field that a submit may carry.
-pub const FIELDS: [&str; 17] = [
+pub const FIELDS: [&str; 19] = [
     "job_id",
     "input_url",
     "input_path",
@@ -276,6 +285,8 @@ pub const FIELDS: [&str; 17] = [
     "size_hint_bytes",
     "retention_days",
     "title",
+    "durability",
+    "replicate",
     "webhook_url",
     "labels",
 ];
@@ -312,6 +323,8 @@ impl JobSpec {
             size_hint_bytes: fields.integer("size_hint_bytes", 1, SIZE_HINT_MAX_BYTES)?,
             retention_days: fields.integer("retention_days", 1, 3650)?.map(|n| n as u32),
             title: fields.title()?,
+            durability: fields.durability()?,
+            replicate: fields.pools("replicate")?,
             webhook_url: fields.webhook_url()?,
             labels: fields.labels()?,
         };
@@ -329,6 +342,11 @@ impl JobSpec {
     /// The class it waits in.
     pub fn priority(&self) -> Priority {
         self.priority.unwrap_or_default()
+    }
+
+    /// Whether its input shall lie in two clouds.
+    pub fn is_dual(&self) -> bool {
+        self.durability == Some(Durability::Dual)
     }
 
     /// The words by which it is found: those of its title and its labels, in lower case, each once.
@@ -356,6 +374,25 @@ impl JobSpec {
     pub fn wants_thumbnails(&self) -> bool {
         self.thumbnails.unwrap_or(true)
     }
+}
+
+/// Reads the body of a wish for copies: `{"pools": […]}`.
+///
+/// # Errors
+/// A [`Problem`] that names the field.
+pub fn pools_of(body: &[u8]) -> Result<Vec<PoolId>, Problem> {
+    let mut fields = Fields(object(body)?);
+    let pools = fields.pools("pools")?;
+    if let Some(unknown) = fields.0.keys().next() {
+        let shown: String = unknown.chars().take(64).collect();
+        let detail = format!("{shown:?} is no field here; the only one is pools");
+        return Err(Problem::new(Code::UnknownField, detail).field(shown));
+    }
+    if pools.is_empty() {
+        let detail = "pools must name the pools that shall have copies";
+        return Err(Problem::new(Code::BadField, detail).field("pools"));
+    }
+    Ok(pools)
 }
 
 /// A text's words: runs of letters and digits, in lower case. Whatever stands between them is nothing, so that no text has

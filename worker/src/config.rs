@@ -2,6 +2,7 @@
 //! environment over file over default. [`Settings`] is what was said, [`Config`] is what holds; nothing past
 //! [`Settings::resolve`] sees raw input.
 
+mod second;
 mod telling;
 
 use std::net::SocketAddr;
@@ -70,6 +71,12 @@ settings! {
     /// Inputs and outputs: a directory, file://, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; POOL=… is one pool's own, and
     /// several stand with commas between. The same for every worker of a deployment [default: .millrace/objects]
     objects: String = "MILLRACE_OBJECTS", "PLACE";
+    /// Pool in another cloud whose bucket gets the second copy of an input where a job asks for durability dual; its workers
+    /// name this one's. The store must survive a cloud, too [default: none, and such jobs are refused]
+    second_pool: PoolId = "MILLRACE_SECOND_POOL", "NAME";
+    /// The one server that --store names is in several clouds by itself (a quorum): what it commits survives one of them.
+    /// Without this, dual is reached only while the server waits for a synchronous standby [default: false]
+    store_replicated: bool = "MILLRACE_STORE_REPLICATED", "BOOL";
     /// What clients do past the workers, by URLs of the object store's own: off, uploads, or all, media included, for which
     /// the bucket must allow the players' sites [default: uploads]
     presign: Presign = "MILLRACE_PRESIGN", "WHAT";
@@ -263,6 +270,8 @@ pub struct Config {
     pub store: String,
     pub postgres: postgres::Settings,
     pub objects: Places,
+    pub second_pool: Option<PoolId>,
+    pub store_replicated: bool,
     pub presign: Presign,
     pub keep: Rules,
     pub sweep_every: Duration,
@@ -432,15 +441,21 @@ impl Settings {
         }
         let connections_max = within("--store-connections", said.store_connections.unwrap_or(8), 1, 200)?;
         let (webhooks, events) = (telling::webhooks(&said)?, telling::events(&said)?);
+        let pool = said.pool.clone().unwrap_or_else(|| "local".parse().expect("a legal name"));
+        let store = said.store.clone().unwrap_or_else(|| "sqlite:.millrace/jobs.db".to_owned());
+        let objects = places(said.objects.as_deref().unwrap_or(".millrace/objects"))?;
+        let second_pool = second::pool(&said, &pool, &store, &objects)?;
         let password_file = said.store_password_file;
         Ok(Config {
             postgres: postgres::Settings { connections_max, timeout, connect_timeout, password_file },
             listen: said.listen.unwrap_or(LISTEN),
             tls: tls(said.tls_certificate, said.tls_key, said.tls_client_ca)?,
-            pool: said.pool.unwrap_or_else(|| "local".parse().expect("a legal name")),
+            pool,
             name: said.name,
-            store: said.store.unwrap_or_else(|| "sqlite:.millrace/jobs.db".to_owned()),
-            objects: places(said.objects.as_deref().unwrap_or(".millrace/objects"))?,
+            store,
+            objects,
+            second_pool,
+            store_replicated: said.store_replicated.unwrap_or(false),
             presign: said.presign.unwrap_or(Presign::Uploads),
             keep: Rules {
                 outputs_kept: said.outputs_kept.unwrap_or(30 * DAY),
@@ -477,113 +492,4 @@ impl Settings {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn file(text: &str) -> Result<Settings, FileError> {
-        File::from_text("worker.toml", text).parse()
-    }
-
-    #[test]
-    fn the_defaults_hold() {
-        let config = Settings::default().resolve(None).unwrap();
-        assert_eq!(
-            (config.slots, config.lease, config.heartbeat),
-            (1, Duration::from_secs(30), Duration::from_secs(5))
-        );
-        assert!(config.listen.ip().is_loopback() && config.allow_private_sources.is_empty());
-    }
-
-    #[test]
-    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
-        let from_file =
-            file("slots = 4\nqueue-max = 3\nlease = \"12s\"\nallow-private-sources = [\"10.0.0.0/8\"]")
-                .unwrap();
-        let flags = Settings { slots: Some(2), ..Settings::default() };
-        let config = flags.over(from_file).resolve(None).unwrap();
-        assert_eq!((config.slots, config.queue_max, config.lease), (2, 3, Duration::from_secs(12)));
-        assert_eq!(config.heartbeat, Duration::from_secs(2));
-        assert_eq!(config.allow_private_sources.len(), 1);
-    }
-
-    fn origins(said: &[&str]) -> Settings {
-        let said = said.iter().map(|&text| text.to_owned()).collect();
-        Settings { media_origins: Some(said), ..Settings::default() }
-    }
-
-    #[test]
-    fn origins_are_any_or_as_browsers_write_them() {
-        assert_eq!(origins(&["*"]).resolve(None).unwrap().media_origins, Origins::Any);
-        let config = origins(&["https://a.example", "http://localhost:3000"]).resolve(None).unwrap();
-        assert!(matches!(config.media_origins, Origins::Only(origins) if origins.len() == 2));
-    }
-
-    #[test]
-    fn tls_wants_a_pair_and_says_which_file_is_bad() {
-        let said = |certificate: &str, key: &str, client_ca: &str| {
-            let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
-            let (tls_certificate, tls_key) = (path(certificate), path(key));
-            let settings =
-                Settings { tls_certificate, tls_key, tls_client_ca: path(client_ca), ..Settings::default() };
-            settings.resolve(None).unwrap_err().to_string()
-        };
-        assert!(said("c", "", "").starts_with("--tls-key is not set: it must be set with --tls-certificate"));
-        assert!(said("", "k", "").starts_with("--tls-certificate is not set"));
-        assert!(
-            said("", "", "ca").starts_with("--tls-certificate is not set"),
-            "a CA alone protects nothing"
-        );
-        assert!(said("/no/c", "/no/k", "").starts_with("--tls-certificate: /no/c cannot be read"));
-    }
-
-    #[test]
-    fn what_cannot_hold_is_named() {
-        let unknown = file("slots = 1\ncolour = 2").unwrap_err().to_string();
-        assert!(unknown.starts_with("worker.toml:2:1: colour: unknown field"), "{unknown}");
-        for (settings, names) in [
-            (Settings { slots: Some(0), ..Settings::default() }, "--slots is 0"),
-            (Settings { lease: Some(Duration::from_millis(5)), ..Settings::default() }, "--lease is 5ms"),
-            (
-                Settings { heartbeat: Some(Duration::from_secs(20)), ..Settings::default() },
-                "--heartbeat is 20s",
-            ),
-            (Settings { media_expiry: Some(Duration::ZERO), ..Settings::default() }, "--media-expiry is 0s"),
-            (
-                Settings { store_timeout: Some(Duration::ZERO), ..Settings::default() },
-                "--store-timeout is 0s",
-            ),
-            (
-                Settings { store_connect_timeout: Some(Duration::from_secs(6)), ..Settings::default() },
-                "--store-connect-timeout is 6s: it must be from 100ms to 5s",
-            ),
-            (
-                Settings { range: Some(Duration::from_secs(4)), ..Settings::default() },
-                "--range is 4s: it must be 0s, or from 5s to 1h",
-            ),
-            (Settings { store_connections: Some(0), ..Settings::default() }, "--store-connections is 0"),
-            (
-                Settings { webhook_timeout: Some(Duration::ZERO), ..Settings::default() },
-                "--webhook-timeout is 0s: it must be from 100ms to 1m",
-            ),
-            (
-                Settings { events: Some(vec!["http://u:secret@h".to_owned()]), ..Settings::default() },
-                "--events is not usable: it must be nats://",
-            ),
-            (
-                Settings { events_stream: Some("s".to_owned()), ..Settings::default() },
-                "--events-stream is set",
-            ),
-            (
-                Settings { webhook_secret_file: Some("/no/secret".into()), ..Settings::default() },
-                "--webhook-secret-file is /no/secret cannot be read",
-            ),
-            (origins(&["*", "https://a.example"]), "--media-origins is \"*\""),
-            (origins(&["https://a.example/"]), "--media-origins is \"https://a.example/\""),
-            (origins(&["a.example"]), "--media-origins is \"a.example\""),
-            (origins(&["https://a.example", ""]), "--media-origins is \"\""),
-        ] {
-            let error = settings.resolve(None).unwrap_err().to_string();
-            assert!(error.starts_with(names), "{error}");
-        }
-    }
-}
+mod tests;

@@ -1,7 +1,8 @@
 //! How keys in the object store are made, in one place.
 //!
 //! `uploads/<uuid>/<filename>` for what clients sent, `uploads/<tenant>/<uuid>/<filename>` for what those of another tenant
-//! than the default sent, `jobs/<uid>/<task>/a<n>/` for what attempts wrote.
+//! than the default sent, `jobs/<uid>/<task>/a<n>/` for what attempts wrote,
+//! `replicas/<uid>/input-a<n>` for the second copy of an input.
 
 use millrace_wire::PoolId;
 
@@ -33,6 +34,11 @@ pub fn sources_prefix(job_uid: &str) -> String {
 /// Below which all attempts at a job write.
 pub fn job_prefix(job_uid: &str) -> String {
     format!("jobs/{job_uid}")
+}
+
+/// Where a claim puts the second copy of a job's input.
+pub fn second_input(job_uid: &str, claim: u64) -> String {
+    format!("replicas/{job_uid}/input-a{claim}")
 }
 
 /// A fresh key for an upload.

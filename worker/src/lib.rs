@@ -10,6 +10,7 @@
 //! names a cloud · nothing past `config` sees raw input.
 
 pub mod config;
+pub mod copier;
 pub mod cost;
 pub mod failure;
 pub mod ffmpeg;
@@ -99,7 +100,7 @@ pub async fn serve(
         Arc::clone(&leases),
         Arc::clone(&cost),
     ));
-    let nudge = Arc::new(Notify::new());
+    let (nudge, copy_nudge) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     info!(
         worker = %identity.worker, pool = %identity.pool, incarnation = identity.incarnation, store = store.id(),
         slots = room.slots, threads = config.threads, ffmpeg = ffmpeg.version(), encoder = ffmpeg.encoder(), sandbox = ffmpeg.sandbox(),
@@ -112,8 +113,21 @@ pub async fn serve(
     let tls = config.tls.map(|files| tls::Tls::open(files, Arc::clone(&metrics)).map(Arc::new));
     let tls = tls.transpose().map_err(|bad| anyhow::anyhow!(tls::flagged(&bad)))?;
 
+    let copier = copier::Copier {
+        upkeep: Arc::clone(&upkeep),
+        objects: objects.clone(),
+        fetcher: fetcher.clone(),
+        identity: identity.clone(),
+        reach: store::copies::Reach { pools: objects.pools(), store_replicated: config.store_replicated },
+        lease: config.lease,
+        bytes_max: stored.bytes_max,
+        scratch: scratch.clone(),
+        nudge: Arc::clone(&copy_nudge),
+        metrics: Arc::clone(&metrics),
+    };
     let runner = run::Runner {
         store: Arc::clone(&store),
+        upkeep: Arc::clone(&upkeep),
         objects: objects.clone(),
         leases: Arc::clone(&leases),
         ffmpeg,
@@ -170,6 +184,9 @@ pub async fn serve(
         upload_expiry: config.upload_expiry,
         media_expiry: config.media_expiry,
         media_origins: config.media_origins,
+        second_pool: config.second_pool,
+        shunned: Default::default(),
+        copy_nudge,
         streams: Arc::new(Semaphore::new(http::STREAMS_MAX)),
         public_url: config.public_url,
         receivers: Arc::new(receivers),
@@ -214,6 +231,7 @@ pub async fn serve(
         queue.run(graceful, immediate, config.grace)
     });
     let mut sweeping = tokio::spawn(sweeper.run(shutdown.graceful.clone()));
+    let mut copying = tokio::spawn(copier.run(shutdown.graceful.clone()));
     let mut telling = tokio::spawn({
         let until = shutdown.graceful.clone();
         async move {
@@ -243,6 +261,10 @@ pub async fn serve(
         ended = &mut sweeping => {
             ended.context("the sweeper died")?;
             anyhow::bail!("the sweeper ended by itself");
+        }
+        ended = &mut copying => {
+            ended.context("the copier died")?;
+            anyhow::bail!("the copier ended by itself");
         }
         ended = &mut telling => {
             ended.context("telling others died")?;
@@ -280,6 +302,7 @@ pub async fn serve(
     };
     done.cancel();
     telling.await.context("telling others died")?;
+    copying.await.context("the copier died")?;
     if let Err(error) = store.deregister(&identity).await {
         warn!(%error, "cannot say goodbye to the store; it will notice by the silence");
     }

@@ -32,6 +32,11 @@ pub struct Metrics {
     pub store_errors: IntCounterVec,
     pub event_streams: IntGauge,
     pub swept: IntCounterVec,
+    pub copies: IntCounterVec,
+    pub copied_bytes: IntCounterVec,
+    pub copies_waiting: IntGauge,
+    pub copies_oldest_seconds: Gauge,
+    pub moved: IntCounterVec,
     pub webhooks: IntCounterVec,
     pub sink_published: IntCounter,
     pub sink_failures: IntCounter,
@@ -136,6 +141,29 @@ impl Metrics {
             )?,
             store_errors: counters("store_errors_total", "Calls of the job store that failed", &["kind"])?,
             swept: counters("swept_total", "What was removed from the object store", &["what"])?,
+            copies: counters(
+                "copies_total",
+                "Copies of inputs and outputs into other pools' buckets, by how a try ended: done, failed (it is made again), released, lost (nobody wants it any more, or another makes it)",
+                &["what", "outcome"],
+            )?,
+            copied_bytes: counters(
+                "copied_bytes_total",
+                "Bytes that copies took from one pool's bucket (or a url) into another's: what a pool is charged for as egress",
+                &["from", "to", "what"],
+            )?,
+            copies_waiting: gauge(
+                "copies_waiting",
+                "Copies that wait for a worker, in all pools, as this worker last saw it",
+            )?,
+            copies_oldest_seconds: real(
+                "copies_oldest_seconds",
+                "How long the oldest copy that could be made has waited",
+            )?,
+            moved: counters(
+                "moved_total",
+                "Jobs moved to another pool's bucket because their own did not answer",
+                &["from", "to"],
+            )?,
             event_streams: gauge("event_streams", "Event streams that are open")?,
             sink_published: counter("sink_published_total", "Events that the event sink has acknowledged")?,
             sink_failures: counter(

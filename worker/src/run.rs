@@ -7,6 +7,7 @@
 mod finish;
 mod outputs;
 mod range;
+mod second;
 mod whole;
 
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ use crate::objects::Objects;
 use crate::source::fetch::Fetcher;
 use crate::source::kept::Kept;
 use crate::source::stored;
-use crate::store::{self, AttemptEnd, Claim, Lease, Part, Store};
+use crate::store::{self, AttemptEnd, Claim, Lease, Part, Store, Upkeep};
 
 /// First wait before another try; doubles with each, up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_secs(5);
@@ -45,6 +46,8 @@ const EVENTS_PAGE: u32 = 64;
 pub struct Runner {
     /// Decides.
     pub store: Arc<dyn Store>,
+    /// Knows where copies are.
+    pub upkeep: Arc<dyn Upkeep>,
     /// Holds inputs and outputs.
     pub objects: Objects,
     /// What is held.
@@ -81,6 +84,8 @@ enum Outcome {
     /// A part is to be done again by an equal encoder; the store knows already.
     Again,
     Failed(Failure),
+    /// The job waits again, to be made in another bucket: its own does not answer.
+    Moved,
     /// Told to stop; [`Running::stopped`] says why.
     Stopped,
 }
@@ -150,6 +155,7 @@ impl Runner {
             let _held = Held(&self.leases, &claim.lease);
             info!(waited_s = claim.waited.as_secs_f64(), "claimed");
             let outcome = self.attempt(&claim, &running).await.unwrap_or_else(|outcome| outcome);
+            let outcome = self.or_moved(&claim, &running, outcome).await;
             self.settle(&claim, &running, outcome).await;
         }
         .instrument(span)
@@ -157,6 +163,9 @@ impl Runner {
     }
 
     async fn attempt(&self, claim: &Claim, running: &Running) -> Result<Outcome, Outcome> {
+        if let Some(moved) = self.leave_lost_bucket(claim, running).await? {
+            return Ok(moved);
+        }
         match claim.part {
             Part::Whole => self.whole(claim, running).await,
             Part::Range(index) => self.range(claim, running, index).await,
@@ -222,6 +231,11 @@ impl Runner {
             Outcome::Again => {
                 info!(part = claim.part.folder(), "another encoder was first");
                 ("released", None)
+            }
+            Outcome::Moved => {
+                // Nothing was written, and nobody would answer who was asked to remove it.
+                self.metrics.attempts.with_label_values(&["released"]).inc();
+                return;
             }
             Outcome::Failed(failure) => {
                 let code = failure.code;
@@ -344,7 +358,8 @@ mod tests {
         for (id, publishes) in [("published", true), ("stopped", false)] {
             let (spec, _) = millrace_wire::JobSpec::parse(br#"{"input_url":"http://h/v"}"#).unwrap();
             let (tenant, steal) = ("acme".to_owned(), Default::default());
-            let new = NewJob { tenant, job_id: id.parse().unwrap(), spec, work_seconds: 1.0, steal };
+            let new =
+                NewJob { tenant, job_id: id.parse().unwrap(), spec, work_seconds: 1.0, steal, second: None };
             let room = Room { slots: 9, queue_max: 9 };
             assert!(matches!(store.accept(&new, &by, room).await.unwrap(), Accepted::Created(_)));
             let claim = store.claim(&by, Duration::from_secs(60)).await.unwrap().unwrap();

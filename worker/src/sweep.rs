@@ -16,6 +16,7 @@ use crate::keys;
 use crate::metrics::Metrics;
 use crate::objects::{self, Objects};
 use crate::store;
+use crate::store::copies::Stale;
 use crate::store::upkeep::{Due, Rules, Upkeep};
 
 /// How many things of each kind are asked for at a time.
@@ -116,6 +117,20 @@ impl Sweeper {
                 let below = if *outputs { keys::sources_prefix(job_uid) } else { keys::job_prefix(job_uid) };
                 self.objects.delete_below(&self.pool, &below).await?;
                 "pieces"
+            }
+            Due::Copy { job_uid, what } => {
+                match what {
+                    // Each by its key: of a job that is tried again just now another copy may be made beside them.
+                    Stale::Input { claims } => {
+                        for claim in 1..=*claims {
+                            self.objects.delete(&self.pool, &keys::second_input(job_uid, claim)).await?;
+                        }
+                    }
+                    Stale::Outputs | Stale::Left => {
+                        self.objects.delete_below(&self.pool, &keys::job_prefix(job_uid)).await?;
+                    }
+                }
+                "copy"
             }
             Due::Upload { key } => {
                 self.objects.delete(&self.pool, key).await?;

@@ -2,6 +2,7 @@
 #![expect(dead_code, reason = "the attributes read the descriptions; nobody calls a call here")]
 
 use super::{Health, JobSpec, UploadRequest};
+use crate::copies::ReplicateRequest;
 use crate::id::JobId;
 use crate::job::{Job, JobPage, JobUpdate, State, UploadTicket};
 use crate::video::{Video, VideoPage};
@@ -62,11 +63,22 @@ pub(super) fn cancel() {}
 ///
 /// For one that is `dead`: a new series of attempts, as if it were new. For one that `failed` at what lies at its
 /// `input_url` (a code that begins with `source_`), too: something else may lie there by now. Anything else is a 409, and so
-/// is asking twice. A 410 says that its upload was kept no longer.
+/// is asking twice; but for a `dual` one whose outputs lie in a bucket that does not answer: it is made again from its
+/// input's second copy. A 410 says that its upload was kept no longer.
 #[utoipa::path(post, path = "/jobs/{job_id}/retry", operation_id = "retryJob", tag = "jobs",
     params(("job_id" = JobId, Path, description = "The job")),
     responses((status = 202, description = "It waits again", body = Job, headers(("location" = String, description = "The job's path")))))]
 pub(super) fn retry() {}
+
+/// Copy a job's outputs to other pools.
+///
+/// The job must have succeeded. The answer's `copies` say where each copy stands; asking again for the same pools changes
+/// nothing. Reads are served from the nearest copy, and from another where its bucket does not answer.
+#[utoipa::path(post, path = "/jobs/{job_id}/replicate", operation_id = "replicateJob", tag = "jobs",
+    request_body = ReplicateRequest,
+    params(("job_id" = JobId, Path, description = "The job")),
+    responses((status = 202, description = "They are, or will be, copied", body = Job)))]
+pub(super) fn replicate() {}
 
 /// Follow a job by Server-Sent Events.
 ///

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::{
-    Format, INPUT_LENGTH_MAX, Input, LABEL_LENGTH_MAX, LABELS_MAX, Priority, RUNGS_MAX, Resolution,
-    SPEC_BYTES_MAX, TITLE_LENGTH_MAX, WEBHOOK_URL_LENGTH_MAX,
+    Format, INPUT_LENGTH_MAX, Input, LABEL_LENGTH_MAX, LABELS_MAX, Priority, REPLICATE_MAX, RUNGS_MAX,
+    Resolution, SPEC_BYTES_MAX, TITLE_LENGTH_MAX, WEBHOOK_URL_LENGTH_MAX,
 };
-use crate::id::JobId;
+use crate::copies::Durability;
+use crate::id::{JobId, PoolId};
 use crate::problem::{Code, Problem};
 
 fn bad(field: &str, wants: &str, got: &Value) -> Problem {
@@ -77,6 +78,26 @@ impl Fields {
         self.take("priority", "one of live, normal, batch", |v| {
             Priority::ALL.into_iter().find(|p| v.as_str() == Some(p.as_str()))
         })
+    }
+
+    /// The default is left out: the same body is the same job, and one that a worker of before can read.
+    pub(super) fn durability(&mut self) -> Result<Option<Durability>, Problem> {
+        let said = self.take("durability", "one of single, dual", |v| {
+            Durability::ALL.into_iter().find(|one| v.as_str() == Some(one.as_str()))
+        })?;
+        Ok(said.filter(|durability| *durability != Durability::Single))
+    }
+
+    /// Pools by name, in order, each once.
+    pub(super) fn pools(&mut self, field: &str) -> Result<Vec<PoolId>, Problem> {
+        let pools = self.take(field, "a list of 1 to 8 names of pools", |value| {
+            let names = value.as_array().filter(|names| (1..=REPLICATE_MAX).contains(&names.len()))?;
+            names.iter().map(|name| name.as_str()?.parse().ok()).collect::<Option<Vec<PoolId>>>()
+        })?;
+        let mut pools = pools.unwrap_or_default();
+        pools.sort_unstable();
+        pools.dedup();
+        Ok(pools)
     }
 
     pub(super) fn resolutions(&mut self) -> Result<Vec<Resolution>, Problem> {

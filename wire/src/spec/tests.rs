@@ -49,6 +49,31 @@ fn formats_are_one_name_or_several() {
 }
 
 #[test]
+fn single_is_what_was_never_said_and_pools_are_a_set() {
+    let of = |fields: &str| parse(&format!(r#"{{"input_url":"http://h/v"{fields}}}"#)).unwrap().0;
+    assert_eq!(
+        of(r#","durability":"single""#).hash(),
+        of("").hash(),
+        "as it was when there was nothing else"
+    );
+    assert!(of(r#","durability":"dual""#).is_dual() && !of("").is_dual());
+    let pools = of(r#","replicate":["gcp","aws","gcp"]"#).replicate;
+    assert_eq!(pools, ["aws", "gcp"].map(|pool| pool.parse().unwrap()));
+    for (field, value) in [
+        ("durability", r#""triple""#),
+        ("durability", "2"),
+        ("replicate", r#""gcp""#),
+        ("replicate", "[]"),
+        ("replicate", r#"["a b"]"#),
+        ("replicate", r#"["1","2","3","4","5","6","7","8","9"]"#),
+    ] {
+        let body = format!(r#"{{"input_url":"http://h/v","{field}":{value}}}"#);
+        assert_eq!(refused(&body), (Code::BadField, Some(field.to_owned())), "{value}");
+    }
+    assert_eq!(pools_of(br#"{"pools":["b","a"]}"#).unwrap().len(), 2);
+}
+
+#[test]
 fn the_words_of_a_title_and_of_labels_are_letters_and_digits() {
     let body =
         r#"{"input_url":"http://h/v","title":"The Dog's 2nd Übung: \"x\" AND y*","labels":{"Team":"red-7"}}"#;

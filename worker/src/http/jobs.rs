@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tracing::{info, warn};
 
 use super::tenant::{Principal, Tenant};
-use super::{App, Refusal, Shared, media};
+use super::{App, Refusal, Shared, copies, media};
 use crate::keys;
 use crate::lease::Stop;
 use crate::store::outbox::WebhookRow;
@@ -35,9 +35,13 @@ async fn views(app: &App, tenant: &str, rows: Vec<JobRow>) -> Result<Vec<Job>, R
     let gone = app.upkeep.outputs_gone(&finished.collect::<Vec<_>>()).await?;
     let told = rows.iter().filter(|row| row.spec.webhook_url.is_some()).map(|row| row.uid.clone());
     let mut told = app.upkeep.webhooks(&told.collect::<Vec<_>>()).await?;
+    let mut lies = copies::of(app, &rows).await?;
     let seen = |row: JobRow| {
         let webhook = told.remove(&row.uid).map(webhook);
-        Job { webhook, ..view(app, tenant, gone.get(&row.uid).copied(), row) }
+        let has_outputs = row.manifest.is_some() && !gone.contains_key(&row.uid);
+        let lie = lies.remove(&row.uid).unwrap_or_default();
+        let (durability, copies) = copies::seen(lie, has_outputs, time);
+        Job { webhook, durability, copies, ..view(app, tenant, gone.get(&row.uid).copied(), row) }
     };
     Ok(rows.into_iter().map(seen).collect())
 }
@@ -63,9 +67,11 @@ fn kept(app: &App, row: &JobRow) -> Duration {
     days.unwrap_or(app.outputs_kept)
 }
 
+fn time(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |t| t.to_string())
+}
+
 fn view(app: &App, tenant: &str, gone_at_ms: Option<i64>, row: JobRow) -> Job {
-    let time =
-        |ms: i64| jiff::Timestamp::from_millisecond(ms).map_or_else(|_| String::new(), |t| t.to_string());
     let mut links = BTreeMap::from([
         ("self".to_owned(), format!("/jobs/{}", row.job_id)),
         ("events".to_owned(), format!("/jobs/{}/events", row.job_id)),
@@ -93,6 +99,8 @@ fn view(app: &App, tenant: &str, gone_at_ms: Option<i64>, row: JobRow) -> Job {
         spec: row.spec,
         outputs,
         outputs_until: until_ms.map(time),
+        durability: None,
+        copies: Vec::new(),
         warnings,
         error: row.error.map(|(code, detail)| JobError { code, detail }),
         cancel_requested: row.cancel_requested,
@@ -142,6 +150,16 @@ pub(super) fn steal_prices(headers: &HeaderMap) -> Prices {
     })
 }
 
+/// A body that is as large as a job spec at most.
+pub(super) async fn small_body(body: Body) -> Result<axum::body::Bytes, Refusal> {
+    let read = tokio::time::timeout(SPEC_TIMEOUT, axum::body::to_bytes(body, SPEC_BYTES_MAX)).await;
+    let read =
+        read.map_err(|_| Problem::new(Code::BodyTimeout, "the job spec did not arrive within 10 seconds"))?;
+    Ok(read.map_err(|_| {
+        Problem::new(Code::SpecTooLarge, format!("a job spec has at most {SPEC_BYTES_MAX} bytes"))
+    })?)
+}
+
 pub(super) async fn submit(
     State(app): Shared,
     Tenant(tenant): Tenant,
@@ -149,12 +167,7 @@ pub(super) async fn submit(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let read = tokio::time::timeout(SPEC_TIMEOUT, axum::body::to_bytes(body, SPEC_BYTES_MAX)).await;
-    let body = read
-        .map_err(|_| Problem::new(Code::BodyTimeout, "the job spec did not arrive within 10 seconds"))?
-        .map_err(|_| {
-            Problem::new(Code::SpecTooLarge, format!("a job spec has at most {SPEC_BYTES_MAX} bytes"))
-        })?;
+    let body = small_body(body).await?;
     let (spec, in_body) = JobSpec::parse(&body)?;
     let job_id = resolve_id(in_body, &headers)?;
     let answer = accept(&app, tenant, principal.as_deref(), spec, &job_id, steal_prices(&headers)).await;
@@ -187,18 +200,24 @@ pub(super) async fn admit(
     let outcome = |label: &str| app.metrics.submits.with_label_values(&[label]).inc();
     takes_jobs(app)?;
     check_webhook(app, &spec)?;
+    copies::check(app, &spec)?;
     let input_bytes = match &spec.input {
         Input::Url(_) => None,
         Input::Path(path) => Some(uploaded_bytes(app, tenant, path).await?),
     };
     let work_seconds = app.cost.estimate(&spec, input_bytes);
-    let new = NewJob { tenant: tenant.to_owned(), job_id: job_id.clone(), spec, work_seconds, steal };
+    let second = app.second_pool.clone();
+    let tenant = tenant.to_owned();
+    let new = NewJob { tenant, job_id: job_id.clone(), spec, work_seconds, steal, second };
     match app.store.accept(&new, &app.identity, app.room).await? {
         Accepted::Created(row) => {
             outcome("created");
             info!(%job_id, tenant = new.tenant, principal, work_seconds, "accepted");
             app.load.accepted(work_seconds);
             app.nudge.notify_one();
+            if new.spec.is_dual() {
+                app.copy_nudge.notify_one();
+            }
             Ok((StatusCode::ACCEPTED, row))
         }
         Accepted::Existing(row) => {
@@ -253,11 +272,17 @@ pub(super) async fn retry(
         };
         Refusal(Problem::new(Code::JobNotRetryable, detail).job(&id))
     };
+    if row.state == millrace_wire::job::State::Succeeded && row.spec.is_dual() {
+        takes_jobs(&app)?;
+        return copies::make_again(&app, &tenant, row).await;
+    }
     if !row.may_be_retried() {
         return Err(refused(&row));
     }
     takes_jobs(&app)?;
-    if let Input::Path(path) = &row.spec.input {
+    if let Input::Path(path) = &row.spec.input
+        && !copies::has_second_input(&app, &row).await?
+    {
         // Whose upload it is was looked at when the job was accepted, and the answer has not changed.
         let there = uploaded_bytes(&app, &tenant, path).await;
         there.map_err(|Refusal(problem)| match problem.code {

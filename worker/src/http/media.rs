@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 use super::tenant::Tenant;
 use super::token::{self, Invalid};
-use super::{App, Refusal, Shared, jobs};
+use super::{App, Refusal, Shared, jobs, nearest};
 use crate::objects::{self, Span};
 use crate::store::{JobRow, Manifest};
 
@@ -166,32 +166,39 @@ pub(super) async fn serve(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let (row, seconds_left) = permitted(&app, &id, &token).await?;
+    let uid = row.uid.clone();
     let manifest = published(&app, row).await?;
     if !is_plain(&name) {
         return Err(no_such_file());
     }
     let key = manifest.key(&name);
     let saved = asks_for_a_file(query.as_deref()).then(|| format!("{id}-{name}"));
+    let missing = |error| match error {
+        objects::Error::NotFound => no_such_file(),
+        error => error.into(),
+    };
     if app.presign.downloads()
         && goes_past_the_workers(&name)
         && let Some(url) = app
             .objects
-            .sign_read(method.clone(), &manifest.bucket, &key, PRESIGNED_FOR, saved.as_deref())
+            .sign_read(
+                method.clone(),
+                &nearest::pick(&app, &manifest, &uid).await?,
+                &key,
+                PRESIGNED_FOR,
+                saved.as_deref(),
+            )
             .await?
     {
         let cached = format!("public, max-age={}", seconds_left.min(REDIRECT_AGE_MAX_S));
         let headers = [(LOCATION, location(url.into())?), (CACHE_CONTROL, location(cached)?)];
         return Ok((StatusCode::TEMPORARY_REDIRECT, headers).into_response());
     }
-    let missing = |error| match error {
-        objects::Error::NotFound => no_such_file(),
-        error => error.into(),
-    };
-    let meta = app.objects.head(&manifest.bucket, &key).await.map_err(missing)?;
+    let (pool, meta) = nearest::find(&app, &manifest, &uid, &key).await?.map_err(missing)?;
     let span = span(&method, &headers, &meta.etag);
     let known = headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok());
     let cache_control = cache_control(&name, seconds_left);
-    let content = match app.objects.read(&manifest.bucket, &key, &meta, span, known).await {
+    let content = match app.objects.read(&pool, &key, &meta, span, known).await {
         Ok(content) => content,
         Err(objects::Error::NotModified) => {
             return Ok((StatusCode::NOT_MODIFIED, [(ETAG, meta.etag), (CACHE_CONTROL, cache_control)])

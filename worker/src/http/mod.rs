@@ -3,10 +3,12 @@
 //! Every handler returns one error type, rendered in one place as problem+json; every response carries the load
 //! report in ORCA's text form, so that a gateway learns something from each.
 
+mod copies;
 mod cross_origin;
 mod events;
 mod jobs;
 mod media;
+mod nearest;
 mod ops;
 mod tenant;
 mod token;
@@ -23,7 +25,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use millrace_wire::{Code, Problem, headers, problem};
+use millrace_wire::{Code, PoolId, Problem, headers, problem};
 use tokio::sync::{Notify, Semaphore};
 use tracing::{error, warn};
 
@@ -76,6 +78,12 @@ pub struct App {
     pub streams: Arc<Semaphore>,
     /// What clients call the endpoint, if it was set.
     pub public_url: Option<url::Url>,
+    /// The pool that gets the second copy of a `dual` job's input; none where this deployment has none.
+    pub second_pool: Option<PoolId>,
+    /// Buckets that did not answer lately.
+    pub shunned: nearest::Shunned,
+    /// Wakes the copier.
+    pub copy_nudge: Arc<Notify>,
     /// Who may be told of a job's end.
     pub receivers: Arc<Receivers>,
 }
@@ -155,6 +163,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/jobs", post(jobs::submit).get(jobs::list))
         .route("/jobs/{job_id}", get(jobs::read).delete(jobs::cancel))
         .route("/jobs/{job_id}/retry", post(jobs::retry))
+        .route("/jobs/{job_id}/replicate", post(copies::replicate))
         .route("/videos", post(videos::create).get(videos::list))
         .route("/videos/{video_id}", get(videos::read))
         .route("/upload/request", post(uploads::request))

@@ -1,3 +1,4 @@
+mod copies;
 mod past_the_workers;
 mod retry;
 
@@ -53,6 +54,9 @@ impl Served {
             media_expiry: Duration::from_secs(3600),
             media_origins: Origins::Any,
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            second_pool: None,
+            shunned: Default::default(),
+            copy_nudge: Arc::default(),
             public_url: None,
             receivers: Arc::new(Receivers::new(false, Vec::new(), Duration::from_secs(1)).unwrap()),
         };
@@ -77,7 +81,7 @@ impl Served {
     pub(crate) async fn accept(&self, id: &str) -> JobRow {
         let (spec, _) = JobSpec::parse(br#"{"input_url":"http://h/v"}"#).unwrap();
         let (tenant, job_id) = (TENANT_DEFAULT.to_owned(), id.parse().unwrap());
-        let new = NewJob { tenant, job_id, spec, work_seconds: 1.0, steal: Default::default() };
+        let new = NewJob { tenant, job_id, spec, work_seconds: 1.0, steal: Default::default(), second: None };
         let room = Room { slots: 99, queue_max: 99 };
         match self.app.store.accept(&new, &self.app.identity, room).await.unwrap() {
             Accepted::Created(row) => row,

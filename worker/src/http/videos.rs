@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 use tracing::{info, warn};
 
 use super::tenant::{Principal, Tenant};
-use super::{App, Refusal, Shared, jobs};
+use super::{App, Refusal, Shared, copies, jobs};
 use crate::store::library::Search;
 use crate::store::upkeep::{Due, NewUpload};
 use crate::store::{Filter, JobRow};
@@ -162,6 +162,7 @@ impl Arriving<'_> {
         fields.insert("input_path".to_owned(), Value::from(input));
         let (spec, in_spec) = JobSpec::parse(Value::Object(fields).to_string().as_bytes())?;
         jobs::check_webhook(self.app, &spec)?;
+        copies::check(self.app, &spec)?;
         Ok(Asked { spec, job_id: jobs::given_id(in_spec, self.headers)? })
     }
 

@@ -35,6 +35,10 @@ pub(super) struct Bucket {
 #[derive(Debug)]
 pub(super) struct Cloud {
     pub(super) kind: Kind,
+    /// Its server and whose credentials it takes: what is equal in two of them can be copied between them by the server.
+    pub(super) account: String,
+    /// The bucket's own name.
+    pub(super) bucket: String,
     /// Signs for clients.
     pub(super) public: Arc<dyn Signer>,
     /// Signs for the worker itself.
@@ -157,6 +161,8 @@ fn s3(place: &S3) -> object_store::Result<Bucket> {
     };
     let cloud = Cloud {
         kind: Kind::S3,
+        account: format!("{:?} {:?} {:?}", place.endpoint, place.credentials, place.profile),
+        bucket: place.bucket.clone(),
         public,
         own: Arc::clone(&plain) as _,
         parts: Parts(plain),
@@ -202,6 +208,8 @@ fn gcs(place: &Gcs) -> object_store::Result<Bucket> {
     let store = Arc::new(builder.build()?);
     let cloud = Cloud {
         kind: Kind::Gcs,
+        account: format!("{:?} {:?}", place.endpoint, place.credentials),
+        bucket: place.bucket.clone(),
         public: Arc::clone(&store) as _,
         own: Arc::clone(&store) as _,
         parts: Parts(Arc::clone(&store) as _),

@@ -11,6 +11,7 @@ mod multipart;
 mod place;
 mod presign;
 mod read;
+mod replicate;
 mod write;
 
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use multipart::Part;
 pub use place::Places;
 pub use presign::SignedPut;
 pub use read::Span;
+pub use replicate::Copied;
 pub use write::part_bytes;
 
 use crate::failure::Failure;

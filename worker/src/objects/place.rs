@@ -87,6 +87,25 @@ impl Places {
         Self { rest: Some(Place::Directory(root.into())), own: BTreeMap::new() }
     }
 
+    /// Whether what lies in one pool's place survives the loss of the other's.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn two_clouds(&self, one: &PoolId, other: &PoolId) -> Result<(), String> {
+        let (Some(first), Some(second)) = (self.own.get(one), self.own.get(other)) else {
+            return Err(format!(
+                "{one} and {other} must each have a place of their own, as in {one}=s3://…,{other}=gs://…"
+            ));
+        };
+        match (first, second) {
+            (Place::Directory(_), _) | (_, Place::Directory(_)) => {
+                Err("a directory is lost with its machine; both must be buckets".to_owned())
+            }
+            (first, second) if first == second => Err(format!("{one} and {other} have the same bucket")),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads `PLACE`, `POOL=PLACE` or several of them with commas between.
     ///
     /// # Errors

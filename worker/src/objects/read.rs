@@ -16,7 +16,7 @@ use super::connect::Bucket;
 use super::{Content, Error, Meta, Objects, local, meta_of, unavailable};
 
 /// What is read in one request of a large object.
-const RANGE_BYTES: u64 = 16 << 20;
+pub(super) const RANGE_BYTES: u64 = 16 << 20;
 /// Such requests in flight: bounds memory at about this times a range.
 const RANGES_IN_FLIGHT: usize = 4;
 /// How often one range begins anew, beyond the tries that each request makes by itself.
@@ -108,7 +108,12 @@ impl Objects {
 
 impl Bucket {
     /// One range of one version.
-    async fn range(&self, path: &Path, of: &ObjectMeta, range: Range<u64>) -> Result<Bytes, Error> {
+    pub(super) async fn range(
+        &self,
+        path: &Path,
+        of: &ObjectMeta,
+        range: Range<u64>,
+    ) -> Result<Bytes, Error> {
         let (mut tries, mut wait) = (0, RANGE_RETRY_AFTER);
         loop {
             let options = GetOptions {

@@ -30,7 +30,7 @@ const FILE_RETRIES: u32 = 2;
 /// Before it begins anew; doubles.
 const FILE_RETRY_AFTER: Duration = Duration::from_millis(250);
 /// The largest object that a store copies by itself in one request.
-const COPY_BYTES_MAX: u64 = 5 << 30;
+pub(super) const COPY_BYTES_MAX: u64 = 5 << 30;
 
 /// How large each part of an object is: as many equal ones as a store takes.
 pub fn part_bytes(object_bytes: u64) -> u64 {
@@ -146,7 +146,7 @@ impl Bucket {
     }
 
     /// Writes or replaces in parts. `bytes_hint` is how many will come at most, as far as that is known.
-    async fn write<S, E>(
+    pub(super) async fn write<S, E>(
         &self,
         path: &Path,
         mut bytes: S,

@@ -51,6 +51,9 @@ impl Runner {
 
     pub(super) async fn fetch(&self, claim: &Claim, running: &Running, into: &Path) -> Result<(), Outcome> {
         let report = |seen| running.progress(source_progress(seen));
+        if claim.spec.is_dual() && self.fetch_nearest(claim, running, into, &report).await? {
+            return Ok(());
+        }
         match &claim.spec.input {
             Input::Url(url) => {
                 self.fetcher.fetch(url, into, &report, &running.stop).await?;

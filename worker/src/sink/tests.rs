@@ -39,8 +39,14 @@ impl House {
         for n in jobs {
             let (spec, _) = millrace_wire::JobSpec::parse(br#"{"input_url":"http://h/v"}"#).unwrap();
             let (tenant, job_id) = (["acme", "b.c"][n % 2].to_owned(), format!("j.{n}").parse().unwrap());
-            let new =
-                NewJob { tenant: tenant.clone(), job_id, spec, work_seconds: 1.0, steal: Default::default() };
+            let new = NewJob {
+                tenant: tenant.clone(),
+                job_id,
+                spec,
+                work_seconds: 1.0,
+                steal: Default::default(),
+                second: None,
+            };
             let room = Room { slots: 10_000, queue_max: 10_000 };
             let accepted = self.store.accept(&new, &self.worker, room).await.unwrap();
             assert!(matches!(accepted, Accepted::Created(_)));

@@ -1,6 +1,7 @@
 //! What every store must do, whatever database is behind it: each backend keeps these promises on its own
 //! `Fixture`.
 
+mod copies;
 mod outbox;
 mod parts;
 mod retry;
@@ -15,6 +16,7 @@ use millrace_wire::job::{FailureCode, Outputs, Phase, Progress, State};
 use millrace_wire::{JobId, JobSpec};
 use sqlx::{Connection as _, Executor as _};
 
+use self::copies::*;
 use self::outbox::*;
 use self::parts::*;
 use self::retry::*;
@@ -73,7 +75,7 @@ fn id(text: &str) -> JobId {
 pub(super) fn new_job(job_id: &str, fields: &str) -> NewJob {
     let (spec, _) = JobSpec::parse(format!(r#"{{"input_url":"http://h/v"{fields}}}"#).as_bytes()).unwrap();
     let (tenant, steal) = (TENANT_DEFAULT.to_owned(), Prices::default());
-    NewJob { tenant, job_id: id(job_id), spec, work_seconds: 10.0, steal }
+    NewJob { tenant, job_id: id(job_id), spec, work_seconds: 10.0, steal, second: None }
 }
 
 async fn accept(store: &dyn Store, job_id: &str, by: &Identity) -> JobRow {
@@ -486,6 +488,13 @@ macro_rules! promises {
             a_receiver_is_told_a_few_at_a_time_and_a_job_in_order
             a_sink_has_one_feeder_that_goes_on_where_the_last_one_was
             jobs_are_found_by_the_words_of_their_own_tenant
+            an_inputs_second_copy_is_one_claim_at_a_time_and_done_once
+            an_input_that_lies_in_the_second_pool_is_copied_into_the_first
+            nobody_copies_the_input_of_a_job_that_is_over_until_it_is_tried_again
+            outputs_are_copied_once_there_are_any_and_go_with_them
+            a_job_whose_bucket_is_lost_is_made_whole_in_another
+            the_last_attempt_of_a_moved_job_can_never_publish_after_its_finalizer
+            a_job_is_made_again_whose_outputs_are_lost_and_a_cancelled_one_is_not_moved
         }
     };
 }

@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod conformance;
+pub mod copies;
 pub mod library;
 pub mod outbox;
 mod parts;
@@ -32,6 +33,7 @@ use millrace_wire::steal::Prices;
 use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
 use serde::{Deserialize, Serialize};
 
+pub use copies::Copies;
 pub use library::Library;
 pub use outbox::Outbox;
 pub use parts::{Committed, Done, NewPart, Part, Pieces};
@@ -96,6 +98,8 @@ pub struct NewJob {
     pub work_seconds: f64,
     /// What it must have waited before each other pool may take it.
     pub steal: Prices,
+    /// The pool whose bucket gets the input's second copy, if it is a `dual` one; none where this deployment has none.
+    pub second: Option<PoolId>,
 }
 
 /// How full the accepting worker may get.
@@ -361,7 +365,7 @@ pub struct Event {
     /// Its place in the order of all events.
     pub seq: i64,
     /// `accepted`, `claimed`, `phase`, `succeeded`, `failed`, `retry_wait`, `released`, `cancelled`, `dead`, `retried`, `split`,
-    /// `begun_anew`, …
+    /// `begun_anew`, `moved`, …
     pub kind: String,
     /// A JSON object with what belongs to the kind, and in `job` how the job stood after it: a
     /// [`millrace_wire::job::JobUpdate`].

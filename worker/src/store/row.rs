@@ -7,7 +7,9 @@ use millrace_wire::spec::Priority;
 use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
 use sqlx::Row as _;
 
+use super::copies::{CopyClaim, CopyLease, CopyRow, Kind, Stale};
 use super::outbox::{SinkEvent, WebhookRow};
+use super::upkeep::Due;
 use super::{Error, JobRow, Part};
 
 /// A row of either database.
@@ -111,6 +113,43 @@ impl Wanted {
             plan: plan.filter(|_| part != Part::Whole),
         })
     }
+}
+
+/// Reads `job_uid, what, pool, epoch, failures` of a copy and `job_id, spec, manifest` of its job.
+pub(super) fn copy_claim(row: &impl Columns) -> Result<CopyClaim, Error> {
+    Ok(CopyClaim {
+        lease: CopyLease {
+            job_uid: row.text("job_uid")?,
+            kind: Kind::parse(&row.text("what")?)?,
+            to: pool_named(&row.text("pool")?)?,
+            epoch: row.int("epoch")? as u64,
+        },
+        job_id: parsed("job_id", &row.text("job_id")?)?,
+        spec: json("spec", &row.text("spec")?)?,
+        manifest: row.maybe_text("manifest")?.map(|m| json("manifest", &m)).transpose()?,
+        failures: count(row.int("failures")?),
+    })
+}
+
+/// Reads `job_uid, what, pool, state, copy, bytes, sha256, done_at, detail, claimed` of a copy.
+pub(super) fn copy_row(row: &impl Columns) -> Result<(String, CopyRow), Error> {
+    let (done, copied_by) = (row.text("state")? == "done", row.int("copy")? as u64);
+    let copy = CopyRow {
+        kind: Kind::parse(&row.text("what")?)?,
+        pool: pool_named(&row.text("pool")?)?,
+        done: row.maybe_int("done_at")?.filter(|_| done).map(|at| (copied_by, at)),
+        claimed: row.int("claimed")? != 0,
+        bytes: row.maybe_int("bytes")?.filter(|_| done).map(|bytes| bytes as u64),
+        sha256: row.maybe_text("sha256")?.filter(|_| done),
+        detail: row.maybe_text("detail")?,
+    };
+    Ok((row.text("job_uid")?, copy))
+}
+
+/// Reads `job_uid, what, epoch` of a copy that is nobody's any more.
+pub(super) fn stale_copy(row: &impl Columns) -> Result<Due, Error> {
+    let what = Stale::read(&row.text("what")?, row.int("epoch")?)?;
+    Ok(Due::Copy { job_uid: row.text("job_uid")?, what })
 }
 
 /// A number that is never negative.

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use millrace_wire::job::State;
 use millrace_wire::{JobId, PoolId};
 
-use super::{Error, JobRow, Library, Outbox, Part};
+use super::copies::Stale;
+use super::{Copies, Error, JobRow, Library, Outbox, Part};
 
 /// How long things are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +68,13 @@ pub enum Due {
         /// It has outputs, which stay.
         outputs: bool,
     },
+    /// A copy of what a job read or gave, which nobody needs any more.
+    Copy {
+        /// The job's internal name.
+        job_uid: String,
+        /// Of what.
+        what: Stale,
+    },
     /// An upload.
     Upload {
         /// Its key.
@@ -95,7 +103,7 @@ pub enum Deleted {
 /// The part of a store that keeps house, tells others and knows words: all that is beside the life of a job. Every method is
 /// one transaction.
 #[async_trait]
-pub trait Upkeep: Outbox + Library + Send + Sync + 'static {
+pub trait Upkeep: Outbox + Library + Copies + Send + Sync + 'static {
     /// Enters an upload, to be looked at `kept` after its URL's end; one in parts an hour after.
     async fn enter_upload(&self, upload: &NewUpload, kept: Duration) -> Result<(), Error>;
 

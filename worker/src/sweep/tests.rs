@@ -6,6 +6,7 @@ use millrace_wire::job::{FailureCode, Outputs, Phase};
 
 use super::*;
 use crate::objects::conformance::{Stage, aws};
+use crate::store::copies::{Copies as _, CopyEnd, Reach};
 use crate::store::{
     Accepted, AttemptEnd, Claim, Identity, Manifest, NewJob, NewUpload, Published, Room, Sqlite, Store as _,
 };
@@ -54,7 +55,14 @@ impl House {
     async fn accept(&self, id: &str, spec: &str) {
         let (spec, _) = JobSpec::parse(spec.as_bytes()).unwrap();
         let (tenant, job_id) = (store::TENANT_DEFAULT.to_owned(), id.parse().unwrap());
-        let new = NewJob { tenant, job_id, spec, work_seconds: 1.0, steal: Default::default() };
+        let new = NewJob {
+            tenant,
+            job_id,
+            spec,
+            work_seconds: 1.0,
+            steal: Default::default(),
+            second: "gcp".parse().ok(),
+        };
         let accepted = self.store.accept(&new, &self.by, Room { slots: 99, queue_max: 99 }).await.unwrap();
         assert!(matches!(accepted, Accepted::Created(_)));
     }
@@ -262,4 +270,57 @@ async fn a_pass_that_breaks_off_is_taken_up_by_the_next() {
     faults.set(Vec::new());
     assert_eq!(house.sweep(rules).await.unwrap(), 1);
     assert!(!house.has(&key).await);
+}
+
+#[tokio::test]
+async fn copies_in_another_pools_bucket_go_with_what_they_are_of_by_that_pools_sweeper() {
+    for house in House::each().await {
+        let gcp: PoolId = "gcp".parse().unwrap();
+        house.accept("j", r#"{"input_url":"http://h/v","durability":"dual","replicate":["gcp"]}"#).await;
+        let reach = Reach { pools: None, store_replicated: true };
+        let file = house.stage.folder.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        let put = async |key: &str| house.stage.objects.put_file(&gcp, key, &file).await.unwrap();
+        let has = async |key: &str| house.stage.objects.head(&gcp, key).await.is_ok();
+        let copied = async |key: Option<String>| {
+            let claim = house.store.claim_copy(&house.by, &reach, LONG).await.unwrap().unwrap();
+            let key = key.unwrap_or_else(|| keys::second_input(&claim.lease.job_uid, claim.lease.epoch));
+            put(&key).await;
+            let end = CopyEnd::Done { bytes: 1, sha256: None };
+            assert!(house.store.end_copy(&claim.lease, &reach, &end).await.unwrap());
+            key
+        };
+        let input = copied(None).await;
+        let published = house.publish(&house.claim().await).await;
+        let outputs = copied(Some(published.clone())).await;
+        // What lies beside them is another's.
+        let others = input.replace("input-a1", "input-a2");
+        put(&others).await;
+
+        let sweep = async |rules| {
+            let sweeper = Sweeper {
+                upkeep: Arc::clone(&house.store) as _,
+                objects: house.stage.objects.clone(),
+                pool: gcp.clone(),
+                name: "w2 1".to_owned(),
+                rules,
+                every: LONG,
+                metrics: Arc::new(Metrics::new().unwrap()),
+            };
+            sweeper.pass().await.unwrap()
+        };
+        assert_eq!(sweep(KEEP).await, 0);
+        assert!(has(&input).await && has(&outputs).await);
+        let ended = Rules { lost_kept: Duration::ZERO, ..KEEP };
+        assert!(sweep(ended).await > 0);
+        assert!(
+            !has(&input).await && has(&others).await && has(&outputs).await,
+            "a job that is over reads nothing"
+        );
+        house.store.delete_outputs(store::TENANT_DEFAULT, &"j".parse().unwrap()).await.unwrap();
+        let now = Rules { delete_after: Duration::ZERO, ..ended };
+        assert!(sweep(now).await > 0);
+        assert!(!has(&outputs).await && house.has(&published).await, "each bucket by its own");
+        assert!(house.sweep(now).await.unwrap() > 0 && !house.has(&published).await);
+    }
 }

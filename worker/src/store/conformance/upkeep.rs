@@ -38,7 +38,7 @@ async fn publish(store: &dyn Store, claim: &Claim) {
 async fn accept_of(store: &dyn Store, by: &Identity, job_id: &str, spec: &str) {
     let (spec, _) = JobSpec::parse(spec.as_bytes()).unwrap();
     let (tenant, steal) = (TENANT_DEFAULT.to_owned(), Prices::default());
-    let new = NewJob { tenant, job_id: id(job_id), spec, work_seconds: 1.0, steal };
+    let new = NewJob { tenant, job_id: id(job_id), spec, work_seconds: 1.0, steal, second: None };
     assert!(matches!(store.accept(&new, by, ROOM).await.unwrap(), Accepted::Created(_)), "{job_id}");
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use millrace_wire::spec::Input;
 use sqlx::postgres::PgConnection;
 
+use super::super::copies::asked;
 use super::super::outbox::receiver;
 use super::super::row::job_row;
 use super::super::rules::{class_of, steal_after};
@@ -68,6 +69,7 @@ pub(super) async fn accept(
         Input::Path(path) => Some(path),
         Input::Url(_) => None,
     };
+    let copies = asked(&new.spec, new.second.as_ref(), &by.pool);
     let words = Some(new.spec.words()).filter(|words| !words.is_empty());
     let words = words.map(|words| words.into_iter().chain([tenant_word(&new.tenant)]).collect::<Vec<_>>());
     let created = sqlx::query(concat!(
@@ -86,6 +88,9 @@ pub(super) async fn accept(
          w AS (INSERT INTO job_words (job_uid, words) SELECT uid, array_to_tsvector($16::text[]) FROM j \
            WHERE $16::text[] IS NOT NULL), \
          h AS (INSERT INTO job_webhook (job_uid, receiver) SELECT uid, $17 FROM j WHERE $17::text IS NOT NULL), \
+         r AS (INSERT INTO replica (job_uid, what, pool, state, not_before) \
+           SELECT j.uid, copy.what, copy.pool, CASE copy.what WHEN 'input' THEN 'waiting' ELSE 'later' END, j.created_at \
+           FROM j, unnest($18::text[], $19::text[]) AS copy (what, pool)), \
          e AS (",
         event!("'accepted'", "jsonb_build_object('pool', pool, 'worker', $1)"),
         ") SELECT * FROM j"
@@ -107,6 +112,8 @@ pub(super) async fn accept(
     .bind(new.steal.iter().map(|(_, price)| steal_after(price)).collect::<Vec<_>>())
     .bind(words)
     .bind(new.spec.webhook_url.as_deref().and_then(receiver))
+    .bind(copies.iter().map(|(kind, _)| kind.as_str()).collect::<Vec<_>>())
+    .bind(copies.iter().map(|(_, pool)| pool.as_str()).collect::<Vec<_>>())
     .fetch_optional(&mut *on)
     .await?;
     if let Some(row) = created {

@@ -337,7 +337,7 @@ pub(super) async fn retry(
 }
 
 /// Takes the rows of a job's tasks: before the job's own, as everybody does.
-async fn lock_tasks(on: &mut PgConnection, tenant: &str, job_id: &JobId) -> Result<(), Error> {
+pub(super) async fn lock_tasks(on: &mut PgConnection, tenant: &str, job_id: &JobId) -> Result<(), Error> {
     sqlx::query(
         "SELECT FROM task WHERE job_uid = (SELECT uid FROM job WHERE tenant = $1 AND job_id = $2) \
          ORDER BY uid FOR UPDATE",

@@ -8,6 +8,7 @@
 
 mod accept;
 mod claim;
+mod copies;
 mod ending;
 #[cfg(test)]
 mod growth;

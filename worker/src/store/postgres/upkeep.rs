@@ -15,6 +15,7 @@ use sqlx::{Connection as _, Row as _};
 use super::super::rules::{IN_USE_AGAIN, PARTS_GRACE, SWEEPS, is_final, millis};
 use super::super::upkeep::{Deleted, Due, NewUpload, Rules, Upkeep};
 use super::super::{Error, Part};
+use super::copies;
 use super::link::Question;
 use super::read::find;
 use super::sql::now;
@@ -159,7 +160,9 @@ async fn due(on: &mut PgConnection, bucket: &PoolId, rules: &Rules, limit: i64) 
     outputs_past_their_time(&mut tx, bucket, rules, limit).await?;
     pieces_past_their_time(&mut tx, bucket, rules, limit).await?;
     uploads_past_their_time(&mut tx, bucket, rules, limit).await?;
-    let due = to_remove(&mut tx, bucket, rules, limit).await?;
+    copies::past_their_time(&mut tx, bucket, rules, limit).await?;
+    let mut due = to_remove(&mut tx, bucket, rules, limit).await?;
+    due.extend(copies::to_remove(&mut tx, bucket, rules, limit).await?);
     tx.commit().await?;
     Ok(due)
 }
@@ -381,6 +384,7 @@ async fn swept(on: &mut PgConnection, bucket: &PoolId, due: &Due) -> Result<(), 
         Due::Pieces { job_uid, .. } => {
             sqlx::query(concat!("UPDATE plan SET swept_at = ", now!(), " WHERE job_uid = $1")).bind(job_uid)
         }
+        Due::Copy { job_uid, what } => return copies::swept(on, bucket, job_uid, *what).await,
         Due::Upload { key } | Due::Parts { key, .. } => {
             sqlx::query("DELETE FROM upload WHERE bucket = $1 AND key = $2").bind(bucket.as_str()).bind(key)
         }

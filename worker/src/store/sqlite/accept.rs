@@ -3,6 +3,7 @@
 use serde_json::json;
 use sqlx::sqlite::SqliteConnection;
 
+use super::super::copies::{Kind, asked};
 use super::super::outbox::receiver;
 use super::super::row::job_row;
 use super::super::rules::{class_of, steal_after};
@@ -85,6 +86,20 @@ pub(super) async fn accept(
         .bind(pool.as_str())
         .bind(steal_after(price))
         .bind(&task_uid)
+        .execute(&mut *tx)
+        .await?;
+    }
+    for (kind, pool) in asked(&new.spec, new.second.as_ref(), &by.pool) {
+        let state = if kind == Kind::Input { "waiting" } else { "later" };
+        sqlx::query(concat!(
+            "INSERT INTO replica (job_uid, what, pool, state, not_before) VALUES (?, ?, ?, ?, ",
+            now!(),
+            ")"
+        ))
+        .bind(&uid)
+        .bind(kind.as_str())
+        .bind(pool.as_str())
+        .bind(state)
         .execute(&mut *tx)
         .await?;
     }

@@ -7,6 +7,7 @@
 
 mod accept;
 mod claim;
+mod copies;
 mod ending;
 mod open;
 mod outbox;

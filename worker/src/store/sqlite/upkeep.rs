@@ -11,7 +11,7 @@ use sqlx::Row;
 use super::super::rules::{IN_USE_AGAIN, PARTS_GRACE, SWEEPS, is_final, millis};
 use super::super::upkeep::{Deleted, Due, NewUpload, Rules, Upkeep};
 use super::super::{Error, Part};
-use super::{Sqlite, find, now};
+use super::{Sqlite, copies, find, now};
 
 /// Whether a job that has not ended reads the upload of this row.
 macro_rules! in_use {
@@ -177,6 +177,7 @@ impl Upkeep for Sqlite {
                 None => Due::Upload { key },
             });
         }
+        due.extend(copies::to_remove(self, bucket, rules, limit).await?);
         Ok(due)
     }
 
@@ -196,6 +197,7 @@ impl Upkeep for Sqlite {
                 sqlx::query(concat!("UPDATE plan SET swept_at = ", now!(), " WHERE job_uid = ?"))
                     .bind(job_uid)
             }
+            Due::Copy { job_uid, what } => return copies::swept(self, bucket, job_uid, *what).await,
             Due::Upload { key } | Due::Parts { key, .. } => {
                 sqlx::query("DELETE FROM upload WHERE bucket = ? AND key = ?").bind(bucket.as_str()).bind(key)
             }
@@ -305,6 +307,7 @@ impl Sqlite {
             .bind(millis(rules.uploads_kept))
             .execute(&mut *tx)
             .await?;
+        copies::past_their_time(&mut tx, bucket, rules, limit).await?;
         tx.commit().await?;
         Ok(())
     }
