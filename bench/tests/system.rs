@@ -17,6 +17,10 @@ mod cancel;
 mod chromium;
 #[path = "system/events.rs"]
 mod events;
+#[path = "system/faults.rs"]
+mod faults;
+#[path = "system/faults_of_objects.rs"]
+mod faults_of_objects;
 #[path = "system/gateway.rs"]
 mod gateway;
 #[path = "system/gateway_cost.rs"]
@@ -39,6 +43,8 @@ mod playlist;
 mod postgres;
 #[path = "system/ranges.rs"]
 mod ranges;
+#[path = "system/ranges_lost.rs"]
+mod ranges_lost;
 #[path = "system/retry.rs"]
 mod retry;
 #[path = "system/saturation.rs"]
@@ -49,6 +55,8 @@ mod steal;
 mod stream;
 #[path = "system/sync.rs"]
 mod sync;
+#[path = "system/telling.rs"]
+mod telling;
 #[path = "system/tenants.rs"]
 mod tenants;
 #[path = "system/up.rs"]

@@ -21,6 +21,7 @@ use tracing::{Instrument as _, info, info_span, warn};
 use crate::cost::CostModel;
 use crate::failure::{Ended, Failure};
 use crate::ffmpeg::Ffmpeg;
+use crate::fitness::Fitness;
 use crate::keys;
 use crate::lease::{Leases, Running, Stop};
 use crate::metrics::Metrics;
@@ -57,6 +58,8 @@ pub struct Runner {
     pub stored: stored::Limits,
     /// Learns.
     pub cost: Arc<CostModel>,
+    /// Hears of failures.
+    pub fitness: Arc<Fitness>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// A private directory of this worker.
@@ -80,6 +83,8 @@ enum Outcome {
     Committed,
     /// A part is to be done again by an equal encoder; the store knows already.
     Again,
+    /// Parts are to be done again whose objects are lost; the store knows already.
+    TakenBack,
     Failed(Failure),
     /// Told to stop; [`Running::stopped`] says why.
     Stopped,
@@ -223,10 +228,12 @@ impl Runner {
                 info!(part = claim.part.folder(), "another encoder was first");
                 ("released", None)
             }
+            Outcome::TakenBack => ("released", None),
             Outcome::Failed(failure) => {
                 let code = failure.code;
                 warn!(code = code.as_str(), detail = failure.detail, log = failure.log, "attempt failed");
                 self.metrics.failures.with_label_values(&[code.as_str()]).inc();
+                self.fitness.hear(code);
                 let retry_after = retry_after(claim.lease.epoch);
                 ("failed", Some(AttemptEnd::Failed { code, detail: failure.detail, retry_after }))
             }

@@ -7,7 +7,9 @@ use millrace_wire::spec::Input;
 use tracing::info;
 
 use super::outputs::package;
+use super::range::{File, check};
 use super::{Outcome, Runner, Scratch};
+use crate::failure::{Ended, Failure};
 use crate::ffmpeg;
 use crate::keys;
 use crate::ladder::{self, Plan};
@@ -49,7 +51,7 @@ impl Runner {
         self.publish(claim, running, &out, package, None).await
     }
 
-    pub(super) async fn fetch(&self, claim: &Claim, running: &Running, into: &Path) -> Result<(), Outcome> {
+    pub(super) async fn fetch(&self, claim: &Claim, running: &Running, into: &Path) -> Result<(), Ended> {
         let report = |seen| running.progress(source_progress(seen));
         match &claim.spec.input {
             Input::Url(url) => {
@@ -92,16 +94,18 @@ impl Runner {
 
     /// An upload to this pool lies well; whatever came from elsewhere is stored, for as long as the job takes.
     async fn share(&self, claim: &Claim, running: &Running, input: &Path) -> Result<SourceAt, Outcome> {
-        let bucket = claim.bucket.clone();
+        let (bucket, file) = (claim.bucket.clone(), input.to_owned());
+        let read = move || File::read(&file).map_err(|error| Failure::scratch("read the source", &error));
+        let sha256 = Some(check(read).await?.sha256);
         if let Input::Path(path) = &claim.spec.input
             && let Some((pool, key)) = keys::split_input_path(path)
             && pool == bucket
         {
-            return Ok(SourceAt { bucket, key: key.to_owned(), own: false });
+            return Ok(SourceAt { bucket, key: key.to_owned(), own: false, sha256 });
         }
         let key = keys::source(&claim.lease);
         self.store_files(claim, running, vec![(key.clone(), input.to_owned())]).await?;
-        Ok(SourceAt { bucket, key, own: true })
+        Ok(SourceAt { bucket, key, own: true, sha256 })
     }
 }
 

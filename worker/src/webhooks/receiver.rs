@@ -135,13 +135,19 @@ impl Receivers {
         Ok((url, client))
     }
 
-    /// Sends a message once.
+    /// Sends a message once, signed as of `now`.
     ///
     /// # Errors
     /// It was not taken: any answer but 2xx, or none.
-    pub async fn send(&self, url: &str, message: &Message, secrets: &Secrets) -> Result<(), Refusal> {
+    pub async fn send(
+        &self,
+        url: &str,
+        message: &Message,
+        secrets: &Secrets,
+        now: jiff::Timestamp,
+    ) -> Result<(), Refusal> {
         let (url, client) = self.target(url)?;
-        let timestamp = jiff::Timestamp::now().as_second();
+        let timestamp = now.as_second();
         let signature = secrets.sign(&message.id, timestamp, &message.body);
         let sent = client
             .post(url)
@@ -168,6 +174,16 @@ impl Receivers {
         let mut causes = std::iter::successors(error.source(), |cause| (*cause).source());
         if let Some(refused) = causes.find_map(|cause| cause.downcast_ref::<Refused>()) {
             return address_refused(refused);
+        }
+        // What TLS says stands inside of an error of the connection, not behind it.
+        let mut causes = std::iter::successors(error.source(), |cause| (*cause).source());
+        let said = |cause: &(dyn std::error::Error + 'static)| {
+            let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            matches!(inner.or(cause.downcast_ref()), Some(rustls::Error::InvalidCertificate(_)))
+        };
+        if causes.any(said) {
+            return Refusal::new("the receiver's certificate is not trusted");
         }
         Refusal::new(match (error.is_timeout(), error.is_connect()) {
             (true, _) => {
