@@ -39,6 +39,8 @@ const RETRY_MAX: Duration = Duration::from_secs(300);
 const STORE_RETRY: Duration = Duration::from_millis(500);
 /// Longest time to remove what an attempt wrote: meanwhile it keeps its slot, and a worker that is to leave.
 const FORGET_PATIENCE: Duration = Duration::from_secs(5);
+/// With less than this left, what was written last was not written whole.
+const ROOM_MIN: u64 = 64 * 1024;
 /// Events of a job that are read at once.
 const EVENTS_PAGE: u32 = 64;
 
@@ -121,6 +123,18 @@ impl Scratch {
 
     fn out(&self) -> PathBuf {
         self.0.join("out")
+    }
+
+    /// What a failure of what was written here is about: ffmpeg ends well on a disk that filled up at its last bytes, and says
+    /// no word of it.
+    fn blame(&self, failure: Failure) -> Failure {
+        use FailureCode::{EncodeFailed, VerifyFailed};
+        let full = || rustix::fs::statvfs(&self.0).is_ok_and(|disk| disk.f_bavail * disk.f_frsize < ROOM_MIN);
+        if matches!(failure.code, EncodeFailed | VerifyFailed) && full() {
+            let detail = "the worker's scratch directory is full";
+            return Failure::new(FailureCode::ScratchUnavailable, detail).log(failure);
+        }
+        failure
     }
 
     fn empty_out(&self) -> Result<(), Failure> {

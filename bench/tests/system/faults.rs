@@ -115,7 +115,7 @@ async fn a_full_scratch_space_costs_an_attempt_and_is_left_empty() {
 
     // Full while the source arrives, and full while ffmpeg writes.
     let mut fine = stage.web.small_spec("encode");
-    fine["crf"] = 10.into();
+    fine["crf"] = 18.into();
     for (id, all_but, spec) in [("source", 4096, stage.web.small_spec("source")), ("encode", 180_000, fine)] {
         let before = files(&jobs).len();
         let filler = Filler::fill(&disk, all_but);

@@ -8,6 +8,7 @@ use millrace_bench::surroundings::other_clock;
 use millrace_bench::system::Builder;
 use millrace_object_server::{Fault, What};
 use millrace_wire::job::{FailureCode, State};
+use millrace_wire::problem::Code;
 use reqwest::Method;
 use serde_json::json;
 
@@ -31,8 +32,10 @@ async fn a_store_that_stands_still_costs_an_attempt_and_no_worker() {
     let stage = Stage::start(one(&store).worker_arg("--lease", "4s").worker_arg("--heartbeat", "1s")).await;
     let ticket = upload(&stage, &store).await;
     let spec = |id: &str| json!({ "job_id": id, "input_path": ticket.input_path });
-    for (id, method, key) in [("reading", &Method::HEAD, "/uploads/"), ("writing", &Method::PUT, "/jobs/")] {
-        store.set(&[on(method, key, What::Hold)]).await;
+    // Who submits is told that there is such an upload; who runs it is not.
+    let reading = Fault { skip: 1, ..on(&Method::HEAD, "/uploads/", What::Hold) };
+    for (id, fault) in [("reading", reading), ("writing", on(&Method::PUT, "/jobs/", What::Hold))] {
+        store.set(&[fault]).await;
         stage.client.submit(&spec(id)).await.unwrap();
         let error = failed_for_now(&stage, id).await;
         assert_eq!(error.code, FailureCode::ObjectsUnavailable, "{id}");
@@ -58,24 +61,31 @@ async fn a_store_that_is_only_slow_is_waited_for() {
 #[tokio::test]
 async fn credentials_that_have_expired_are_named_and_new_ones_are_taken() {
     let store = Store::start().await;
-    let stage = Stage::start(one(&store).worker_arg("--presign", "all")).await;
+    let stage = Stage::start(one(&store)).await;
     let ticket = upload(&stage, &store).await;
+    let spec = |id: &str| json!({ "job_id": id, "input_path": ticket.input_path });
+    stage.client.submit(&stage.web.held_spec("first")).await.unwrap();
+    stage.client.submit(&spec("second")).await.unwrap();
     store.write_credentials("one of yesterday");
     // What was read counts for five seconds.
     tokio::time::sleep(Duration::from_secs(6)).await;
-    stage.client.submit(&json!({ "job_id": "j", "input_path": ticket.input_path })).await.unwrap();
-    let error = failed_for_now(&stage, "j").await;
+    let refused = stage.client.process(&spec("third")).await.unwrap();
+    let problem = refused.problem().unwrap();
+    assert_eq!((problem.status, problem.code), (503, Code::ObjectsUnavailable));
+    assert!(problem.detail.contains("credentials"), "{}", problem.detail);
+    stage.web.release();
+    let error = failed_for_now(&stage, "first").await;
     assert_eq!(error.code, FailureCode::ObjectsDenied);
     assert!(error.detail.contains("credentials"), "{}", error.detail);
     wait_lacks(&stage, "aws-1", Some("objects")).await;
+    let waiting = stage.client.job("second").await.unwrap();
+    assert_eq!((waiting.state, waiting.attempt), (State::Queued, 0), "it is not spent on what cannot be");
     store.write_credentials(millrace_object_server::SECRET_KEY);
     wait_lacks(&stage, "aws-1", None).await;
-    assert_eq!(stage.succeeded("j").await.attempt, 2);
-    assert!(
-        store.files("in-aws").iter().all(|file| !file.contains("/trials/")),
-        "{:?}",
-        store.files("in-aws")
-    );
+    assert_eq!(stage.succeeded("second").await.attempt, 1);
+    assert_eq!(stage.succeeded("first").await.attempt, 2);
+    let files = store.files("in-aws");
+    assert!(files.iter().all(|file| !file.contains("/trials/")), "{files:?}");
     stage.end().await;
 }
 

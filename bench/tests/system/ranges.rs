@@ -15,9 +15,9 @@ use crate::chromium::{self, Wanted};
 use crate::stage::{PATIENCE, Stage, clip, made, wait_until};
 
 /// Seven ranges of three segments, in two renditions.
-pub(crate) const LONG: Picture = Picture { width: 854, height: 480, rate: 25, seconds: 42.0 };
+const LONG: Picture = Picture { width: 854, height: 480, rate: 25, seconds: 42.0 };
 /// Each of its ranges keeps one thread of x264 busy for a while.
-pub(crate) const LONG_HEAVY: Picture = Picture { width: 640, height: 360, rate: 60, seconds: 40.0 };
+const LONG_HEAVY: Picture = Picture { width: 640, height: 360, rate: 60, seconds: 40.0 };
 
 pub(crate) fn workers(count: usize) -> Builder {
     System::builder().pool("aws", count).worker_arg("--threads", "1").worker_arg("--range", "5s")

@@ -51,7 +51,8 @@ impl Runner {
             return self.take_back(claim, running, &lost).await;
         }
         let wanted = plan.ladder.wanted;
-        let mut package = package(plan.ladder.clone(), out.clone()).await?;
+        let packaged = package(plan.ladder.clone(), out.clone()).await;
+        let mut package = packaged.map_err(|failure| scratch.blame(failure))?;
         for range in &plan.ranges {
             package::check_joint(plan.ladder.picture.as_ref(), range, &package.pictures)?;
         }

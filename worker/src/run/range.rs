@@ -74,7 +74,8 @@ impl Runner {
             self.ffmpeg.encode_sound((&part, index), &source.path(), &out, &report, &running.stop).await?;
         self.cost.learn(part.work_seconds, encoded.wall.as_secs_f64());
         self.metrics.encoded(&part, &encoded);
-        check(move || package::check_sound(&part, index, &out)).await?;
+        let checked = check(move || package::check_sound(&part, index, &out)).await;
+        checked.map_err(|failure| scratch.blame(failure))?;
         self.commit(claim, running, &scratch, 1, &encoded).await
     }
 
@@ -96,7 +97,7 @@ impl Runner {
             check(move || package::check_range(&part, &range, &out)).await?;
             Ok(encoded)
         };
-        match made.await {
+        match made.await.map_err(|ended: Ended| ended.map(|failure| scratch.blame(failure))) {
             Ok(encoded) => Ok(encoded),
             // Without any frame at all ffmpeg's muxer dies.
             Err(Ended::Failed(failure))

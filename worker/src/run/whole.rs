@@ -37,13 +37,15 @@ impl Runner {
         self.enter(running, Phase::Encoding, Some(plan.work_seconds)).await?;
         let report = |seen| running.progress(progress(&seen, plan.duration_s));
         let out = scratch.out();
-        let encoded = self.ffmpeg.encode(&plan, &input, &out, &report, &running.stop).await?;
+        let encoded = self.ffmpeg.encode(&plan, &input, &out, &report, &running.stop).await;
+        let encoded = encoded.map_err(|ended| ended.map(|failure| scratch.blame(failure)))?;
         self.cost.learn(plan.work_seconds, encoded.wall.as_secs_f64());
         self.metrics.encoded(&plan, &encoded);
 
         self.enter(running, Phase::Publishing, None).await?;
         let wanted = plan.wanted;
-        let mut package = package(plan, out.clone()).await?;
+        let packaged = package(plan, out.clone()).await;
+        let mut package = packaged.map_err(|failure| scratch.blame(failure))?;
         self.add_files(wanted, &mut package, &scratch, running).await?;
         self.add_thumbnails(wanted, &mut package, &scratch, running).await?;
         package.outputs.bytes = package.bytes();

@@ -175,14 +175,7 @@ impl Receivers {
         if let Some(refused) = causes.find_map(|cause| cause.downcast_ref::<Refused>()) {
             return address_refused(refused);
         }
-        // What TLS says stands inside of an error of the connection, not behind it.
-        let mut causes = std::iter::successors(error.source(), |cause| (*cause).source());
-        let said = |cause: &(dyn std::error::Error + 'static)| {
-            let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-            let inner = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>());
-            matches!(inner.or(cause.downcast_ref()), Some(rustls::Error::InvalidCertificate(_)))
-        };
-        if causes.any(said) {
+        if distrusted(error) {
             return Refusal::new("the receiver's certificate is not trusted");
         }
         Refusal::new(match (error.is_timeout(), error.is_connect()) {
@@ -192,6 +185,19 @@ impl Receivers {
             (_, true) => "the receiver could not be reached".to_owned(),
             _ => "the connection to the receiver broke".to_owned(),
         })
+    }
+}
+
+/// Whether TLS ended with a certificate that is not believed. What it says stands inside of errors of the connection, not
+/// behind them.
+fn distrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return matches!(error, rustls::Error::InvalidCertificate(_));
+    }
+    let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    match inside {
+        Some(inside) => distrusted(inside),
+        None => error.source().is_some_and(distrusted),
     }
 }
 
