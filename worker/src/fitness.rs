@@ -169,9 +169,10 @@ mod tests {
         let (stage, metrics) = (Stage::s3().await, Metrics::new().unwrap());
         let faults = &stage.server.as_ref().unwrap().faults;
         let fitness = fitness(&stage);
-        for (method, code) in [("PUT", "AccessDenied"), ("DELETE", "AccessDenied")] {
+        // Objects are deleted by a list of them.
+        for (method, on) in [("PUT", "trials/w1"), ("POST", "?delete")] {
             let method = method.parse().unwrap();
-            faults.set(vec![Fault::new(&method, "trials/w1", 1000, What::Refuse(403, code.to_owned()))]);
+            faults.set(vec![Fault::new(&method, on, 1000, What::Refuse(403, "AccessDenied".to_owned()))]);
             fitness.hear(FailureCode::ObjectsDenied);
             for _ in 0..2 {
                 assert!(!fitness.may_claim(&metrics).await);

@@ -109,7 +109,9 @@ pub async fn serve(
         scratch.clone(),
     ));
     let clock = clock::Clock::default();
-    clock.look(&*store, &metrics).await?;
+    if let Err(error) = clock.look(&*store, &metrics).await {
+        warn!(%error, "the job store does not tell the time yet");
+    }
     info!(
         worker = %identity.worker, pool = %identity.pool, incarnation = identity.incarnation, store = store.id(),
         slots = room.slots, threads = config.threads, ffmpeg = ffmpeg.version(), encoder = ffmpeg.encoder(), sandbox = ffmpeg.sandbox(),
