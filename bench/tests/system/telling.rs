@@ -126,7 +126,7 @@ impl Jwts {
     }
 
     /// What `by` says about `of`.
-    fn sign(by: &KeyPair, of: &KeyPair, nats: Value) -> String {
+    fn sign(by: &KeyPair, of: &KeyPair, nats: &Value) -> String {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let claims = json!({
             "jti": of.public_key(), "iat": now, "iss": by.public_key(), "sub": of.public_key(), "name": "a test's",
@@ -141,16 +141,16 @@ impl Jwts {
     /// Lines of the server's configuration.
     fn configuration(&self) -> String {
         let operator =
-            Self::sign(&self.operator, &self.operator, json!({ "type": "operator", "version": 2 }));
+            Self::sign(&self.operator, &self.operator, &json!({ "type": "operator", "version": 2 }));
         let no_limits = ["subs", "data", "payload", "imports", "exports", "conn", "leaf"];
         let mut limits: Value = no_limits.iter().map(|name| ((*name).to_owned(), json!(-1))).collect();
         limits["wildcards"] = json!(true);
         let account = |limits: &Value| json!({ "limits": limits, "type": "account", "version": 2 });
-        let system = Self::sign(&self.operator, &self.system, account(&limits));
+        let system = Self::sign(&self.operator, &self.system, &account(&limits));
         for name in ["mem_storage", "disk_storage", "streams", "consumer"] {
             limits[name] = json!(-1);
         }
-        let jobs = Self::sign(&self.operator, &self.account, account(&limits));
+        let jobs = Self::sign(&self.operator, &self.account, &account(&limits));
         format!(
             "operator: {operator}\nresolver: MEMORY\nsystem_account: {}\nresolver_preload: {{ {}: {system}, {}: {jobs} }}",
             self.system.public_key(),
@@ -163,7 +163,7 @@ impl Jwts {
     fn credentials(account: &KeyPair) -> String {
         let user = KeyPair::new_user();
         let nats = json!({ "pub": {}, "sub": {}, "subs": -1, "data": -1, "payload": -1, "type": "user", "version": 2 });
-        let (jwt, seed) = (Self::sign(account, &user, nats), user.seed().unwrap());
+        let (jwt, seed) = (Self::sign(account, &user, &nats), user.seed().unwrap());
         format!(
             "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
              -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
