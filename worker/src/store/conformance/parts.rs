@@ -133,8 +133,9 @@ pub(super) async fn parts_whose_objects_are_lost_are_done_again_a_few_times(fixt
     assert!(store.enter(&finish.lease, Phase::Publishing, None).await.unwrap());
     let zombie = finish.lease.clone();
     let [sound, first, second] = &done[..] else { unreachable!() };
-    assert!(store.take_back(&zombie, &[first.lease.clone()], "gone").await.unwrap());
-    assert!(!store.take_back(&zombie, &[second.lease.clone()], "gone").await.unwrap(), "its lease is gone");
+    let one = std::slice::from_ref::<Lease>;
+    assert!(store.take_back(&zombie, one(&first.lease), "gone").await.unwrap());
+    assert!(!store.take_back(&zombie, one(&second.lease), "gone").await.unwrap(), "its lease is gone");
     assert_eq!(store.publish(&zombie, &manifest(&zombie)).await.unwrap(), Published::No);
     assert_eq!(row(&*store, "j").await.state, State::Running);
 
