@@ -33,6 +33,7 @@ pub mod progress;
 pub mod ranges;
 pub mod routing;
 pub mod simulate;
+pub mod surroundings;
 pub mod system;
 pub mod table;
 pub mod up;

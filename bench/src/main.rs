@@ -90,12 +90,9 @@ enum Command {
         /// Seconds of a range.
         #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(5..=3600))]
         range: u32,
-        /// How often both are measured, in turns.
-        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+        /// How often both are measured; each time on the other's core.
+        #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
         runs: u32,
-        /// Only one of both, and no verdict.
-        #[arg(long)]
-        only: Option<ranges::Side>,
         /// The demo's clip is kept in `cache` below.
         #[arg(long, value_name = "DIR", default_value = "./.millrace")]
         data: PathBuf,
@@ -266,9 +263,9 @@ fn run(command: Command) -> Result<()> {
                     () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
                 }
             }
-            Command::Ranges { clip, seconds, range, runs, only, data, out } => {
+            Command::Ranges { clip, seconds, range, runs, data, out } => {
                 let range = Duration::from_secs(range.into());
-                let options = ranges::Options { clip, seconds, range, runs, only, data, out };
+                let options = ranges::Options { clip, seconds, range, runs, data, out };
                 tokio::select! {
                     done = ranges::run(&options) => done,
                     () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),

@@ -1,18 +1,24 @@
-//! What cutting a long job into ranges costs: the same job in one piece and in ranges, on one worker, in CPU time of the
+//! What cutting a long job into ranges costs: the same job in one piece and in ranges, each on one worker, in CPU time of the
 //! worker and all that it starts.
 //!
 //! One worker, because it is the price that is asked for and not the gain; two would only share what one does here. What
 //! ranges cost beyond the job: the seconds that each decodes before its first frame, an encoder that starts anew, a source
 //! that is stored once, and a ladder that is fetched once, to be read back.
+//!
+//! CPU time is no constant: on a machine that others share, the same encode costs a seventh more a minute later. So both run
+//! at the same time, each on a core of its own, and change cores from turn to turn; what slows one slows the other, and the
+//! quotient of a turn stays. The verdict is the median of those.
 
+use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use millrace_wire::job::State;
 use serde_json::json;
 
+use crate::gateway::pin;
 use crate::procfs::{self, Cpu};
 use crate::worker::source::Source;
 use crate::{System, clip, media};
@@ -31,23 +37,12 @@ pub struct Options {
     pub seconds: u32,
     /// How long a range is.
     pub range: Duration,
-    /// How often both are measured, in turns.
+    /// How often both are measured.
     pub runs: u32,
-    /// Only one of the two, and no verdict: for a machine that is free for a short while only.
-    pub only: Option<Side>,
     /// The demo's clip is kept in `cache` below.
     pub data: PathBuf,
     /// What is worked on.
     pub out: PathBuf,
-}
-
-/// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Side {
-    /// The job in one piece.
-    Piece,
-    /// The job in ranges.
-    Ranges,
 }
 
 /// Runs it and prints what it found.
@@ -59,34 +54,44 @@ pub async fn run(options: &Options) -> Result<()> {
     fs::create_dir_all(&options.out).with_context(|| format!("make {}", options.out.display()))?;
     let clip = looped(options).await?;
     let source = Source::serve(&clip).await?;
-    let mut sides = [(Side::Piece, Duration::ZERO, Vec::new()), (Side::Ranges, options.range, Vec::new())];
-    for turn in 0..options.runs {
-        for (side, range, seen) in
-            sides.iter_mut().filter(|side| options.only.is_none_or(|only| only == side.0))
-        {
-            let (cpu, wall) = measure(options, source.url(), *range).await?;
-            let [own, children] = [cpu.own, cpu.children].map(|time| time.as_secs_f64());
-            let (turn, wall) = (turn + 1, wall.as_secs_f64());
-            println!("run {turn}, {side:?}: ffmpeg {children:.2} CPU s, the worker {own:.2}; {wall:.1} s");
-            seen.push(cpu.total().as_secs_f64());
-        }
+    let cores = pin::cores()?;
+    let mut over = Vec::new();
+    for turn in 0..options.runs as usize {
+        let core = |side: usize| (cores.len() > 1).then(|| cores[(turn + side) % 2]);
+        let piece = measure(options, source.url(), "piece", Duration::ZERO, core(0));
+        let ranges = measure(options, source.url(), "ranges", options.range, core(1));
+        let (piece, ranges) = match cores.len() {
+            // After each other, where they would only take time from each other.
+            0 | 1 => (piece.await?, ranges.await?),
+            _ => tokio::try_join!(piece, ranges)?,
+        };
+        let cost = ranges.total().as_secs_f64() / piece.total().as_secs_f64() - 1.0;
+        println!(
+            "run {}: in one piece {}, in ranges {}: {:+.2} %",
+            turn + 1,
+            shown(piece),
+            shown(ranges),
+            cost * 100.0
+        );
+        over.push(cost);
     }
-    if options.only.is_some() {
-        return Ok(());
-    }
-    let [whole, ranges] = sides.map(|(_, _, seen)| median(seen));
-    let over = ranges / whole - 1.0;
+    let over = median(over);
     println!(
-        "{} s in ranges of {:?}: {ranges:.2} CPU s beside {whole:.2}, {:+.2} % (at most {:.0} %)",
+        "{} s in ranges of {:?}: {:+.2} % of CPU time, the median of {} (at most {:.0} %)",
         options.seconds,
         options.range,
         over * 100.0,
+        options.runs,
         OVER_MAX * 100.0
     );
     if over > OVER_MAX {
         bail!("ranges cost more than they may");
     }
     Ok(())
+}
+
+fn shown(cpu: Cpu) -> String {
+    format!("{:.2} CPU s and {:.2} of the worker itself", cpu.children.as_secs_f64(), cpu.own.as_secs_f64())
 }
 
 fn median(mut seen: Vec<f64>) -> f64 {
@@ -112,24 +117,38 @@ async fn looped(options: &Options) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// CPU and wall time of one job on a fresh worker.
-async fn measure(options: &Options, url: &str, range: Duration) -> Result<(Cpu, Duration)> {
-    let data: &Path = &options.out.join("ranges");
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).to_string();
-    let system =
-        System::builder().pool("bench", 1).worker_arg("--threads", &threads).data(data).empty_first();
-    let mut system = system.worker_arg("--range", &format!("{}ms", range.as_millis())).start().await?;
-    let pid = system.worker_pid("bench-1")?;
+/// CPU time of one job on a fresh worker, alone on a core where one is given.
+async fn measure(
+    options: &Options,
+    url: &str,
+    name: &str,
+    range: Duration,
+    core: Option<usize>,
+) -> Result<Cpu> {
+    let threads =
+        if core.is_some() { 1 } else { std::thread::available_parallelism().map_or(1, usize::from) };
+    let builder = System::builder().pool(name, 1).data(&options.out.join(name)).empty_first();
+    let builder = builder.worker_arg("--threads", &threads.to_string());
+    let mut builder = builder.worker_arg("--range", &format!("{}ms", range.as_millis()));
+    let worker = format!("{name}-1");
+    if let Some(core) = core {
+        let this = std::env::current_exe().context("find this program's own path")?;
+        let words = [this.into(), "on-core".into(), core.to_string().into()];
+        let words = words.map(|word: OsString| word.to_string_lossy().into_owned());
+        builder = builder.worker_started_by(&worker, words.into());
+    }
+    let mut system = builder.start().await?;
+    let pid = system.worker_pid(&worker)?;
     let cpu = || Cpu::of(pid).context("the worker is gone");
     let (before, began) = (cpu()?, Instant::now());
     system.client()?.submit(&json!({ "job_id": "long", "input_url": url })).await?;
     let done = system.client()?.wait_final("long", PATIENCE).await?;
     ensure!(done.state == State::Succeeded, "the job did not succeed: {:?}", done.error);
-    let (after, took) = (cpu()?, began.elapsed());
-    let spent = Cpu {
+    let after = cpu()?;
+    println!("  {name}: {:.1} s", began.elapsed().as_secs_f64());
+    system.stop().await?;
+    Ok(Cpu {
         own: after.own.saturating_sub(before.own),
         children: after.children.saturating_sub(before.children),
-    };
-    system.stop().await?;
-    Ok((spent, took))
+    })
 }

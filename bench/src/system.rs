@@ -34,6 +34,8 @@ struct Worker {
     /// `HOST:PORT`; port 0 until its first start.
     address: String,
     flags: BTreeMap<String, String>,
+    /// The program that starts it and that one's arguments; nothing where it starts by itself.
+    by: Vec<String>,
     process: Option<Process>,
 }
 
@@ -379,9 +381,15 @@ impl System {
         self.routing.write(&self.routing_path()).context("write the routing file")
     }
 
-    fn add_worker(&mut self, name: &str, pool: &str, flags: BTreeMap<String, String>) -> Result<()> {
+    fn add_worker(
+        &mut self,
+        name: &str,
+        pool: &str,
+        flags: BTreeMap<String, String>,
+        by: Vec<String>,
+    ) -> Result<()> {
         let address = "127.0.0.1:0".to_owned();
-        let mut worker = Worker { pool: pool.to_owned(), address, flags, process: None };
+        let mut worker = Worker { pool: pool.to_owned(), address, flags, by, process: None };
         let spec = self.worker_spec(name, &worker);
         fs::create_dir_all(self.scratch(name)).context("make the scratch directory")?;
         worker.process = Some(self.spawner.start(spec)?);
@@ -413,7 +421,15 @@ impl System {
         for (flag, value) in &worker.flags {
             args.extend([flag.into(), value.into()]);
         }
-        Spec { name: name.to_owned(), program: self.binaries.worker.clone(), args, logs: self.logs() }
+        let program = self.binaries.worker.clone();
+        let (program, args) = match worker.by.split_first() {
+            None => (program, args),
+            Some((first, rest)) => {
+                let own = rest.iter().map(OsString::from).chain([program.into()]);
+                (first.into(), own.chain(args).collect())
+            }
+        };
+        Spec { name: name.to_owned(), program, args, logs: self.logs() }
     }
 
     fn spawn_gateway(&self, number: usize) -> Result<Process> {

@@ -19,6 +19,10 @@ mod chromium;
 mod dual;
 #[path = "system/events.rs"]
 mod events;
+#[path = "system/faults.rs"]
+mod faults;
+#[path = "system/faults_of_objects.rs"]
+mod faults_of_objects;
 #[path = "system/gateway.rs"]
 mod gateway;
 #[path = "system/gateway_cost.rs"]
@@ -43,6 +47,8 @@ mod playlist;
 mod postgres;
 #[path = "system/ranges.rs"]
 mod ranges;
+#[path = "system/ranges_lost.rs"]
+mod ranges_lost;
 #[path = "system/retry.rs"]
 mod retry;
 #[path = "system/saturation.rs"]
@@ -53,6 +59,8 @@ mod steal;
 mod stream;
 #[path = "system/sync.rs"]
 mod sync;
+#[path = "system/telling.rs"]
+mod telling;
 #[path = "system/tenants.rs"]
 mod tenants;
 #[path = "system/up.rs"]

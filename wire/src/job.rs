@@ -201,6 +201,8 @@ failure_codes! {
     ObjectsUnavailable = "objects_unavailable", false;
     /// The object store refuses the worker: its credentials are wrong or past their time, or its clock is off.
     ObjectsDenied = "objects_denied", false;
+    /// What the object store had taken is not there any more, or not as it was written; it is made again, a few times.
+    ObjectsLost = "objects_lost", false;
     /// The lease ran out: the worker died or was cut off.
     LeaseLost = "lease_lost", false;
     /// The worker was asked to stop before the job was done.

@@ -36,7 +36,7 @@ pub struct LoadReport {
     pub pool_queued: u32,
     /// Reference-seconds that wait in its pool.
     pub pool_work_seconds: f64,
-    /// It takes no new jobs.
+    /// It takes no new jobs: it is about to end, or lacks what every job needs.
     pub draining: bool,
     /// Given by the store when the worker registered; a restart is a higher one.
     pub incarnation: u64,

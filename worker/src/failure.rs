@@ -61,6 +61,17 @@ pub enum Ended {
     Failed(Failure),
 }
 
+impl Ended {
+    /// The same with another failure, if it is one.
+    #[must_use]
+    pub fn map(self, change: impl FnOnce(Failure) -> Failure) -> Self {
+        match self {
+            Self::Cancelled => Self::Cancelled,
+            Self::Failed(failure) => Self::Failed(change(failure)),
+        }
+    }
+}
+
 impl From<Failure> for Ended {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)

@@ -1,10 +1,10 @@
 //! How keys in the object store are made, in one place.
 //!
 //! `uploads/<uuid>/<filename>` for what clients sent, `uploads/<tenant>/<uuid>/<filename>` for what those of another tenant
-//! than the default sent, `jobs/<uid>/<task>/a<n>/` for what attempts wrote,
-//! `replicas/<uid>/input-a<n>` for the second copy of an input.
+//! than the default sent, `jobs/<uid>/<task>/a<n>/` for what attempts wrote, `replicas/<uid>/input-a<n>` for the second copy
+//! of an input, `trials/<worker>` for a moment.
 
-use millrace_wire::PoolId;
+use millrace_wire::{PoolId, WorkerId};
 
 use crate::store::{Lease, Part, TENANT_DEFAULT};
 
@@ -29,6 +29,11 @@ pub fn source(lease: &Lease) -> String {
 /// Below which a job's sources lie, and nothing that is published of a job in parts.
 pub fn sources_prefix(job_uid: &str) -> String {
     format!("{}/{}", job_prefix(job_uid), Part::Whole.folder())
+}
+
+/// What a worker writes to see whether its bucket takes it; removed at once.
+pub fn trial(worker: &WorkerId) -> String {
+    format!("trials/{worker}")
 }
 
 /// Below which all attempts at a job write.

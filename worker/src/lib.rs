@@ -3,17 +3,19 @@
 //! In the order of a job: [`http`] accepts it into the [`store`]; the [`queue`] claims it and the [`lease`] keeps
 //! it; [`run`] takes it through [`source`] (fetch, probe), [`ladder`] (plan), [`ffmpeg`] (encode), [`package`]
 //! (verify, playlists) and [`objects`] (bytes) back to the store, which alone decides that it succeeded. [`cost`]
-//! and [`load`] say how busy all that makes us; [`webhooks`] and the event [`sink`] tell others what happened;
-//! [`config`], [`metrics`] and [`failure`] serve every room.
+//! and [`load`] say how busy all that makes us, and [`fitness`] whether we can do anything at all; [`webhooks`] and the event
+//! [`sink`] tell others what happened; [`clock`], [`config`], [`metrics`] and [`failure`] serve every room.
 //!
 //! Invariants: a job is acknowledged only after the store has it · only `ffmpeg` starts processes · only `objects`
 //! names a cloud · nothing past `config` sees raw input.
 
+pub mod clock;
 pub mod config;
 pub mod copier;
 pub mod cost;
 pub mod failure;
 pub mod ffmpeg;
+pub mod fitness;
 pub mod http;
 pub mod keys;
 pub mod ladder;
@@ -101,6 +103,16 @@ pub async fn serve(
         Arc::clone(&cost),
     ));
     let (nudge, copy_nudge) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let fitness = Arc::new(fitness::Fitness::new(
+        objects.clone(),
+        identity.pool.clone(),
+        identity.worker.clone(),
+        scratch.clone(),
+    ));
+    let clock = clock::Clock::default();
+    if let Err(error) = clock.look(&*store, &metrics).await {
+        warn!(%error, "the job store does not tell the time yet");
+    }
     info!(
         worker = %identity.worker, pool = %identity.pool, incarnation = identity.incarnation, store = store.id(),
         slots = room.slots, threads = config.threads, ffmpeg = ffmpeg.version(), encoder = ffmpeg.encoder(), sandbox = ffmpeg.sandbox(),
@@ -134,6 +146,7 @@ pub async fn serve(
         fetcher,
         stored,
         cost: Arc::clone(&cost),
+        fitness: Arc::clone(&fitness),
         metrics: Arc::clone(&metrics),
         sources: source::kept::Kept::below(&scratch),
         scratch,
@@ -170,11 +183,13 @@ pub async fn serve(
         store: Arc::clone(&store),
         identity: identity.clone(),
         objects,
+        fitness,
         load: Arc::clone(&load),
         leases: Arc::clone(&leases),
         cost,
         metrics: Arc::clone(&metrics),
         nudge,
+        clock: clock.clone(),
         room,
         upkeep,
         presign: config.presign,
@@ -201,6 +216,7 @@ pub async fn serve(
                 sink: Arc::new(nats.map_err(|wrong| anyhow::anyhow!("--events: {wrong}"))?),
                 name,
                 feeder: format!("{} {}", identity.worker, identity.incarnation),
+                clock: clock.clone(),
                 metrics: Arc::clone(&metrics),
             })
         }
@@ -234,9 +250,11 @@ pub async fn serve(
     let mut copying = tokio::spawn(copier.run(shutdown.graceful.clone()));
     let mut telling = tokio::spawn({
         let until = shutdown.graceful.clone();
+        let follow = clock.follow(Arc::clone(&store), Arc::clone(&metrics), until.clone());
         async move {
             let (tells, feeds) = (until.clone(), until.clone());
             tokio::join!(
+                follow,
                 async {
                     match teller {
                         Some(teller) => Arc::new(teller).run(tells).await,

@@ -28,6 +28,7 @@ pub struct Load {
     leases: Arc<Leases>,
     cost: Arc<CostModel>,
     draining: AtomicBool,
+    unfit: AtomicBool,
     sequence: AtomicU64,
     backlog: Mutex<(Backlog, Option<Instant>)>,
 }
@@ -48,6 +49,7 @@ impl Load {
             leases,
             cost,
             draining: AtomicBool::new(false),
+            unfit: AtomicBool::new(false),
             sequence: AtomicU64::new(0),
             backlog: Mutex::default(),
         }
@@ -62,7 +64,12 @@ impl Load {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it takes no new jobs.
+    /// Whether this worker can do jobs at all: while it cannot it says that it takes none, too.
+    pub fn fit(&self, fit: bool) {
+        self.unfit.store(!fit, Ordering::Relaxed);
+    }
+
+    /// Whether it is about to end.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
@@ -125,7 +132,7 @@ impl Load {
             speed: self.cost.speed(),
             pool_queued: backlog.pool,
             pool_work_seconds: backlog.pool_work,
-            draining: self.is_draining(),
+            draining: self.is_draining() || self.unfit.load(Ordering::Relaxed),
             incarnation: self.identity.incarnation,
             sequence: self.sequence.fetch_add(1, Ordering::Relaxed) + 1,
         }

@@ -6,11 +6,12 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::ffmpeg::Encoded;
+use crate::fitness::Lack;
 use crate::ladder::Plan;
 use millrace_wire::{LoadReport, PoolId};
 use tracing::debug;
@@ -44,6 +45,8 @@ pub struct Metrics {
     pub tls_handshakes_failed: IntCounterVec,
     pub certificate_expiry: IntGauge,
     pub certificate_success: IntGauge,
+    pub clock_ahead_seconds: Gauge,
+    pub lacks: IntGaugeVec,
     pub wait_seconds: Histogram,
     pub encode_seconds: Histogram,
     pub encode_cpu_seconds: prometheus::Counter,
@@ -121,7 +124,22 @@ impl Metrics {
         registry.register(Box::new(leases_lost.clone()))?;
         let cpu = prometheus::Counter::new(name("encode_cpu_seconds_total"), "CPU seconds that ffmpeg took")?;
         registry.register(Box::new(cpu.clone()))?;
+        let lacks = IntGaugeVec::new(
+            Opts::new(name("lacks"), "1 while the worker claims nothing for want of it"),
+            &["what"],
+        )?;
+        registry.register(Box::new(lacks.clone()))?;
+        Lack::ALL.iter().for_each(|lack| lacks.with_label_values(&[lack.as_str()]).set(0));
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let webhooks = counters(
+            "webhooks_total",
+            "Webhooks sent, by what came of it: delivered, failed (it is sent again), given_up, gone (the receiver wants none), late (another worker told it)",
+            &["outcome"],
+        )?;
+        // There from the start: a first one that appears as 1 is no increase to Prometheus.
+        for outcome in ["delivered", "failed", "given_up", "gone", "late"] {
+            webhooks.with_label_values(&[outcome]);
+        }
         Ok(Self {
             requests: counters("http_requests_total", "Requests by route and status", &["route", "status"])?,
             request_seconds: histograms(
@@ -174,11 +192,7 @@ impl Metrics {
                 "sink_lag_seconds",
                 "Age of the oldest event that the event sink does not have yet, as its feeder last saw it",
             )?,
-            webhooks: counters(
-                "webhooks_total",
-                "Webhooks sent, by what came of it: delivered, failed (it is sent again), given_up, gone (the receiver wants none), late (another worker told it)",
-                &["outcome"],
-            )?,
+            webhooks,
             tls_handshakes_failed: counters(
                 "tls_handshakes_failed_total",
                 "TLS handshakes that failed: refused (a wrong certificate, or none), plain (no TLS at all), timeout",
@@ -192,6 +206,11 @@ impl Metrics {
                 "certificate_reload_success",
                 "1 when the latest certificate is in force",
             )?,
+            clock_ahead_seconds: real(
+                "clock_ahead_seconds",
+                "How far this machine's clock is ahead of the job store's",
+            )?,
+            lacks,
             wait_seconds: histogram("wait_seconds", "Seconds that a job waited to be claimed", SLOW)?,
             encode_seconds: histogram("encode_seconds", "Wall seconds of an encode", SLOW)?,
             encode_cpu_seconds: cpu,

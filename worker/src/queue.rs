@@ -21,7 +21,7 @@ use crate::store::{Identity, Part, Store};
 
 /// How often an idle worker looks without being nudged, before jitter.
 const POLL: Duration = Duration::from_secs(1);
-/// How long it waits after the store failed.
+/// How long it waits after the store failed, or while it lacks what every job needs.
 const BACK_OFF: Duration = Duration::from_secs(2);
 
 /// The claim loop and what it needs.
@@ -60,6 +60,20 @@ impl Queue {
                 () = drain.cancelled() => break,
                 permit = Arc::clone(&slots).acquire_owned() => permit.expect("the semaphore is never closed"),
             };
+            let fit = tokio::select! {
+                biased;
+                () = drain.cancelled() => break,
+                fit = self.runner.fitness.may_claim(&self.metrics) => fit,
+            };
+            self.load.fit(fit);
+            if !fit {
+                drop(permit);
+                tokio::select! {
+                    () = drain.cancelled() => break,
+                    () = tokio::time::sleep(jittered(BACK_OFF)) => {}
+                }
+                continue;
+            }
             let sent = Instant::now();
             let pause = match self.store.claim(&self.identity, self.leases.lease()).await {
                 Ok(Some(claim)) => {
@@ -94,11 +108,10 @@ impl Queue {
                 }
             };
             drop(permit);
-            let jittered = pause.mul_f64(rand::rng().random_range(0.75..1.25));
             tokio::select! {
                 () = drain.cancelled() => break,
                 () = self.nudge.notified() => {}
-                () = tokio::time::sleep(jittered) => {}
+                () = tokio::time::sleep(jittered(pause)) => {}
             }
         }
         let finish = async { while attempts.join_next().await.map(report_panic).is_some() {} };
@@ -112,6 +125,10 @@ impl Queue {
             while attempts.join_next().await.map(report_panic).is_some() {}
         }
     }
+}
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.75..1.25))
 }
 
 fn report_panic(ended: Result<(), tokio::task::JoinError>) {

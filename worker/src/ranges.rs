@@ -57,6 +57,9 @@ pub struct SourceAt {
     pub key: String,
     /// It lies there for this job alone.
     pub own: bool,
+    /// SHA-256 of it, in hexadecimal: whoever finds other bytes there, or none, does not cut those. None in plans of before.
+    #[serde(default)]
+    pub sha256: Option<String>,
 }
 
 /// Cuts a plan's picture into ranges of about `length`; none where it stays in one piece: shorter than two ranges, of sound
@@ -231,7 +234,7 @@ mod tests {
     fn a_plan_comes_out_of_the_store_as_it_went_in() {
         let source = source(600.0, 4.0);
         let bucket = "aws".parse().unwrap();
-        let at = SourceAt { bucket, key: "uploads/1/v".to_owned(), own: false };
+        let at = SourceAt { bucket, key: "uploads/1/v".to_owned(), own: false, sha256: None };
         let plan = RangePlan { ladder: plan(&source), ranges: ranges(&source).unwrap(), source: at };
         let text = serde_json::to_string(&plan).unwrap();
         assert_eq!(serde_json::from_str::<RangePlan>(&text).unwrap(), plan);

@@ -22,6 +22,7 @@ use tracing::{Instrument as _, info, info_span, warn};
 use crate::cost::CostModel;
 use crate::failure::{Ended, Failure};
 use crate::ffmpeg::Ffmpeg;
+use crate::fitness::Fitness;
 use crate::keys;
 use crate::lease::{Leases, Running, Stop};
 use crate::metrics::Metrics;
@@ -39,6 +40,8 @@ const RETRY_MAX: Duration = Duration::from_secs(300);
 const STORE_RETRY: Duration = Duration::from_millis(500);
 /// Longest time to remove what an attempt wrote: meanwhile it keeps its slot, and a worker that is to leave.
 const FORGET_PATIENCE: Duration = Duration::from_secs(5);
+/// With less than this left, what was written last was not written whole.
+const ROOM_MIN: u64 = 64 * 1024;
 /// Events of a job that are read at once.
 const EVENTS_PAGE: u32 = 64;
 
@@ -60,6 +63,8 @@ pub struct Runner {
     pub stored: stored::Limits,
     /// Learns.
     pub cost: Arc<CostModel>,
+    /// Hears of failures.
+    pub fitness: Arc<Fitness>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// A private directory of this worker.
@@ -83,6 +88,8 @@ enum Outcome {
     Committed,
     /// A part is to be done again by an equal encoder; the store knows already.
     Again,
+    /// Parts are to be done again whose objects are lost; the store knows already.
+    TakenBack,
     Failed(Failure),
     /// The job waits again, to be made in another bucket: its own does not answer.
     Moved,
@@ -121,6 +128,18 @@ impl Scratch {
 
     fn out(&self) -> PathBuf {
         self.0.join("out")
+    }
+
+    /// What a failure of what was written here is about: ffmpeg ends well on a disk that filled up at its last bytes, and says
+    /// no word of it.
+    fn blame(&self, failure: Failure) -> Failure {
+        use FailureCode::{EncodeFailed, VerifyFailed};
+        let full = || rustix::fs::statvfs(&self.0).is_ok_and(|disk| disk.f_bavail * disk.f_frsize < ROOM_MIN);
+        if matches!(failure.code, EncodeFailed | VerifyFailed) && full() {
+            let detail = "the worker's scratch directory is full";
+            return Failure::new(FailureCode::ScratchUnavailable, detail).log(failure);
+        }
+        failure
     }
 
     fn empty_out(&self) -> Result<(), Failure> {
@@ -237,10 +256,12 @@ impl Runner {
                 self.metrics.attempts.with_label_values(&["released"]).inc();
                 return;
             }
+            Outcome::TakenBack => ("released", None),
             Outcome::Failed(failure) => {
                 let code = failure.code;
                 warn!(code = code.as_str(), detail = failure.detail, log = failure.log, "attempt failed");
                 self.metrics.failures.with_label_values(&[code.as_str()]).inc();
+                self.fitness.hear(code);
                 let retry_after = retry_after(claim.lease.epoch);
                 ("failed", Some(AttemptEnd::Failed { code, detail: failure.detail, retry_after }))
             }

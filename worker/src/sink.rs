@@ -24,6 +24,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::store::outbox::SinkEvent;
 use crate::store::{self, Upkeep};
@@ -81,6 +82,8 @@ pub struct Feeder {
     pub name: String,
     /// Who feeds; another life of the same worker is another feeder.
     pub feeder: String,
+    /// By whose time an event is old.
+    pub clock: Clock,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }
@@ -156,7 +159,7 @@ impl Feeder {
             self.metrics.sink_lag_seconds.set(0.0);
             return Ok(Looked::Rest);
         };
-        let age_ms = jiff::Timestamp::now().as_millisecond().saturating_sub(first.at_ms);
+        let age_ms = self.clock.now().as_millisecond().saturating_sub(first.at_ms);
         self.metrics.sink_lag_seconds.set((age_ms.max(0) as f64) / 1000.0);
         let (to, failed) = self.send(&events).await;
         if to > at {

@@ -148,7 +148,7 @@ impl Teller {
             id: message_id(&claim.job.uid, claim.seq),
             body: serde_json::to_vec(&event).expect("a job is plain data"),
         };
-        let told = match self.receivers.send(&url, &message, secrets).await {
+        let told = match self.receivers.send(&url, &message, secrets, self.app.clock.now()).await {
             Ok(()) => Told::Delivered,
             Err(Refusal { gone: true, detail, .. }) => Told::Gone { detail },
             Err(Refusal { detail, retry_after, .. }) => {

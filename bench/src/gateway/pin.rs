@@ -28,13 +28,32 @@ pub struct Division {
 #[cfg(target_os = "linux")]
 pub fn divide() -> Result<Division> {
     let mut mine = sched_getaffinity(None).context("read which cores this process may use")?;
-    let cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| mine.is_set(*cpu)).collect();
+    let cores = cores()?;
     let proxy = (cores.len() > 1).then(|| cores[0]);
     if let Some(cpu) = proxy {
         mine.unset(cpu);
         sched_setaffinity(None, &mine).context("leave the proxy's core")?;
     }
     Ok(Division { proxy, cores: cores.len() })
+}
+
+/// The cores that this process may use.
+///
+/// # Errors
+/// The system does not say.
+#[cfg(target_os = "linux")]
+pub fn cores() -> Result<Vec<usize>> {
+    let mine = sched_getaffinity(None).context("read which cores this process may use")?;
+    Ok((0..CpuSet::MAX_CPU).filter(|cpu| mine.is_set(*cpu)).collect())
+}
+
+/// Elsewhere nothing is put on a core.
+///
+/// # Errors
+/// None.
+#[cfg(not(target_os = "linux"))]
+pub fn cores() -> Result<Vec<usize>> {
+    Ok(Vec::new())
 }
 
 /// Elsewhere nothing is divided.

@@ -17,6 +17,7 @@ pub struct Builder {
     pools: Vec<(String, usize)>,
     worker_args: BTreeMap<String, String>,
     one_worker_args: BTreeMap<String, BTreeMap<String, String>>,
+    started_by: BTreeMap<String, Vec<String>>,
     data: Option<PathBuf>,
     empty_first: bool,
     gateway_ports: (u16, u16),
@@ -38,6 +39,7 @@ impl Default for Builder {
             pools: Vec::new(),
             worker_args: flags.map(|(flag, value)| (flag.to_owned(), value.to_owned())).into(),
             one_worker_args: BTreeMap::new(),
+            started_by: BTreeMap::new(),
             data: None,
             empty_first: false,
             gateway_ports: (0, 0),
@@ -68,6 +70,14 @@ impl Builder {
     pub fn worker_arg_of(mut self, worker: &str, flag: &str, value: &str) -> Self {
         let args = self.one_worker_args.entry(worker.to_owned()).or_default();
         args.insert(flag.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Starts one worker through another program: it gets the worker's command line behind these arguments of its own, and
+    /// must become it. See [`crate::surroundings`].
+    #[must_use]
+    pub fn worker_started_by(mut self, worker: &str, command: Vec<String>) -> Self {
+        self.started_by.insert(worker.to_owned(), command);
         self
     }
 
@@ -148,7 +158,8 @@ impl Builder {
                 let name = format!("{pool}-{number}");
                 let mut flags = self.worker_args.clone();
                 flags.extend(self.one_worker_args.get(&name).cloned().unwrap_or_default());
-                system.add_worker(&name, pool, flags)?;
+                let by = self.started_by.get(&name).cloned().unwrap_or_default();
+                system.add_worker(&name, pool, flags, by)?;
             }
         }
         for worker in system.workers.values_mut() {

@@ -1,6 +1,6 @@
 //! Two pools with a bucket each on a real S3 server, in a process of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use millrace_bench::process::{Process, Spawner, Spec};
@@ -15,15 +15,15 @@ use crate::playlist::{Master, Media};
 use crate::stage::{PATIENCE, SMALL, Stage, clip};
 
 /// The server's process, and where its files and credentials are.
-struct Store {
-    process: Process,
+pub(crate) struct Store {
+    pub(crate) process: Process,
     client: Client,
     folder: tempfile::TempDir,
     _spawner: Spawner,
 }
 
 impl Store {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let spawner = Spawner::new(env!("CARGO_BIN_EXE_millrace-bench").into()).unwrap();
         let root = folder.path().join("s3");
@@ -38,23 +38,37 @@ impl Store {
         let mut process = spawner.start(spec).unwrap();
         let ready = process.ready(PATIENCE).await.unwrap();
         let client = Client::new(&ready.http).unwrap();
-        let text = format!("[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={SECRET_KEY}\n");
-        std::fs::write(folder.path().join("credentials"), text).unwrap();
-        Self { process, client, folder, _spawner: spawner }
+        let store = Self { process, client, folder, _spawner: spawner };
+        store.write_credentials(SECRET_KEY);
+        store
     }
 
-    fn url(&self) -> String {
+    /// Puts a secret into the file in which workers find their credentials.
+    pub(crate) fn write_credentials(&self, secret: &str) -> PathBuf {
+        let path = self.folder.path().join("credentials");
+        let text = format!("[default]\naws_access_key_id={ACCESS_KEY}\naws_secret_access_key={secret}\n");
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    pub(crate) fn url(&self) -> String {
         self.client.url("/").unwrap().to_string()
     }
 
     /// `--objects`: a bucket for each pool.
-    fn places(&self) -> String {
+    pub(crate) fn places(&self) -> String {
         let credentials = self.folder.path().join("credentials");
-        let query = format!("endpoint={}&region=eu-west-1&credentials={}", self.url(), credentials.display());
+        self.places_with(&credentials, "")
+    }
+
+    /// The same with a file of credentials and what else is said of both places.
+    pub(crate) fn places_with(&self, credentials: &Path, more: &str) -> String {
+        let credentials = credentials.display();
+        let query = format!("endpoint={}&region=eu-west-1&credentials={credentials}{more}", self.url());
         format!("aws=s3://in-aws/millrace?{query},gcp=s3://in-gcp?{query}")
     }
 
-    fn files(&self, bucket: &str) -> Vec<String> {
+    pub(crate) fn files(&self, bucket: &str) -> Vec<String> {
         fn walk(folder: &Path, found: &mut Vec<String>) {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
@@ -66,12 +80,12 @@ impl Store {
         found
     }
 
-    async fn set(&self, faults: &[Fault]) {
+    pub(crate) async fn set(&self, faults: &[Fault]) {
         let body = serde_json::to_vec(faults).unwrap();
         self.client.send(Method::PUT, "/.faults", HeaderMap::new(), body).await.unwrap().success().unwrap();
     }
 
-    async fn seen(&self) -> Vec<Seen> {
+    pub(crate) async fn seen(&self) -> Vec<Seen> {
         self.client.get("/.seen").await.unwrap().success().unwrap().json().unwrap()
     }
 }
@@ -81,7 +95,7 @@ async fn stage(store: &Store) -> Stage {
     Stage::start(builder.worker_arg("--objects", &store.places())).await
 }
 
-async fn upload(stage: &Stage, store: &Store) -> UploadTicket {
+pub(crate) async fn upload(stage: &Stage, store: &Store) -> UploadTicket {
     let ticket = stage.client.upload_ticket("clip.mp4", "video/mp4").await.unwrap();
     assert!(ticket.upload_url.starts_with(&store.url()), "past the gateway: {ticket:?}");
     let put = stage.client.put_file(&ticket, "video/mp4", &clip(&SMALL).await, |_| {}).await.unwrap();

@@ -19,11 +19,11 @@ const LONG: Picture = Picture { width: 854, height: 480, rate: 25, seconds: 42.0
 /// Each of its ranges keeps one thread of x264 busy for a while.
 const LONG_HEAVY: Picture = Picture { width: 640, height: 360, rate: 60, seconds: 40.0 };
 
-fn workers(count: usize) -> Builder {
+pub(crate) fn workers(count: usize) -> Builder {
     System::builder().pool("aws", count).worker_arg("--threads", "1").worker_arg("--range", "5s")
 }
 
-async fn spec(stage: &Stage, id: &str, picture: &Picture, more: Value) -> Value {
+pub(crate) async fn spec(stage: &Stage, id: &str, picture: &Picture, more: Value) -> Value {
     let mut spec =
         json!({ "job_id": id, "input_url": stage.web.url_of(&clip(picture).await), "segment_seconds": 2 });
     spec.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
@@ -66,7 +66,7 @@ async fn parts_done(stage: &Stage) -> Vec<u32> {
 }
 
 /// Frames of a job's best rendition, one after the other, and how far each is from the one before, at most.
-async fn frames(stage: &Stage, done: &Job) -> (usize, f64) {
+pub(crate) async fn frames(stage: &Stage, done: &Job) -> (usize, f64) {
     let url = stage.client.url(done.outputs.as_ref().unwrap().hls.as_ref().unwrap()).unwrap();
     let video = media::inspect(url.as_str()).await.unwrap().videos().next().unwrap().index;
     let packets = media::packets(url.as_str()).await.unwrap();

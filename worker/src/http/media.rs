@@ -48,13 +48,13 @@ fn cache_control(name: &str, seconds_left: i64) -> String {
     }
 }
 
-fn now() -> i64 {
-    jiff::Timestamp::now().as_second()
+fn now(app: &App) -> i64 {
+    app.clock.now().as_second()
 }
 
 /// The path below which a job's files can be read by whoever is told of it.
 pub(super) fn base(app: &App, tenant: &str, job_id: &JobId, job_uid: &str) -> String {
-    let token = token::issue(app.store.signing_key(), tenant, job_uid, now(), app.media_expiry);
+    let token = token::issue(app.store.signing_key(), tenant, job_uid, now(app), app.media_expiry);
     format!("/media/{job_id}/{token}")
 }
 
@@ -147,7 +147,7 @@ async fn permitted(app: &App, id: &str, token: &str) -> Result<(JobRow, i64), Re
     let tenant = token::tenant(token).ok_or_else(forged)?;
     let row = app.store.job(tenant, &id).await?;
     let uid = row.as_ref().map_or("", |row| row.uid.as_str());
-    let left = match token::seconds_left(app.store.signing_key(), uid, token, now()) {
+    let left = match token::seconds_left(app.store.signing_key(), uid, token, now(app)) {
         Ok(left) => left,
         Err(Invalid::Forged) => return Err(forged()),
         Err(Invalid::Expired) => {

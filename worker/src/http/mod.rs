@@ -29,8 +29,10 @@ use millrace_wire::{Code, PoolId, Problem, headers, problem};
 use tokio::sync::{Notify, Semaphore};
 use tracing::{error, warn};
 
+use crate::clock::Clock;
 use crate::config::{Origins, Presign};
 use crate::cost::CostModel;
+use crate::fitness::Fitness;
 use crate::lease::Leases;
 use crate::load::Load;
 use crate::metrics::Metrics;
@@ -46,6 +48,8 @@ pub struct App {
     pub identity: Identity,
     /// Holds bytes.
     pub objects: Objects,
+    /// Knows what we lack.
+    pub fitness: Arc<Fitness>,
     /// Says how busy we are.
     pub load: Arc<Load>,
     /// What runs here.
@@ -56,6 +60,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// Wakes the claim loop.
     pub nudge: Arc<Notify>,
+    /// Says what time it is.
+    pub clock: Clock,
     /// How full we may get.
     pub room: Room,
     /// Keeps house.

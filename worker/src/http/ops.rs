@@ -10,6 +10,7 @@ use millrace_wire::LoadReport;
 use serde_json::json;
 
 use super::Shared;
+use crate::fitness::Lack;
 
 /// How long the store may take to count as ready.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -23,12 +24,14 @@ pub(super) async fn live() -> impl IntoResponse {
     Json(json!({ "status": "ok" }))
 }
 
-/// It would take a job.
+/// It takes jobs. What it lacks to do them is said, and makes it no less ready: where a bucket is away for everybody, all
+/// workers would be, and nobody could even read how jobs stand.
 pub(super) async fn ready(State(app): Shared) -> impl IntoResponse {
-    let store = matches!(tokio::time::timeout(PATIENCE, app.store.ping()).await, Ok(Ok(())));
+    let store = matches!(tokio::time::timeout(PATIENCE, app.store.ping()).await, Ok(Ok(_)));
     let draining = app.load.is_draining();
     let status = if store && !draining { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "store": store, "draining": draining })))
+    let lacks = app.fitness.lacks().map(Lack::as_str);
+    (status, Json(json!({ "store": store, "draining": draining, "lacks": lacks })))
 }
 
 pub(super) async fn metrics(State(app): Shared) -> impl IntoResponse {

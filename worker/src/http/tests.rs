@@ -35,15 +35,24 @@ impl Served {
         let cost = Arc::new(CostModel::default());
         let load =
             Load::new(identity.clone(), room, Arc::clone(&store), Arc::clone(&leases), Arc::clone(&cost));
+        let objects = Objects::open(&folder.path().join("objects")).unwrap();
+        let fitness = Fitness::new(
+            objects.clone(),
+            identity.pool.clone(),
+            identity.worker.clone(),
+            folder.path().to_owned(),
+        );
         let mut app = App {
             store,
             identity,
-            objects: Objects::open(&folder.path().join("objects")).unwrap(),
+            objects,
+            fitness: Arc::new(fitness),
             load: Arc::new(load),
             leases,
             cost,
             metrics: Arc::new(Metrics::new().unwrap()),
             nudge: Arc::default(),
+            clock: Clock::default(),
             room,
             upkeep,
             presign: Presign::All,

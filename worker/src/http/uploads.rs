@@ -128,7 +128,7 @@ async fn enter(app: &App, key: &str, parts: Option<&str>, expires: i64) -> Resul
 
 async fn through_a_worker(app: &App, headers: &HeaderMap, key: String) -> Result<UploadTicket, Refusal> {
     let (pool, max) = (&app.identity.pool, app.upload_bytes_max);
-    let expires = (jiff::Timestamp::now() + app.upload_expiry).as_second();
+    let expires = (app.clock.now() + app.upload_expiry).as_second();
     enter(app, &key, None, expires).await?;
     let sig = hex::encode(mac(app.store.signing_key(), pool, &key, expires, max).finalize().into_bytes());
     let base = base_url(app, headers);
@@ -150,7 +150,7 @@ async fn past_the_workers(
     asked: &UploadRequest,
 ) -> Result<UploadTicket, Refusal> {
     let pool = app.identity.pool.clone();
-    let now = jiff::Timestamp::now();
+    let now = app.clock.now();
     let input_path = format!("{pool}/{key}");
     let in_parts = asked.bytes.filter(|bytes| asked.resumable || *bytes > PUT_BYTES_MAX);
     if let Some(bytes) = in_parts {
@@ -204,7 +204,7 @@ pub(super) async fn receive(
     if keys::split_input_path(&format!("{pool}/{key}")).is_none() {
         return Err(forged().into());
     }
-    if jiff::Timestamp::now().as_second() > signed.expires {
+    if app.clock.now().as_second() > signed.expires {
         return Err(Problem::new(Code::UploadExpired, "ask for a new one with POST /upload/request").into());
     }
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());

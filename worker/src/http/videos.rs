@@ -186,7 +186,7 @@ impl Arriving<'_> {
     {
         let (app, pool) = (self.app, &self.app.identity.pool);
         // Entered before it is there: what nobody knows of, nobody would ever remove.
-        let until_ms = (jiff::Timestamp::now() + FORGOTTEN_AFTER).as_millisecond();
+        let until_ms = (app.clock.now() + FORGOTTEN_AFTER).as_millisecond();
         let upload = NewUpload { bucket: pool.clone(), key: self.key.clone(), parts: None, until_ms };
         app.upkeep.enter_upload(&upload, Duration::ZERO).await?;
         let stored = app.objects.create(pool, &self.key, bytes, app.upload_bytes_max).await;

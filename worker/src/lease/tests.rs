@@ -60,6 +60,9 @@ impl Store for Fading {
     async fn commit(&self, _: &Lease, _: &str, _: &str) -> Result<Committed, Error> {
         unreachable!("the heartbeat asks nothing else")
     }
+    async fn take_back(&self, _: &Lease, _: &[Lease], _: &str) -> Result<bool, Error> {
+        unreachable!("the heartbeat asks nothing else")
+    }
     async fn results(&self, _: &str) -> Result<Vec<Done>, Error> {
         unreachable!("the heartbeat asks nothing else")
     }
@@ -99,7 +102,7 @@ impl Store for Fading {
     async fn events(&self, _: &str, _: i64, _: u32) -> Result<Vec<Event>, Error> {
         unreachable!("the heartbeat asks nothing else")
     }
-    async fn ping(&self) -> Result<(), Error> {
+    async fn ping(&self) -> Result<i64, Error> {
         unreachable!("the heartbeat asks nothing else")
     }
 }

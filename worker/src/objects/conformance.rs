@@ -70,7 +70,7 @@ impl Stage {
     }
 
     /// Whatever lies in the store, staged and half-written things included.
-    async fn everything(&self) -> Vec<String> {
+    pub(crate) async fn everything(&self) -> Vec<String> {
         let bucket = self.objects.bucket(&aws()).unwrap();
         bucket.store.list(None).map_ok(|meta| meta.location.to_string()).try_collect().await.unwrap()
     }

@@ -19,8 +19,8 @@ use super::{Error, local, unavailable};
 
 /// For one connection, name look-up included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Without a byte for so long a request is given up, and tried again. There is no limit on a whole one.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long after its beginning a request is tried again.
+const RETRY_FOR: Duration = Duration::from_secs(60);
 
 /// One pool's part of a store.
 #[derive(Debug, Clone)]
@@ -106,22 +106,21 @@ fn patience() -> RetryConfig {
         max_backoff: Duration::from_secs(5),
         base: 2.0,
     };
-    RetryConfig { backoff, max_retries: 4, retry_timeout: Duration::from_secs(60) }
+    RetryConfig { backoff, max_retries: 4, retry_timeout: RETRY_FOR }
 }
 
-fn options(plain_http: bool) -> ClientOptions {
+fn options(plain_http: bool, stall: Duration) -> ClientOptions {
     // Installed already by main; in tests and tools this is the first call. An error means only that.
     let _ = rustls::crypto::ring::default_provider().install_default();
     ClientOptions::new()
         .with_timeout_disabled()
         .with_connect_timeout(CONNECT_TIMEOUT)
-        .with_read_timeout(STALL_TIMEOUT)
+        .with_read_timeout(stall)
         .with_allow_http(plain_http)
 }
 
-fn client() -> object_store::Result<reqwest::Client> {
-    let built =
-        reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(STALL_TIMEOUT).build();
+fn client(stall: Duration) -> object_store::Result<reqwest::Client> {
+    let built = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(stall).build();
     built.map_err(|error| object_store::Error::Generic { store: "S3", source: Box::new(error) })
 }
 
@@ -133,7 +132,7 @@ fn s3(place: &S3) -> object_store::Result<Bucket> {
             .with_retry(patience())
             .with_disable_bulk_delete(!place.bulk_delete)
             .with_virtual_hosted_style_request(place.virtual_style)
-            .with_client_options(options(endpoint.is_some_and(|url| url.scheme() == "http")));
+            .with_client_options(options(endpoint.is_some_and(|url| url.scheme() == "http"), place.stall));
         if !place.conditional {
             builder = builder.with_conditional_put(S3ConditionalPut::Disabled);
         }
@@ -167,7 +166,7 @@ fn s3(place: &S3) -> object_store::Result<Bucket> {
         own: Arc::clone(&plain) as _,
         parts: Parts(plain),
         conditional: place.conditional,
-        http: client()?,
+        http: client(place.stall)?,
     };
     Ok(Bucket {
         store: Arc::new(build(inner, place.checksum)?),
@@ -189,8 +188,8 @@ fn gcs(place: &Gcs) -> object_store::Result<Bucket> {
     let mut builder = GoogleCloudStorageBuilder::from_env()
         .with_bucket_name(&place.bucket)
         .with_retry(patience())
-        .with_client_options(options(plain_http));
-    let http = client()?;
+        .with_client_options(options(plain_http, place.stall));
+    let http = client(place.stall)?;
     if let Some(file) = &place.credentials {
         let federation = Federation::read(file, &http).map_err(|what| {
             object_store::Error::Unauthenticated { path: String::new(), source: what.into() }

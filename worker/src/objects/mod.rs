@@ -103,7 +103,10 @@ impl Error {
             Self::Denied { .. } => FailureCode::ObjectsDenied,
             _ => FailureCode::ObjectsUnavailable,
         };
-        let detail = match self {
+        let detail = match &self {
+            Self::Denied { source, .. } if source.to_string().contains("RequestTimeTooSkewed") => {
+                "the object store refuses the worker because its clock is off".to_owned()
+            }
             Self::Denied { .. } => "the object store refuses the worker's credentials".to_owned(),
             _ => format!("the object store {what}"),
         };

@@ -6,9 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use millrace_wire::PoolId;
 use url::Url;
+
+/// How long a request may stand still where nobody says otherwise. There is no limit on a whole one.
+const STALL: Duration = Duration::from_secs(60);
+/// What it may be told.
+const STALL_LIMITS: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 
 /// One place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +52,8 @@ pub struct S3 {
     pub bulk_delete: bool,
     /// `checksum`: what is sent with every write.
     pub checksum: Checksum,
+    /// `stall`: without a byte for so long a request is given up, and tried again.
+    pub stall: Duration,
 }
 
 /// What is sent with every write, for the store to check.
@@ -70,6 +78,8 @@ pub struct Gcs {
     pub credentials: Option<PathBuf>,
     /// `endpoint`: another address of the XML API.
     pub endpoint: Option<Url>,
+    /// `stall`: without a byte for so long a request is given up, and tried again.
+    pub stall: Duration,
 }
 
 /// All places.
@@ -191,6 +201,12 @@ fn endpoint(query: &mut Query, key: &str) -> Result<Option<Url>, String> {
     url.map(Some).ok_or_else(|| format!("{key} must be http(s)://HOST[:PORT]"))
 }
 
+fn stall(query: &mut Query) -> Result<Duration, String> {
+    let Some(text) = query.remove("stall") else { return Ok(STALL) };
+    let time = humantime::parse_duration(&text).ok().filter(|time| STALL_LIMITS.contains(time));
+    time.ok_or_else(|| "stall must be a time from 1s to 1h".to_owned())
+}
+
 /// One of two words.
 fn either(query: &mut Query, key: &str, yes: &str, no: &str, default: bool) -> Result<bool, String> {
     match query.remove(key) {
@@ -223,6 +239,7 @@ impl S3 {
             conditional: either(query, "conditional", "on", "off", true)?,
             bulk_delete: either(query, "bulk_delete", "on", "off", true)?,
             checksum,
+            stall: stall(query)?,
         })
     }
 }
@@ -231,7 +248,7 @@ impl Gcs {
     fn read(url: &Url, query: &mut Query) -> Result<Self, String> {
         let (bucket, prefix) = bucket(url)?;
         let credentials = query.remove("credentials").map(PathBuf::from);
-        Ok(Self { bucket, prefix, credentials, endpoint: endpoint(query, "endpoint")? })
+        Ok(Self { bucket, prefix, credentials, endpoint: endpoint(query, "endpoint")?, stall: stall(query)? })
     }
 }
 
@@ -263,6 +280,7 @@ mod tests {
         let minio = s3("s3://videos?endpoint=http://minio:9000&conditional=off&checksum=off");
         assert!(!minio.virtual_style && !minio.conditional && minio.prefix.is_empty());
         assert_eq!(minio.checksum, Checksum::Off);
+        assert_eq!((minio.stall, s3("s3://b?stall=5s").stall.as_secs()), (STALL, 5));
         assert!(s3("s3://videos?endpoint=http://minio:9000&style=virtual").virtual_style);
     }
 
@@ -289,6 +307,8 @@ mod tests {
             ("s3://b//x//y", "single slashes"),
             ("s3://b?colour=blue", "knows no colour"),
             ("s3://b?style=round", "style must be virtual or path"),
+            ("s3://b?stall=10ms", "stall must be a time from 1s to 1h"),
+            ("gs://b?stall=soon", "stall must be a time"),
             ("s3://b?endpoint=minio:9000", "endpoint must be http(s)://"),
             ("s3://b?endpoint=http://minio/x", "endpoint must be http(s)://"),
             ("s3://b?region=a&region=b", "region is there twice"),

@@ -16,11 +16,11 @@ use super::{Outcome, Runner, Scratch};
 use crate::failure::Failure;
 use crate::ffmpeg::{Damage, args};
 use crate::keys;
-use crate::lease::Running;
+use crate::lease::{Running, Stop};
 use crate::objects;
 use crate::package::{self, Package};
 use crate::ranges::RangePlan;
-use crate::store::{Claim, Done, Part, Pieces};
+use crate::store::{Claim, Done, Lease, Part, Pieces};
 
 /// What one part left.
 struct Piece {
@@ -41,11 +41,18 @@ impl Runner {
 
         let scratch = Scratch::create(self.scratch_of(claim))?;
         let out = scratch.out();
+        let mut lost = Vec::new();
         for piece in &pieces {
-            self.bring(claim, running, piece, &out).await?;
+            if !self.bring(claim, running, piece, &out).await? {
+                lost.push(piece.done.lease.clone());
+            }
+        }
+        if !lost.is_empty() {
+            return self.take_back(claim, running, &lost).await;
         }
         let wanted = plan.ladder.wanted;
-        let mut package = package(plan.ladder.clone(), out.clone()).await?;
+        let packaged = package(plan.ladder.clone(), out.clone()).await;
+        let mut package = packaged.map_err(|failure| scratch.blame(failure))?;
         for range in &plan.ranges {
             package::check_joint(plan.ladder.picture.as_ref(), range, &package.pictures)?;
         }
@@ -60,14 +67,14 @@ impl Runner {
         Ok(outcome)
     }
 
-    /// Fetches what a part left, and holds it to what the part said.
+    /// Fetches what a part left, and holds it to what the part said. `false`: it is not there, or not as it was left.
     async fn bring(
         &self,
         claim: &Claim,
         running: &Running,
         piece: &Piece,
         out: &Path,
-    ) -> Result<(), Outcome> {
+    ) -> Result<bool, Outcome> {
         let prefix = keys::attempt_prefix(piece.done.part, &piece.done.lease);
         // All initialisation segments of a rendition are one.
         let again = |name: &str| args::parse_segment_name(name).is_none() && out.join(name).exists();
@@ -76,23 +83,45 @@ impl Runner {
         let brought = futures::stream::iter(wanted)
             .map(async |(name, file)| {
                 let (key, path) = (format!("{prefix}/{name}"), out.join(&name));
-                let got = self.objects.get_file(&claim.bucket, &key, &path, file.bytes, &|_, _| {}).await;
-                got.map_err(|error| match error {
-                    objects::Error::NotFound | objects::Error::TooLarge { .. } => changed(&key),
-                    objects::Error::Local { verb, source } => Failure::scratch(verb, &source),
-                    error => error.failure("gives no bytes"),
-                })?;
-                let is = check(move || {
-                    File::read(&path).map_err(|error| Failure::scratch("read a segment", &error))
-                });
-                if is.await? == file { Ok(()) } else { Err(changed(&key)) }
+                // Twice: bytes may change on their way, too, and a range is dearer than its files.
+                for _ in 0..2 {
+                    match self.objects.get_file(&claim.bucket, &key, &path, file.bytes, &|_, _| {}).await {
+                        Ok(_) => {}
+                        Err(objects::Error::NotFound | objects::Error::TooLarge { .. }) => break,
+                        Err(objects::Error::Local { verb, source }) => {
+                            return Err(Failure::scratch(verb, &source));
+                        }
+                        Err(error) => return Err(error.failure("gives no bytes")),
+                    }
+                    let path = path.clone();
+                    let is = check(move || {
+                        File::read(&path).map_err(|error| Failure::scratch("read a segment", &error))
+                    });
+                    if is.await? == file {
+                        return Ok(true);
+                    }
+                }
+                warn!(key, "an object is not there as it was left");
+                Ok(false)
             })
             .buffer_unordered(FILES_IN_FLIGHT)
-            .try_collect::<Vec<()>>();
+            .try_collect::<Vec<bool>>();
         tokio::select! {
             () = running.stop.cancelled() => Err(Outcome::Stopped),
-            brought = brought => Ok(brought.map(drop)?),
+            brought = brought => Ok(brought?.iter().all(|there| *there)),
         }
+    }
+
+    /// Has parts done again whose objects are lost.
+    async fn take_back(&self, claim: &Claim, running: &Running, lost: &[Lease]) -> Result<Outcome, Outcome> {
+        warn!(parts = lost.len(), "what they left is lost: they are done again");
+        let detail = "the object store lost what a part of the job had left there";
+        if self.ask_store(running, || self.store.take_back(&claim.lease, lost, detail)).await? {
+            return Ok(Outcome::TakenBack);
+        }
+        // Cancelled first, or somebody else's by now: the settling write finds out which.
+        running.stop(Stop::Cancelled);
+        Err(Outcome::Stopped)
     }
 
     /// Removes what nobody needs any more of a published job; what is left of it, the sweeper finds.
@@ -110,11 +139,6 @@ impl Runner {
         }
         info!(ranges = plan.ranges.len(), "put together");
     }
-}
-
-fn changed(key: &str) -> Failure {
-    let detail = "what a part of the job left is not there as it was left";
-    Failure::new(FailureCode::VerifyFailed, detail).log(key)
 }
 
 fn wrong(what: impl std::fmt::Display) -> Failure {

@@ -16,7 +16,7 @@ use crate::keys;
 use crate::ladder::Plan;
 use crate::lease::{Running, Stop};
 use crate::package;
-use crate::ranges::{self, Range, RangePlan};
+use crate::ranges::{self, Range, RangePlan, SourceAt};
 use crate::source::kept::Held;
 use crate::source::stored;
 use crate::store::{Claim, Committed};
@@ -74,7 +74,8 @@ impl Runner {
             self.ffmpeg.encode_sound((&part, index), &source.path(), &out, &report, &running.stop).await?;
         self.cost.learn(part.work_seconds, encoded.wall.as_secs_f64());
         self.metrics.encoded(&part, &encoded);
-        check(move || package::check_sound(&part, index, &out)).await?;
+        let checked = check(move || package::check_sound(&part, index, &out)).await;
+        checked.map_err(|failure| scratch.blame(failure))?;
         self.commit(claim, running, &scratch, 1, &encoded).await
     }
 
@@ -96,7 +97,7 @@ impl Runner {
             check(move || package::check_range(&part, &range, &out)).await?;
             Ok(encoded)
         };
-        match made.await {
+        match made.await.map_err(|ended: Ended| ended.map(|failure| scratch.blame(failure))) {
             Ok(encoded) => Ok(encoded),
             // Without any frame at all ffmpeg's muxer dies.
             Err(Ended::Failed(failure))
@@ -114,12 +115,50 @@ impl Runner {
 
     /// The job's source, here for as long as it is held, and a little longer.
     async fn source(&self, claim: &Claim, running: &Running, plan: &RangePlan) -> Result<Held, Outcome> {
-        let at = format!("{}/{}", plan.source.bucket, plan.source.key);
         let held = self.sources.hold(&claim.lease.job_uid, async |into: &Path| {
-            let object = (&plan.source.bucket, plan.source.key.as_str(), at.as_str());
-            stored::fetch_object(&self.objects, object, into, self.stored, &|_| {}, &running.stop).await
+            match self.stored_source(running, &plan.source, into).await {
+                // Ours, so we can make it again.
+                Err(Ended::Failed(failure)) if is_lost(&failure) && plan.source.own => {
+                    warn!(%failure, "fetching the source anew");
+                    self.renew_source(claim, running, &plan.source, into).await
+                }
+                brought => brought,
+            }
         });
         Ok(held.await?)
+    }
+
+    /// Brings the source from where the plan says, if it is what the plan was made of.
+    async fn stored_source(&self, running: &Running, source: &SourceAt, into: &Path) -> Result<(), Ended> {
+        let at = format!("{}/{}", source.bucket, source.key);
+        let object = (&source.bucket, source.key.as_str(), at.as_str());
+        stored::fetch_object(&self.objects, object, into, self.stored, &|_| {}, &running.stop).await?;
+        if is_source(source, into).await? {
+            return Ok(());
+        }
+        let detail = "the source is not what it was when the job began";
+        Err(Failure::new(FailureCode::SourceDamaged, detail).log(at).into())
+    }
+
+    /// Fetches the source from where the client said once more, and puts it where the other parts look for it.
+    async fn renew_source(
+        &self,
+        claim: &Claim,
+        running: &Running,
+        source: &SourceAt,
+        into: &Path,
+    ) -> Result<(), Ended> {
+        self.fetch(claim, running, into).await?;
+        if !is_source(source, into).await? {
+            let detail =
+                "the object store lost the job's source, and where it came from there is another now";
+            return Err(Failure::new(FailureCode::ObjectsLost, detail).into());
+        }
+        let stored = tokio::select! {
+            () = running.stop.cancelled() => return Err(Ended::Cancelled),
+            stored = self.objects.put_file(&source.bucket, &source.key, into) => stored,
+        };
+        Ok(stored.map_err(|error| error.failure("takes no bytes"))?)
     }
 
     /// Stores what a part made, its segments under their final numbers, and commits it.
@@ -149,6 +188,20 @@ impl Runner {
             }
         }
     }
+}
+
+/// Whether a source could not be had from the object store, or not as it was.
+fn is_lost(failure: &Failure) -> bool {
+    use FailureCode::{SourceDamaged, SourceEmpty, SourceNotFound, SourceTooLarge};
+    matches!(failure.code, SourceNotFound | SourceDamaged | SourceEmpty | SourceTooLarge)
+}
+
+/// Whether a file is what a plan was made of.
+async fn is_source(source: &SourceAt, file: &Path) -> Result<bool, Failure> {
+    let Some(wanted) = source.sha256.clone() else { return Ok(true) };
+    let file = file.to_owned();
+    let read = move || File::read(&file).map_err(|error| Failure::scratch("read the source", &error));
+    Ok(check(read).await?.sha256 == wanted)
 }
 
 /// The plan that a part's job was split by.

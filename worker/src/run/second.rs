@@ -120,9 +120,12 @@ impl Runner {
         running: &Running,
         into: &Path,
         report: Report<'_>,
-    ) -> Result<bool, Outcome> {
+    ) -> Result<bool, Ended> {
         let by_url = matches!(claim.spec.input, Input::Url(_));
-        let mut places = self.places(claim, running).await?;
+        let mut places = self.places(claim, running).await.map_err(|outcome| match outcome {
+            Outcome::Failed(failure) => Ended::Failed(failure),
+            _ => Ended::Cancelled,
+        })?;
         // What a URL leads to is asked there as long as its copy is not nearer.
         places.retain(|place| !by_url || place.pool == self.pool || claim.bucket == place.pool);
         let mut last = None;
@@ -146,7 +149,7 @@ impl Runner {
                     warn!(%failure, from = %place.pool, "no input from here; trying elsewhere");
                     last = Some(failure);
                 }
-                Err(cancelled) => return Err(cancelled.into()),
+                Err(cancelled) => return Err(cancelled),
             }
         }
         match last {

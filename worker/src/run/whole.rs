@@ -7,7 +7,9 @@ use millrace_wire::spec::Input;
 use tracing::info;
 
 use super::outputs::package;
+use super::range::{File, check};
 use super::{Outcome, Runner, Scratch};
+use crate::failure::{Ended, Failure};
 use crate::ffmpeg;
 use crate::keys;
 use crate::ladder::{self, Plan};
@@ -35,13 +37,15 @@ impl Runner {
         self.enter(running, Phase::Encoding, Some(plan.work_seconds)).await?;
         let report = |seen| running.progress(progress(&seen, plan.duration_s));
         let out = scratch.out();
-        let encoded = self.ffmpeg.encode(&plan, &input, &out, &report, &running.stop).await?;
+        let encoded = self.ffmpeg.encode(&plan, &input, &out, &report, &running.stop).await;
+        let encoded = encoded.map_err(|ended| ended.map(|failure| scratch.blame(failure)))?;
         self.cost.learn(plan.work_seconds, encoded.wall.as_secs_f64());
         self.metrics.encoded(&plan, &encoded);
 
         self.enter(running, Phase::Publishing, None).await?;
         let wanted = plan.wanted;
-        let mut package = package(plan, out.clone()).await?;
+        let packaged = package(plan, out.clone()).await;
+        let mut package = packaged.map_err(|failure| scratch.blame(failure))?;
         self.add_files(wanted, &mut package, &scratch, running).await?;
         self.add_thumbnails(wanted, &mut package, &scratch, running).await?;
         package.outputs.bytes = package.bytes();
@@ -49,7 +53,7 @@ impl Runner {
         self.publish(claim, running, &out, package, None).await
     }
 
-    pub(super) async fn fetch(&self, claim: &Claim, running: &Running, into: &Path) -> Result<(), Outcome> {
+    pub(super) async fn fetch(&self, claim: &Claim, running: &Running, into: &Path) -> Result<(), Ended> {
         let report = |seen| running.progress(source_progress(seen));
         if claim.spec.is_dual() && self.fetch_nearest(claim, running, into, &report).await? {
             return Ok(());
@@ -95,16 +99,18 @@ impl Runner {
 
     /// An upload to this pool lies well; whatever came from elsewhere is stored, for as long as the job takes.
     async fn share(&self, claim: &Claim, running: &Running, input: &Path) -> Result<SourceAt, Outcome> {
-        let bucket = claim.bucket.clone();
+        let (bucket, file) = (claim.bucket.clone(), input.to_owned());
+        let read = move || File::read(&file).map_err(|error| Failure::scratch("read the source", &error));
+        let sha256 = Some(check(read).await?.sha256);
         if let Input::Path(path) = &claim.spec.input
             && let Some((pool, key)) = keys::split_input_path(path)
             && pool == bucket
         {
-            return Ok(SourceAt { bucket, key: key.to_owned(), own: false });
+            return Ok(SourceAt { bucket, key: key.to_owned(), own: false, sha256 });
         }
         let key = keys::source(&claim.lease);
         self.store_files(claim, running, vec![(key.clone(), input.to_owned())]).await?;
-        Ok(SourceAt { bucket, key, own: true })
+        Ok(SourceAt { bucket, key, own: true, sha256 })
     }
 }
 

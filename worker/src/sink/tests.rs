@@ -69,6 +69,7 @@ impl House {
             sink: Arc::new(Nats::connect(settings.clone()).await.unwrap()),
             name: "nats".to_owned(),
             feeder: name.to_owned(),
+            clock: Clock::default(),
             metrics: Arc::new(Metrics::new().unwrap()),
         };
         let until = CancellationToken::new();
@@ -178,6 +179,7 @@ async fn every_event_arrives_in_order_whatever_dies_meanwhile() {
         sink: Arc::new(Nats::connect(settings.clone()).await.unwrap()),
         name: "another sink".to_owned(),
         feeder: "six".to_owned(),
+        clock: Clock::default(),
         metrics: Arc::new(Metrics::new().unwrap()),
     };
     let events = house.store_events().await;
@@ -227,6 +229,7 @@ async fn where_a_sink_is_never_passes_an_event_that_it_has_not() {
         sink: Arc::clone(&picky) as _,
         name: "picky".to_owned(),
         feeder: "f".to_owned(),
+        clock: Clock::default(),
         metrics: Arc::new(Metrics::new().unwrap()),
     };
     let events = house.store_events().await;

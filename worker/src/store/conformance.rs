@@ -470,6 +470,7 @@ macro_rules! promises {
             many_thieves_and_the_robbed_never_claim_the_same_task
             a_split_job_is_done_when_its_last_part_is
             a_lost_part_is_done_again_and_nothing_else
+            parts_whose_objects_are_lost_are_done_again_a_few_times
             ranges_are_for_equal_encoders_and_begin_anew_without_one
             a_part_that_fails_for_good_fails_its_job_and_ends_the_others
             a_cancel_ends_all_parts

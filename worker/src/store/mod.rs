@@ -365,7 +365,7 @@ pub struct Event {
     /// Its place in the order of all events.
     pub seq: i64,
     /// `accepted`, `claimed`, `phase`, `succeeded`, `failed`, `retry_wait`, `released`, `cancelled`, `dead`, `retried`, `split`,
-    /// `begun_anew`, `moved`, …
+    /// `begun_anew`, `taken_back`, `moved`, …
     pub kind: String,
     /// A JSON object with what belongs to the kind, and in `job` how the job stood after it: a
     /// [`millrace_wire::job::JobUpdate`].
@@ -461,6 +461,12 @@ pub trait Store: Send + Sync + 'static {
     /// What the parts of a job left that are done.
     async fn results(&self, job_uid: &str) -> Result<Vec<Done>, Error>;
 
+    /// Takes parts back that were done and whose objects are lost, on behalf of the task that was to put them together: they
+    /// wait to be done again, and that task until they are. For each it is a failure of [`FailureCode::ObjectsLost`] with
+    /// this detail, and too many of them are the end of the job. Safe to repeat when the answer was lost: the lease is gone
+    /// then, which is `false`, as where the job is cancelled.
+    async fn take_back(&self, lease: &Lease, lost: &[Lease], detail: &str) -> Result<bool, Error>;
+
     /// Makes outputs visible: the commit of a job. Safe to repeat when the answer was lost.
     async fn publish(&self, lease: &Lease, manifest: &Manifest) -> Result<Published, Error>;
 
@@ -473,6 +479,6 @@ pub trait Store: Send + Sync + 'static {
     /// What happened to a job after event `after`, in order.
     async fn events(&self, job_uid: &str, after: i64, limit: u32) -> Result<Vec<Event>, Error>;
 
-    /// Whether the database answers.
-    async fn ping(&self) -> Result<(), Error>;
+    /// Whether the database answers: what its clock says, in milliseconds since 1970.
+    async fn ping(&self) -> Result<i64, Error>;
 }

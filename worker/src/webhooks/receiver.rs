@@ -135,13 +135,19 @@ impl Receivers {
         Ok((url, client))
     }
 
-    /// Sends a message once.
+    /// Sends a message once, signed as of `now`.
     ///
     /// # Errors
     /// It was not taken: any answer but 2xx, or none.
-    pub async fn send(&self, url: &str, message: &Message, secrets: &Secrets) -> Result<(), Refusal> {
+    pub async fn send(
+        &self,
+        url: &str,
+        message: &Message,
+        secrets: &Secrets,
+        now: jiff::Timestamp,
+    ) -> Result<(), Refusal> {
         let (url, client) = self.target(url)?;
-        let timestamp = jiff::Timestamp::now().as_second();
+        let timestamp = now.as_second();
         let signature = secrets.sign(&message.id, timestamp, &message.body);
         let sent = client
             .post(url)
@@ -169,6 +175,9 @@ impl Receivers {
         if let Some(refused) = causes.find_map(|cause| cause.downcast_ref::<Refused>()) {
             return address_refused(refused);
         }
+        if distrusted(error) {
+            return Refusal::new("the receiver's certificate is not trusted");
+        }
         Refusal::new(match (error.is_timeout(), error.is_connect()) {
             (true, _) => {
                 format!("the receiver did not answer within {}", humantime::format_duration(self.timeout))
@@ -176,6 +185,19 @@ impl Receivers {
             (_, true) => "the receiver could not be reached".to_owned(),
             _ => "the connection to the receiver broke".to_owned(),
         })
+    }
+}
+
+/// Whether TLS ended with a certificate that is not believed. What it says stands inside of errors of the connection, not
+/// behind them.
+fn distrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        return matches!(error, rustls::Error::InvalidCertificate(_));
+    }
+    let inside = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    match inside {
+        Some(inside) => distrusted(inside),
+        None => error.source().is_some_and(distrusted),
     }
 }
 

@@ -319,7 +319,13 @@ async fn a_worker_that_dies_while_it_tells_leaves_it_to_the_next() {
         .unwrap(),
     };
     let secrets = Secrets::read(telling.settings.secret_file.as_deref().unwrap()).unwrap();
-    telling.served.app.receivers.send(&receiver.url(), &message, &secrets).await.unwrap();
+    telling
+        .served
+        .app
+        .receivers
+        .send(&receiver.url(), &message, &secrets, jiff::Timestamp::now())
+        .await
+        .unwrap();
 
     telling.settings.pause = Duration::from_millis(50);
     let _teller = telling.teller();
@@ -403,7 +409,7 @@ async fn the_address_that_was_checked_is_the_one_that_is_told() {
     let secrets = Secrets::read(telling.settings.secret_file.as_deref().unwrap()).unwrap();
     let mut came: HashMap<bool, u32> = HashMap::new();
     for _ in 0..6 {
-        let sent = receivers.send(&url, &message, &secrets).await;
+        let sent = receivers.send(&url, &message, &secrets, jiff::Timestamp::now()).await;
         if let Err(refusal) = &sent {
             assert_eq!(refusal.detail, "leads to an address that is refused: loopback");
         }

@@ -133,7 +133,7 @@ fn permitted(app: &App, pool: &str, key: String, signed: Option<Signed>) -> Resu
     if keys::split_input_path(&format!("{}/{}", session.pool, session.key)).is_none() {
         return Err(forged());
     }
-    if jiff::Timestamp::now().as_second() > session.expires {
+    if app.clock.now().as_second() > session.expires {
         return Err(Problem::new(Code::UploadExpired, "ask for a new one with POST /upload/request").into());
     }
     Ok(session)

@@ -120,6 +120,77 @@ pub(super) async fn a_lost_part_is_done_again_and_nothing_else(fixture: &dyn Fix
     assert_eq!(claim(&*store, &dead, LONG).await.part, Part::Finish);
 }
 
+pub(super) async fn parts_whose_objects_are_lost_are_done_again_a_few_times(fixture: &dyn Fixture) {
+    let store = fixture.open().await;
+    let w = encoder(&*store, "w1", "aws", "x").await;
+    split(&*store, "j", &w, 2).await;
+    let mut done = Vec::new();
+    for _ in 0..3 {
+        done.push(claim(&*store, &w, LONG).await);
+        assert_eq!(commit(&*store, &done.last().unwrap().lease, "x").await, Committed::Yes);
+    }
+    let finish = claim(&*store, &w, LONG).await;
+    assert!(store.enter(&finish.lease, Phase::Publishing, None).await.unwrap());
+    let zombie = finish.lease.clone();
+    let [sound, first, second] = &done[..] else { unreachable!() };
+    let one = std::slice::from_ref::<Lease>;
+    assert!(store.take_back(&zombie, one(&first.lease), "gone").await.unwrap());
+    assert!(!store.take_back(&zombie, one(&second.lease), "gone").await.unwrap(), "its lease is gone");
+    assert_eq!(store.publish(&zombie, &manifest(&zombie)).await.unwrap(), Published::No);
+    assert_eq!(row(&*store, "j").await.state, State::Running);
+
+    // That one is done again, and only then comes the task that puts all together, under its next number.
+    let again = claim(&*store, &w, LONG).await;
+    assert_eq!((again.part, again.lease.epoch), (first.part, 2));
+    assert!(store.claim(&w, LONG).await.unwrap().is_none());
+    assert_eq!(commit(&*store, &first.lease, "x").await, Committed::No);
+    assert_eq!(commit(&*store, &again.lease, "x").await, Committed::Yes);
+    let finish = claim(&*store, &w, LONG).await;
+    assert_eq!((finish.part, finish.lease.epoch), (Part::Finish, zombie.epoch + 1));
+    let results = store.results(&finish.lease.job_uid).await.unwrap();
+    assert_eq!(results.iter().map(|done| done.lease.epoch).collect::<Vec<_>>(), [1, 2, 1]);
+
+    // All of them at once, and the first for the third time: that is the end, until somebody asks for more.
+    let mut lost = [again.lease, second.lease.clone(), sound.lease.clone()].to_vec();
+    let mut finish = finish.lease;
+    for round in [2, 3] {
+        assert!(store.take_back(&finish, &lost, "gone").await.unwrap());
+        if round == 3 {
+            break;
+        }
+        lost.clear();
+        for _ in 0..3 {
+            lost.push(claim(&*store, &w, LONG).await.lease);
+            assert_eq!(commit(&*store, lost.last().unwrap(), "x").await, Committed::Yes);
+        }
+        finish = claim(&*store, &w, LONG).await.lease;
+    }
+    let job = row(&*store, "j").await;
+    assert_eq!((job.state, job.error.unwrap().0), (State::Dead, FailureCode::ObjectsLost));
+    assert!(store.claim(&w, LONG).await.unwrap().is_none());
+    assert_eq!(kinds(&*store, "j").await.iter().filter(|kind| *kind == "taken_back").count(), 3);
+    assert!(matches!(store.retry(TENANT_DEFAULT, &id("j"), &w, ROOM).await.unwrap(), Retried::Done(_)));
+    for _ in 0..3 {
+        let part = claim(&*store, &w, LONG).await;
+        assert_ne!(part.part, Part::Finish);
+        assert_eq!(commit(&*store, &part.lease, "x").await, Committed::Yes);
+    }
+    let finish = claim(&*store, &w, LONG).await;
+    assert!(store.enter(&finish.lease, Phase::Publishing, None).await.unwrap());
+    assert_eq!(store.publish(&finish.lease, &manifest(&finish.lease)).await.unwrap(), Published::Yes);
+    // A cancel is heard here, too.
+    split(&*store, "cancelled", &w, 2).await;
+    for _ in 0..3 {
+        let part = claim(&*store, &w, LONG).await.lease;
+        assert_eq!(commit(&*store, &part, "x").await, Committed::Yes);
+    }
+    let finish = claim(&*store, &w, LONG).await.lease;
+    assert!(matches!(store.cancel(TENANT_DEFAULT, &id("cancelled")).await.unwrap(), Cancelled::Requested(_)));
+    assert!(!store.take_back(&finish, &[], "gone").await.unwrap());
+    store.end(&finish, &AttemptEnd::Cancelled).await.unwrap();
+    assert_eq!(row(&*store, "cancelled").await.state, State::Cancelled);
+}
+
 pub(super) async fn ranges_are_for_equal_encoders_and_begin_anew_without_one(fixture: &dyn Fixture) {
     let store = fixture.open().await;
     let first = encoder(&*store, "w1", "aws", "x").await;

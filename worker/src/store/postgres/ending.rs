@@ -196,7 +196,7 @@ pub(super) async fn close_attempt(
 
 /// Ends a job without outputs, and all its tasks but those that somebody is at just now; they find it over. One that is over
 /// stays as it ended.
-async fn finish_job(
+pub(super) async fn finish_job(
     on: &mut PgConnection,
     job_uid: &str,
     state: State,

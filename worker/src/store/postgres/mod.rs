@@ -111,6 +111,10 @@ impl Store for Postgres {
         ask!(&self.link, on => parts::commit(on, lease, encoder, result))
     }
 
+    async fn take_back(&self, lease: &Lease, lost: &[Lease], detail: &str) -> Result<bool, Error> {
+        ask!(&self.link, on => parts::take_back(on, lease, (lost, detail), self.failures_max))
+    }
+
     async fn results(&self, job_uid: &str) -> Result<Vec<Done>, Error> {
         ask!(&self.link, on => parts::results(on, job_uid))
     }
@@ -172,7 +176,7 @@ impl Store for Postgres {
         ask!(&self.link, on => read::events(on, job_uid, after, limit))
     }
 
-    async fn ping(&self) -> Result<(), Error> {
+    async fn ping(&self) -> Result<i64, Error> {
         ask!(&self.link, on => ping(on))
     }
 }
@@ -247,7 +251,6 @@ async fn enter(
     Ok(mine.is_some())
 }
 
-async fn ping(on: &mut PgConnection) -> Result<(), Error> {
-    sqlx::query("SELECT 1").execute(on).await?;
-    Ok(())
+async fn ping(on: &mut PgConnection) -> Result<i64, Error> {
+    Ok(sqlx::query_scalar(concat!("SELECT ", now!())).fetch_one(on).await?)
 }

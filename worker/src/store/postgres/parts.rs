@@ -1,11 +1,13 @@
 //! Jobs in parts: see [`super::super::parts`]. A part's own row comes first, then the job's, then the plan's; other parts'
 //! rows only as far as nobody holds them.
 
+use millrace_wire::job::FailureCode;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Row as _};
 
+use super::super::rules::end_of;
 use super::super::{Committed, Done, Error, Lease, NewPart, Part};
-use super::ending::{close_attempt, leave};
+use super::ending::{close_attempt, finish_job, leave};
 use super::read::lease as lease_in;
 use super::sql::{event, now};
 
@@ -126,14 +128,16 @@ pub(super) async fn commit(
         .await?;
     close_attempt(&mut tx, lease, "succeeded", None).await?;
     advance(&mut tx, &lease.job_uid).await?;
-    // A claim of the finalizer's is the job's next one that may publish, so its number follows theirs.
+    // A claim of the finalizer's is the job's next one that may publish, so its number follows theirs. One whose parts were
+    // taken back is there already.
     sqlx::query(concat!(
         "INSERT INTO task (uid, job_uid, kind, state, pool, class, accepted_by, work_seconds, not_before, epoch, \
          created_at) SELECT $2, uid, 'finalize', 'waiting', pool, class, '', 1, ",
         now!(),
         ", epoch, created_at FROM job \
          WHERE uid = $1 AND NOT EXISTS (SELECT FROM task WHERE job_uid = $1 AND task.state <> 'done') \
-         ON CONFLICT (job_uid, kind, ordinal) DO NOTHING"
+         ON CONFLICT (job_uid, kind, ordinal) DO UPDATE SET state = 'waiting', not_before = excluded.not_before \
+         WHERE task.state = 'done'"
     ))
     .bind(&lease.job_uid)
     .bind(uuid::Uuid::now_v7().to_string())
@@ -157,6 +161,67 @@ pub(super) async fn advance(on: &mut PgConnection, job_uid: &str) -> Result<(), 
     .execute(on)
     .await?;
     Ok(())
+}
+
+/// See [`super::super::Store::take_back`].
+pub(super) async fn take_back(
+    on: &mut PgConnection,
+    lease: &Lease,
+    (lost, detail): (&[Lease], &str),
+    failures_max: u32,
+) -> Result<bool, Error> {
+    let code = FailureCode::ObjectsLost;
+    let mut tx = on.begin().await?;
+    let uids: Vec<&str> = lost.iter().chain([lease]).map(|lease| lease.task_uid.as_str()).collect();
+    sqlx::query("SELECT FROM task WHERE uid = ANY ($1) ORDER BY uid FOR UPDATE")
+        .bind(&uids)
+        .execute(&mut *tx)
+        .await?;
+    let alive = sqlx::query(
+        "SELECT FROM job WHERE uid = $1 AND state = 'running' AND cancel_requested_at IS NULL FOR UPDATE",
+    );
+    if alive.bind(&lease.job_uid).fetch_optional(&mut *tx).await?.is_none() || !leave(&mut tx, lease).await? {
+        return Ok(false);
+    }
+    // There is nothing to put together until the last of them is done again, whose commit lets it wait once more.
+    sqlx::query("UPDATE task SET state = 'done' WHERE uid = $1")
+        .bind(&lease.task_uid)
+        .execute(&mut *tx)
+        .await?;
+    close_attempt(&mut tx, lease, "released", None).await?;
+    let mut failures = 0;
+    for lost in lost {
+        let counted: Option<i64> = sqlx::query_scalar(concat!(
+            "WITH t AS (UPDATE task SET state = 'waiting', result = NULL, media_done = 0, failures = failures + 1, \
+               not_before = ",
+            now!(),
+            " WHERE uid = $1 AND epoch = $2 AND state = 'done' RETURNING uid, failures), \
+             a AS (UPDATE attempt SET outcome = 'failed', code = $3, detail = $4 FROM t \
+               WHERE task_uid = t.uid AND number = $2) \
+             SELECT failures FROM t"
+        ))
+        .bind(&lost.task_uid)
+        .bind(lost.epoch as i64)
+        .bind(code.as_str())
+        .bind(detail)
+        .fetch_optional(&mut *tx)
+        .await?;
+        failures = failures.max(counted.unwrap_or(0));
+    }
+    sqlx::query(concat!(
+        "WITH j AS (UPDATE job SET phase = 'encoding' WHERE uid = $1 RETURNING *) ",
+        event!("'taken_back'", "jsonb_build_object('code', $2::text, 'parts', $3::bigint)")
+    ))
+    .bind(&lease.job_uid)
+    .bind(code.as_str())
+    .bind(i64::try_from(lost.len()).unwrap_or(i64::MAX))
+    .execute(&mut *tx)
+    .await?;
+    if let Some(state) = end_of(code, failures, failures_max) {
+        finish_job(&mut tx, &lease.job_uid, state, Some((code.as_str(), detail))).await?;
+    }
+    tx.commit().await?;
+    Ok(true)
 }
 
 /// See [`super::super::Store::results`].

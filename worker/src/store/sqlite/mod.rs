@@ -167,6 +167,10 @@ impl Store for Sqlite {
         parts::commit(self, lease, encoder, result).await
     }
 
+    async fn take_back(&self, lease: &Lease, lost: &[Lease], detail: &str) -> Result<bool, Error> {
+        parts::take_back(self, lease, lost, detail).await
+    }
+
     async fn results(&self, job_uid: &str) -> Result<Vec<Done>, Error> {
         parts::results(self, job_uid).await
     }
@@ -350,9 +354,8 @@ impl Store for Sqlite {
         rows.into_iter().map(event).collect()
     }
 
-    async fn ping(&self) -> Result<(), Error> {
-        sqlx::query("SELECT 1").execute(&self.readers).await?;
-        Ok(())
+    async fn ping(&self) -> Result<i64, Error> {
+        Ok(sqlx::query_scalar(concat!("SELECT ", now!())).fetch_one(&self.readers).await?)
     }
 }
 

@@ -1,11 +1,13 @@
 //! Jobs in parts: see [`super::super::parts`].
 
+use millrace_wire::job::FailureCode;
 use serde_json::{Value, json};
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
+use super::super::rules::end_of;
 use super::super::{Committed, Done, Error, Lease, NewPart, Part};
-use super::ending::{close_attempt, leave};
+use super::ending::{close_attempt, finish_job, leave};
 use super::{Sqlite, now, record};
 
 /// See [`super::super::Store::split`].
@@ -122,12 +124,14 @@ pub(super) async fn commit(
         .await?;
     close_attempt(&mut tx, lease, "succeeded", None).await?;
     advance(&mut tx, &lease.job_uid).await?;
-    // A claim of the finalizer's is the job's next one that may publish, so its number follows theirs.
+    // A claim of the finalizer's is the job's next one that may publish, so its number follows theirs. One whose parts were
+    // taken back is there already.
     sqlx::query(concat!(
         "INSERT INTO task (uid, job_uid, kind, state, pool, class, accepted_by, work_seconds, not_before, epoch, \
          created_at) SELECT ?2, uid, 'finalize', 'waiting', pool, class, '', 1, ", now!(), ", epoch, created_at FROM job \
          WHERE uid = ?1 AND NOT EXISTS (SELECT 1 FROM task WHERE job_uid = ?1 AND task.state <> 'done') \
-         ON CONFLICT DO NOTHING"
+         ON CONFLICT (job_uid, kind, ordinal) DO UPDATE SET state = 'waiting', not_before = excluded.not_before \
+         WHERE task.state = 'done'"
     ))
     .bind(&lease.job_uid)
     .bind(uuid::Uuid::now_v7().to_string())
@@ -160,6 +164,56 @@ pub(super) async fn advance(on: &mut SqliteConnection, job_uid: &str) -> Result<
         .execute(on)
         .await?;
     Ok(())
+}
+
+/// See [`super::super::Store::take_back`].
+pub(super) async fn take_back(
+    store: &Sqlite,
+    lease: &Lease,
+    lost: &[Lease],
+    detail: &str,
+) -> Result<bool, Error> {
+    let code = FailureCode::ObjectsLost;
+    let mut tx = store.begin().await?;
+    // There is nothing to put together until the last of them is done again, whose commit lets it wait once more.
+    let left = leave(&mut tx, lease, "done").await?;
+    let phase = sqlx::query(
+        "UPDATE job SET phase = 'encoding' WHERE uid = ? AND state = 'running' AND cancel_requested_at IS NULL",
+    );
+    if !left || phase.bind(&lease.job_uid).execute(&mut *tx).await?.rows_affected() == 0 {
+        return Ok(false);
+    }
+    close_attempt(&mut tx, lease, "released", None).await?;
+    let mut failures = 0;
+    for lost in lost {
+        let counted: Option<i64> = sqlx::query_scalar(concat!(
+            "UPDATE task SET state = 'waiting', result = NULL, media_done = 0, failures = failures + 1, not_before = ",
+            now!(),
+            " WHERE uid = ? AND epoch = ? AND state = 'done' RETURNING failures"
+        ))
+        .bind(&lost.task_uid)
+        .bind(lost.epoch as i64)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(counted) = counted else { continue };
+        failures = failures.max(counted);
+        sqlx::query(
+            "UPDATE attempt SET outcome = 'failed', code = ?, detail = ? WHERE task_uid = ? AND number = ?",
+        )
+        .bind(code.as_str())
+        .bind(detail)
+        .bind(&lost.task_uid)
+        .bind(lost.epoch as i64)
+        .execute(&mut *tx)
+        .await?;
+    }
+    let body = json!({ "code": code.as_str(), "parts": lost.len() });
+    record(&mut tx, &lease.job_uid, "taken_back", body).await?;
+    if let Some(state) = end_of(code, failures, store.failures_max) {
+        finish_job(&mut tx, &lease.job_uid, state, Some((code.as_str(), detail))).await?;
+    }
+    tx.commit().await?;
+    Ok(true)
 }
 
 /// See [`super::super::Store::results`].
