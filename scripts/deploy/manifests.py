@@ -69,6 +69,9 @@ class Overlay:
     def has(self, kind, name):
         return any(o["metadata"]["name"] == name for o in self.of(kind))
 
+    def on_gke(self):
+        return any("iam.gke.io/gcp-service-account" in o["metadata"].get("annotations", {}) for o in self.of("ServiceAccount"))
+
     def pods(self, selector):
         labels = selector.get("matchLabels", selector)
         return [
@@ -243,6 +246,23 @@ def identities(overlay):
         overlay.say(f"ConfigMap/{name}", "is mounted nowhere, or apart from its token")
 
 
+def nodes(overlay):
+    """Pods choose the nodes of one role, and tolerate what keeps others away from these: terraform's own taint, and on GKE the one of arm64."""
+    for d in overlay.of("Deployment"):
+        pod = d["spec"]["template"]["spec"]
+        role = pod.get("nodeSelector", {}).get("millrace.dev/role")
+        if role is None:
+            # The overlay for one node of any kind.
+            continue
+        if role != d["metadata"]["name"]:
+            overlay.say(d, f"runs on nodes for {role}")
+        taints = [{"key": "millrace.dev/role", "value": "worker"}] if role == "worker" else []
+        taints += [{"key": "kubernetes.io/arch", "value": "arm64"}] if overlay.on_gke() else []
+        for taint in taints:
+            if taint | {"operator": "Equal", "effect": "NoSchedule"} not in pod.get("tolerations", []):
+                overlay.say(d, f"never runs on nodes with the taint {taint['key']}={taint['value']}:NoSchedule")
+
+
 def restricted(overlay):
     """The Pod Security Standard `restricted`, and a root that cannot be written."""
     for d in overlay.of("Deployment"):
@@ -311,6 +331,7 @@ def main():
         references(overlay)
         internal_tls(overlay)
         identities(overlay)
+        nodes(overlay)
         restricted(overlay)
         settings(overlay, gateway, worker)
         wrong += overlay.wrong
