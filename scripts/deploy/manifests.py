@@ -163,6 +163,10 @@ def references(overlay):
                 config = source.get("configMap")
                 if config and not config.get("optional") and config["name"] not in configs:
                     overlay.say(d, f"there is no ConfigMap/{config['name']}")
+                # Kubernetes 1.32 takes a source without them for the one before it, and warns that the two overlap.
+                files = source.get("secret") or config
+                if files and "items" not in files:
+                    overlay.say(d, f"the volume {volume['name']} does not say which files it takes of {files['name']}")
             for name in wanted:
                 if name not in secrets:
                     overlay.say(d, f"nothing makes Secret/{name}")
