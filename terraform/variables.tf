@@ -70,7 +70,7 @@ variable "gcp" {
       spot          = optional(bool, true)
       min           = optional(number, 0)
       max           = number
-      disk_gb       = optional(number, 100)
+      disk_gb       = optional(number, 170)
     })))
     monthly_budget_usd = optional(number, 0)
     billing_account    = optional(string)

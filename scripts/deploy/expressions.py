@@ -37,7 +37,8 @@ class Expression:
         """Collects, and answers the selectors beneath the node."""
         kind = type(node).__name__
         if kind == "VectorSelector":
-            self.selectors.append(node.prettify().strip())
+            # Which series they are has nothing to do with when they were.
+            self.selectors.append(node.prettify().strip().split(" offset ")[0])
             return [self.selectors[-1]]
         if kind == "MatrixSelector":
             return self._walk(node.vector_selector)

@@ -7,6 +7,7 @@ with 1 and a line for each thing that is wrong.
 """
 
 import json
+import pathlib
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import kubernetes_validate
 import yaml
 
 KUBERNETES = "1.32"
+TERRAFORM = pathlib.Path(__file__).parents[2] / "terraform"
 OUR_GROUPS = ("cert-manager.io", "external-secrets.io", "keda.sh", "monitoring.coreos.com")
 # From SIGTERM until every lease is given back, and from a reclaimed node's SIGTERM until it is gone.
 RELEASE_S_MAX = 5
@@ -68,6 +70,13 @@ class Overlay:
 
     def has(self, kind, name):
         return any(o["metadata"]["name"] == name for o in self.of(kind))
+
+    def on_one_node(self):
+        """Whether it is for a node of any kind."""
+        return not any("nodeSelector" in d["spec"]["template"]["spec"] for d in self.of("Deployment"))
+
+    def on_gke(self):
+        return any("iam.gke.io/gcp-service-account" in o["metadata"].get("annotations", {}) for o in self.of("ServiceAccount"))
 
     def pods(self, selector):
         labels = selector.get("matchLabels", selector)
@@ -160,6 +169,10 @@ def references(overlay):
                 config = source.get("configMap")
                 if config and not config.get("optional") and config["name"] not in configs:
                     overlay.say(d, f"there is no ConfigMap/{config['name']}")
+                # Kubernetes 1.32 takes a source without them for the one before it, and warns that the two overlap.
+                files = source.get("secret") or config
+                if files and "items" not in files:
+                    overlay.say(d, f"the volume {volume['name']} does not say which files it takes of {files['name']}")
             for name in wanted:
                 if name not in secrets:
                     overlay.say(d, f"nothing makes Secret/{name}")
@@ -243,6 +256,34 @@ def identities(overlay):
         overlay.say(f"ConfigMap/{name}", "is mounted nowhere, or apart from its token")
 
 
+def nodes(overlay):
+    """Pods choose the nodes of one role, and tolerate what keeps others away from these: terraform's own taint, and on GKE the one of arm64."""
+    for d in overlay.of("Deployment"):
+        pod = d["spec"]["template"]["spec"]
+        if overlay.on_one_node():
+            continue
+        role = pod.get("nodeSelector", {}).get("millrace.dev/role")
+        if role != d["metadata"]["name"]:
+            overlay.say(d, f"runs on nodes for {role}")
+        taints = [{"key": "millrace.dev/role", "value": "worker"}] if role == "worker" else []
+        taints += [{"key": "kubernetes.io/arch", "value": "arm64"}] if overlay.on_gke() else []
+        for taint in taints:
+            if taint | {"operator": "Equal", "effect": "NoSchedule"} not in pod.get("tolerations", []):
+                overlay.say(d, f"never runs on nodes with the taint {taint['key']}={taint['value']}:NoSchedule")
+
+
+def disks(overlay):
+    """Terraform sizes the nodes' disks by what a worker asks for, and has to know it."""
+    if overlay.on_one_node():
+        return
+    worker = next(d for d in overlay.of("Deployment") if d["metadata"]["name"] == "worker")
+    asked = worker["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]["ephemeral-storage"]
+    for path in TERRAFORM.glob("*/nodes.tf"):
+        known = re.search(r"worker_scratch_gib = (\d+)", path.read_text())
+        if not known or f"{known[1]}Gi" != asked:
+            overlay.say(worker, f"asks for {asked} of ephemeral storage, and {path} counts with {known and known[1]} GiB")
+
+
 def restricted(overlay):
     """The Pod Security Standard `restricted`, and a root that cannot be written."""
     for d in overlay.of("Deployment"):
@@ -311,6 +352,8 @@ def main():
         references(overlay)
         internal_tls(overlay)
         identities(overlay)
+        nodes(overlay)
+        disks(overlay)
         restricted(overlay)
         settings(overlay, gateway, worker)
         wrong += overlay.wrong

@@ -22,6 +22,9 @@ resource "aws_iam_role_policy_attachment" "node" {
 locals {
   ami_types = { amd64 = "AL2023_x86_64_STANDARD", arm64 = "AL2023_ARM_64_STANDARD" }
 
+  # What a worker's pod asks for, in k8s/base/worker.yaml.
+  worker_scratch_gib = 38
+
   # Disk that pods can have: what the image and its logs need is left out.
   ephemeral_gib = { for n, p in var.worker_pools : n => p.disk_gb - 20 }
 }

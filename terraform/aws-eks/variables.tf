@@ -179,7 +179,7 @@ variable "worker_pools" {
     max           = number
     disk_gb       = optional(number, 100)
   }))
-  description = "Pools of nodes for workers, by name; all carry the taint millrace.dev/role=worker. With spot, give several machine types of the same size: the more there are, the rarer a reclaim. disk_gb holds images and the scratch of running jobs."
+  description = "Pools of nodes for workers, by name; all carry the taint millrace.dev/role=worker. With spot, give several machine types of the same size: the more there are, the rarer a reclaim. disk_gb holds images and the scratch of running jobs: 100 is for two workers, as many as 8 vCPUs are for."
   default = {
     spot-amd64 = { arch = "amd64", machine_types = ["c7a.2xlarge", "c7i.2xlarge", "c6a.2xlarge", "c6i.2xlarge"], max = 20 }
     spot-arm64 = { arch = "arm64", machine_types = ["c8g.2xlarge", "c7g.2xlarge", "c6g.2xlarge"], max = 20 }
@@ -207,8 +207,8 @@ variable "worker_pools" {
     error_message = "worker_pools has bounds that do not fit, in ${jsonencode([for n, p in var.worker_pools : n if !(p.min >= 0 && p.max >= 1 && p.min <= p.max && p.max <= 450)])}; wanted is 0 ≤ min ≤ max and 1 ≤ max ≤ 450."
   }
   validation {
-    condition     = alltrue([for p in var.worker_pools : p.disk_gb >= 50 && p.disk_gb <= 2000])
-    error_message = "worker_pools has disk_gb outside of 50 to 2000, in ${jsonencode([for n, p in var.worker_pools : n if p.disk_gb < 50 || p.disk_gb > 2000])}: less does not hold one large input beside its outputs."
+    condition     = alltrue([for p in var.worker_pools : p.disk_gb >= 60 && p.disk_gb <= 2000])
+    error_message = "worker_pools has disk_gb outside of 60 to 2000, in ${jsonencode([for n, p in var.worker_pools : n if p.disk_gb < 60 || p.disk_gb > 2000])}: less does not hold one worker's scratch beside the images."
   }
 }
 

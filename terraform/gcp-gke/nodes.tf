@@ -28,8 +28,12 @@ locals {
   # The newer machine types take Hyperdisks and no persistent disks; the older ones the other way round.
   hyperdisk = "^(c4|c4a|c4d|n4|n4a|n4d)-"
 
-  # Disk that pods can have: GKE keeps about 10 percent and 6 GiB for itself, images and logs need the rest.
-  ephemeral_gib = { for n, p in var.worker_pools : n => floor(p.disk_gb * 0.9) - 20 }
+  # What a worker's pod asks for, in k8s/base/worker.yaml.
+  worker_scratch_gib = 38
+
+  # Disk that pods can have. The system's partitions take 6 GiB, a tenth of the rest is kept free for evictions, and GKE
+  # reserves 6 GiB and 35 percent of the disk, between half of it and 100 GiB at most: of 100 GiB there are 43 left.
+  ephemeral_gib = { for n, p in var.worker_pools : n => floor((p.disk_gb - 6) * 0.9 - min(p.disk_gb * 0.5, 6 + p.disk_gb * 0.35, 100)) }
 }
 
 resource "google_container_node_pool" "gateway" {

@@ -174,11 +174,11 @@ variable "worker_pools" {
     spot          = optional(bool, true)
     min           = optional(number, 0)
     max           = number
-    disk_gb       = optional(number, 100)
+    disk_gb       = optional(number, 170)
   }))
-  description = "Pools of nodes for workers, by name; all carry the taint millrace.dev/role=worker. Each machine type becomes a node pool of its own with these bounds, NAME-0, NAME-1 and so on; the autoscaler takes another when one is sold out. disk_gb holds images and the scratch of running jobs."
+  description = "Pools of nodes for workers, by name; all carry the taint millrace.dev/role=worker. Each machine type becomes a node pool of its own with these bounds, NAME-0, NAME-1 and so on; the autoscaler takes another when one is sold out. disk_gb holds images and the scratch of running jobs, and what GKE keeps of it for itself: 170 is for two workers, as many as 8 vCPUs are for."
   default = {
-    spot-amd64 = { arch = "amd64", machine_types = ["c4-highcpu-8", "c3-highcpu-8", "n2d-highcpu-8"], max = 20 }
+    spot-amd64 = { arch = "amd64", machine_types = ["c4-highcpu-8", "c3-highcpu-8", "c2d-highcpu-8"], max = 20 }
     spot-arm64 = { arch = "arm64", machine_types = ["c4a-highcpu-8"], max = 20 }
   }
   nullable = false
@@ -204,8 +204,8 @@ variable "worker_pools" {
     error_message = "worker_pools has bounds that do not fit, in ${jsonencode([for n, p in var.worker_pools : n if !(p.min >= 0 && p.max >= 1 && p.min <= p.max && p.max <= 1000)])}; wanted is 0 ≤ min ≤ max and 1 ≤ max ≤ 1000."
   }
   validation {
-    condition     = alltrue([for p in var.worker_pools : p.disk_gb >= 50 && p.disk_gb <= 2000])
-    error_message = "worker_pools has disk_gb outside of 50 to 2000, in ${jsonencode([for n, p in var.worker_pools : n if p.disk_gb < 50 || p.disk_gb > 2000])}: less does not hold one large input beside its outputs."
+    condition     = alltrue([for p in var.worker_pools : p.disk_gb >= 90 && p.disk_gb <= 2000])
+    error_message = "worker_pools has disk_gb outside of 90 to 2000, in ${jsonencode([for n, p in var.worker_pools : n if p.disk_gb < 90 || p.disk_gb > 2000])}: of less, GKE does not leave one worker its scratch."
   }
 }
 

@@ -135,7 +135,7 @@ run "disks_too_small" {
   command = plan
   variables {
     gateway_nodes = { machine_types = ["m7g.large"], disk_gb = 10 }
-    worker_pools  = { spot = { arch = "amd64", machine_types = ["c7a.2xlarge"], max = 5, disk_gb = 20 } }
+    worker_pools  = { spot = { arch = "amd64", machine_types = ["c7a.2xlarge"], max = 5, disk_gb = 59 } }
   }
   expect_failures = [var.gateway_nodes, var.worker_pools]
 }

@@ -44,7 +44,7 @@ run "worker_pools_scale_from_zero_and_keep_others_away" {
     error_message = "what is not a worker must not start a worker's node"
   }
   assert {
-    condition     = alltrue([for g in aws_eks_node_group.worker : g.tags["k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage"] == "80Gi"])
+    condition     = alltrue([for g in aws_eks_node_group.worker : g.tags["k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage"] == "80Gi"]) && alltrue([for gib in local.ephemeral_gib : floor(gib / local.worker_scratch_gib) == 2])
     error_message = "without the tag the autoscaler takes an empty pool's nodes to have no disk"
   }
   assert {
@@ -130,4 +130,16 @@ run "another_region_is_refused_before_anything_is_made" {
     zones  = ["eu-central-1a", "eu-central-1b"]
   }
   expect_failures = [terraform_data.place]
+}
+
+run "the_smallest_disk_is_for_one_worker" {
+  command = plan
+  variables {
+    worker_pools = { small = { arch = "amd64", machine_types = ["c7a.2xlarge"], max = 5, disk_gb = 60 } }
+  }
+
+  assert {
+    condition     = floor(local.ephemeral_gib["small"] / local.worker_scratch_gib) == 1
+    error_message = "a disk that is accepted and holds no worker makes a pool that never starts"
+  }
 }

@@ -135,7 +135,7 @@ run "disks_too_small" {
   command = plan
   variables {
     gateway_nodes = { arch = "arm64", machine_types = ["c4a-standard-2"], disk_gb = 10 }
-    worker_pools  = { spot = { arch = "amd64", machine_types = ["c4-highcpu-8"], max = 5, disk_gb = 20 } }
+    worker_pools  = { spot = { arch = "amd64", machine_types = ["c4-highcpu-8"], max = 5, disk_gb = 89 } }
   }
   expect_failures = [var.gateway_nodes, var.worker_pools]
 }

@@ -59,6 +59,10 @@ run "worker_pools_scale_from_zero_and_keep_others_away" {
     condition     = alltrue([for p in google_container_node_pool.worker : p.node_config[0].workload_metadata_config[0].mode == "GKE_METADATA"])
     error_message = "pods must not get the node's credentials"
   }
+  assert {
+    condition     = alltrue([for gib in local.ephemeral_gib : gib == 82 && floor(gib / local.worker_scratch_gib) == 2])
+    error_message = "8 vCPUs are for two workers, and their disk has to be"
+  }
 }
 
 run "machines_get_the_disks_that_they_can_have" {
@@ -66,13 +70,13 @@ run "machines_get_the_disks_that_they_can_have" {
   variables {
     worker_pools = {
       new = { arch = "arm64", machine_types = ["c4a-highcpu-8"], max = 5 }
-      old = { arch = "amd64", machine_types = ["n2d-highcpu-8"], max = 5 }
+      old = { arch = "amd64", machine_types = ["c2d-highcpu-8"], max = 5 }
     }
   }
 
   assert {
     condition     = google_container_node_pool.worker["new-0"].node_config[0].disk_type == "hyperdisk-balanced" && google_container_node_pool.worker["old-0"].node_config[0].disk_type == "pd-balanced"
-    error_message = "c4a takes Hyperdisks only, n2d none"
+    error_message = "c4a takes Hyperdisks only, c2d none"
   }
 }
 
@@ -124,5 +128,17 @@ run "a_peers_issuer_is_believed_about_workers_only" {
   assert {
     condition     = one(google_compute_firewall.peer_to_workers[0].allow).ports == tolist(["9000"])
     error_message = "the peer's gateways reach workers' port and no other"
+  }
+}
+
+run "the_smallest_disk_is_for_one_worker" {
+  command = plan
+  variables {
+    worker_pools = { small = { arch = "amd64", machine_types = ["c4-highcpu-8"], max = 5, disk_gb = 90 } }
+  }
+
+  assert {
+    condition     = floor(local.ephemeral_gib["small"] / local.worker_scratch_gib) == 1
+    error_message = "a disk that is accepted and holds no worker makes a pool that never starts"
   }
 }
