@@ -118,6 +118,12 @@ async fn a_full_scratch_space_costs_an_attempt_and_is_left_empty() {
     fine["crf"] = 18.into();
     for (id, all_but, spec) in [("source", 4096, stage.web.small_spec("source")), ("encode", 180_000, fine)] {
         let before = files(&jobs).len();
+        // What the job before worked with goes a moment after its end, and would be room that was not counted.
+        let began = Instant::now();
+        while !files(&disk.join("aws-1")).is_empty() {
+            assert!(began.elapsed() < PATIENCE, "{id}: the worker never cleaned up");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let filler = Filler::fill(&disk, all_but);
         stage.client.submit(&spec).await.unwrap();
         let error = failed_for_now(&stage, id).await;
