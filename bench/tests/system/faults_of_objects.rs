@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use millrace_bench::System;
-use millrace_bench::postgres::Server;
 use millrace_bench::surroundings::other_clock;
 use millrace_bench::system::Builder;
 use millrace_object_server::{Fault, What};
@@ -14,6 +13,7 @@ use serde_json::json;
 
 use crate::faults::{failed_for_now, lacks, wait_lacks};
 use crate::object_store::{Store, upload};
+use crate::postgres;
 use crate::stage::{PATIENCE, SMALL, Stage, clip};
 
 /// One worker on the store, which gives a request up that stands still for a second.
@@ -123,19 +123,9 @@ async fn an_upload_that_was_damaged_where_it_lies_fails_the_job_and_says_so() {
     stage.end().await;
 }
 
-/// A job store with a clock of its own.
-async fn postgres() -> (Server, String) {
-    let started = tokio::task::spawn_blocking(|| {
-        let server = Server::start()?;
-        let url = server.create("jobs")?;
-        anyhow::Ok((server, url))
-    });
-    started.await.unwrap().unwrap()
-}
-
 #[tokio::test]
 async fn a_worker_whose_clock_is_an_hour_off_works_as_well_as_the_others() {
-    let (server, url) = postgres().await;
+    let (server, url) = postgres::server().await;
     let builder = System::builder().pool("aws", 3).worker_arg("--store", &url);
     let builder = builder.worker_arg("--lease", "2s").worker_arg("--heartbeat", "500ms");
     // Shorter than they are off: by their own clocks nobody would take what another gave out.
@@ -182,7 +172,7 @@ async fn a_worker_whose_clock_is_an_hour_off_works_as_well_as_the_others() {
 
 #[tokio::test]
 async fn a_cloud_that_refuses_a_clock_an_hour_off_costs_that_worker_its_work_alone() {
-    let ((server, url), store) = (postgres().await, Store::start().await);
+    let ((server, url), store) = (postgres::server().await, Store::start().await);
     for ahead in [3600, -3600] {
         server.sql("jobs", "DROP SCHEMA public CASCADE; CREATE SCHEMA public").unwrap();
         let builder =

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use crate::stage::{PATIENCE, Stage, wait_until};
 
-async fn server() -> (Server, String) {
+/// A server with an empty job store, and the store's URL.
+pub(crate) async fn server() -> (Server, String) {
     let started = tokio::task::spawn_blocking(|| {
         let server = Server::start()?;
         let url = server.create("jobs")?;

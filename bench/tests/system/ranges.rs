@@ -5,13 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use millrace_bench::clip::Picture;
-use millrace_bench::postgres::Server;
 use millrace_bench::system::Builder;
 use millrace_bench::{System, media};
 use millrace_wire::job::{FailureCode, Job, State};
 use serde_json::{Value, json};
 
 use crate::chromium::{self, Wanted};
+use crate::postgres;
 use crate::stage::{PATIENCE, Stage, clip, made, wait_until};
 
 /// Seven ranges of three segments, in two renditions.
@@ -110,12 +110,7 @@ async fn one_two_and_four_workers_make_the_same_bytes() {
 
 #[tokio::test]
 async fn a_killed_worker_costs_its_range_alone() {
-    let server = tokio::task::spawn_blocking(|| {
-        let server = Server::start()?;
-        let url = server.create("jobs")?;
-        anyhow::Ok((server, url))
-    });
-    let (server, url) = server.await.unwrap().unwrap();
+    let (server, url) = postgres::server().await;
     let builder = workers(2).worker_arg("--lease", "2s").worker_arg("--heartbeat", "500ms");
     let mut stage = Stage::start(builder.worker_arg("--store", &url)).await;
     let heavy = json!({ "preset": "medium", "crf": 18 });

@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::object_store::Store;
+use crate::postgres;
 use crate::ranges::{frames, spec, workers};
 use crate::stage::{PATIENCE, Stage, wait_until};
 
@@ -31,7 +32,7 @@ struct Long {
 impl Long {
     async fn start(more: &[(&str, &str)]) -> Self {
         let store = Store::start().await;
-        let (server, url) = postgres().await;
+        let (server, url) = postgres::server().await;
         let builder = workers(2).worker_arg("--objects", &store.places()).worker_arg("--store", &url);
         let builder = more.iter().fold(builder, |builder, (flag, value)| builder.worker_arg(flag, value));
         Self { stage: Stage::start(builder).await, store, server }
@@ -72,15 +73,6 @@ impl Long {
     fn begun(&self) -> String {
         self.sql("SELECT string_agg(kind || ordinal || ':' || epoch, ' ' ORDER BY kind, ordinal) FROM task")
     }
-}
-
-async fn postgres() -> (Server, String) {
-    let started = tokio::task::spawn_blocking(|| {
-        let server = Server::start()?;
-        let url = server.create("jobs")?;
-        anyhow::Ok((server, url))
-    });
-    started.await.unwrap().unwrap()
 }
 
 #[tokio::test]
@@ -184,7 +176,7 @@ fn another_ffmpeg(folder: &std::path::Path) -> PathBuf {
 async fn ranges_are_of_one_encoder_and_of_another_when_that_one_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let other = another_ffmpeg(folder.path());
-    let (server, url) = postgres().await;
+    let (server, url) = postgres::server().await;
     let sql = |query: &str| server.sql("jobs", query).unwrap();
     let builder = workers(3).worker_arg("--store", &url).worker_arg("--encoder-patience", "2s");
     let builder = builder.worker_arg("--lease", "2s").worker_arg("--heartbeat", "500ms");
