@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
-use crate::forward::fields;
+use crate::glance::{Field, Glance};
 use crate::metrics::Metrics;
 use crate::request::Route;
 use crate::settle;
@@ -37,8 +37,6 @@ pub use strangers::Strangers;
 pub const PRINCIPAL: &str = "millrace-principal";
 /// Tells a worker for whom. Clients cannot send it.
 pub const TENANT: &str = "millrace-tenant";
-/// Tells a worker in which role. Clients cannot send it.
-pub const ROLE: &str = "millrace-role";
 /// Another place for a key, beside `Authorization: Bearer KEY`.
 pub const API_KEY: &str = "x-api-key";
 
@@ -104,10 +102,9 @@ impl Principal {
         Self { name: name.to_owned(), role, tenant: tenant.to_owned(), id: id.into(), headers }
     }
 
-    /// What workers are told: [`PRINCIPAL`], [`TENANT`] and [`ROLE`].
-    pub fn headers(&self) -> [HeaderValue; 3] {
-        let [name, tenant] = self.headers.clone();
-        [name, tenant, HeaderValue::from_static(self.role.as_str())]
+    /// What workers are told: [`PRINCIPAL`] and [`TENANT`]. What he may is settled here.
+    pub fn headers(&self) -> [HeaderValue; 2] {
+        self.headers.clone()
     }
 }
 
@@ -233,7 +230,8 @@ impl Auth {
 
     /// Who asks, whatever he may.
     fn identify(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Stop> {
-        let Some((credential, bearer)) = presented(headers) else {
+        let header = Glance::from(headers);
+        let Some((credential, bearer)) = presented(&header) else {
             let wants = match (&self.keys, &self.tokens) {
                 (_, None) => "an API key, as `Authorization: Bearer KEY` or `X-Api-Key: KEY`, once",
                 (None, _) => "a token, as `Authorization: Bearer TOKEN`, once",
@@ -269,15 +267,15 @@ impl Auth {
     }
 
     /// Who shows a token that was found good before, still is, and lets him do what `needed` may.
-    fn found_good(&self, headers: &HeaderMap, needed: Role) -> Option<Arc<Principal>> {
+    pub fn found_good(&self, header: &Glance<'_>, needed: Role) -> Option<Arc<Principal>> {
         let (tokens, _) = self.tokens.as_ref()?;
-        let (credential, _) = presented(headers).filter(|(_, bearer)| *bearer)?;
+        let (credential, _) = presented(header).filter(|(_, bearer)| *bearer)?;
         tokens.known(credential, needed)
     }
 
     /// Whether telling who asks takes checking a signature: he shows a token, and not one that was found good before.
     fn has_to_check(&self, headers: &HeaderMap) -> bool {
-        match (&self.tokens, presented(headers)) {
+        match (&self.tokens, presented(&Glance::from(headers))) {
             (Some((tokens, _)), Some((credential, true))) => {
                 is_token(credential) && !tokens.knows(credential)
             }
@@ -310,23 +308,15 @@ fn is_token(credential: &[u8]) -> bool {
 }
 
 /// The key or token of a request that has exactly one, and whether it is the bearer's.
-fn presented(headers: &HeaderMap) -> Option<(&[u8], bool)> {
-    let bearer = once(headers, &http::header::AUTHORIZATION)?;
-    match (bearer, once(headers, &fields::API_KEY)?) {
-        (Some(value), None) => {
-            let (scheme, key) = value.split_at_checked(7)?;
+fn presented<'a>(header: &Glance<'a>) -> Option<(&'a [u8], bool)> {
+    match (header.authorization, header.api_key) {
+        (Field::Once(value), Field::Absent) => {
+            let (scheme, key) = value.as_bytes().split_at_checked(7)?;
             scheme.eq_ignore_ascii_case(b"bearer ").then(|| (key.trim_ascii(), true))
         }
-        (None, Some(key)) => Some((key, false)),
+        (Field::Absent, Field::Once(key)) => Some((key.as_bytes(), false)),
         _ => None,
     }
-}
-
-/// A field's value, if it has one; `None` when it has several.
-fn once<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> Option<Option<&'a [u8]>> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next().map(HeaderValue::as_bytes);
-    values.next().is_none().then_some(first)
 }
 
 /// Follows the file of keys and the tokens' set of keys until `stop`.

@@ -135,13 +135,13 @@ impl Drop for Ticket {
     }
 }
 
-/// Fields that each request to a worker has and a client's has not.
-const ALWAYS: usize = 4;
+/// Fields that each request to a worker has and a client's has not: its id, its trace, its sender.
+const ALWAYS: usize = 3;
 /// Fields that tell a worker who asks.
-const ASKS: usize = 3;
+const ASKS: usize = 2;
 
 /// Sets every timeout of a connection to a worker.
-pub fn bounded(mut peer: HttpPeer, route: &Route, timeouts: &Timeouts) -> HttpPeer {
+pub fn bound(peer: &mut HttpPeer, route: &Route, timeouts: &Timeouts) {
     let answer = match route {
         Route::Submit | Route::UploadRequest | Route::Cancel | Route::Retry => timeouts.submit,
         Route::Read => timeouts.query,
@@ -154,7 +154,6 @@ pub fn bounded(mut peer: HttpPeer, route: &Route, timeouts: &Timeouts) -> HttpPe
     peer.options.write_timeout = Some(answer);
     peer.options.idle_timeout = Some(timeouts.idle);
     peer.options.http_upstream_request_policy = HttpUpstreamRequestPolicy::deny_upgrades();
-    peer
 }
 
 /// Who sent a request.
@@ -217,11 +216,14 @@ pub fn request_header(
         }
         // The map grows once at most.
         let asks = if sender.principal.is_some() { ASKS } else { 0 };
-        fields.reserve(ALWAYS + asks + usize::from(job_id.is_some()) + usize::from(steal.is_some()));
+        let more = [sender.tls, job_id.is_some(), steal.is_some()].map(usize::from);
+        fields.reserve(ALWAYS + asks + more.iter().sum::<usize>());
         fields.insert(&fields::REQUEST_ID, sender.names.request_id.clone());
         fields.insert(&fields::TRACEPARENT, sender.names.traceparent.clone());
-        let proto = HeaderValue::from_static(if sender.tls { "https" } else { "http" });
-        fields.insert(&fields::FORWARDED_PROTO, proto);
+        if sender.tls {
+            // Where it is not there, it was http.
+            fields.insert(&fields::FORWARDED_PROTO, HeaderValue::from_static("https"));
+        }
         if let Some(client) = sender.address {
             fields.insert(&fields::FORWARDED_FOR, client);
         }
@@ -232,17 +234,11 @@ pub fn request_header(
             fields.insert(&fields::STEAL, steal.clone());
         }
         if let Some(principal) = sender.principal {
-            let [name, tenant, role] = principal.headers();
+            let [name, tenant] = principal.headers();
             fields.insert(&fields::PRINCIPAL, name);
             fields.insert(&fields::TENANT, tenant);
-            fields.insert(&fields::ROLE, role);
         }
     })
-}
-
-/// A worker's load report in its response header: ORCA text and store id.
-pub fn report(header: &ResponseHeader) -> Option<(&HeaderValue, &HeaderValue)> {
-    header.headers.get(&fields::LOAD).zip(header.headers.get(&fields::STORE))
 }
 
 /// Whether a worker's error explains itself: a problem with a body.
@@ -267,6 +263,7 @@ pub fn retry_after(header: &ResponseHeader) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::glance::Glance;
     use crate::trace;
 
     #[test]
@@ -290,6 +287,7 @@ mod tests {
             ("endpoint-load-metrics", "TEXT a=1"),
             ("x-forwarded-for", "6.6.6.6"),
             ("x-forwarded-host", "evil.example"),
+            ("x-forwarded-proto", "https"),
             ("expect", "100-continue"),
             ("authorization", "Bearer a"),
             ("x-api-key", "a"),
@@ -299,14 +297,14 @@ mod tests {
         }
         let id: JobId = "a".parse().unwrap();
         let address = "10.0.0.9".parse().ok().map(address);
-        let names = trace::adopt(&header.headers);
+        let names = trace::adopt(&Glance::from(&header.headers));
         let sender = Sender { address, tls: false, secret: true, principal: None, names: &names };
         let steal = HeaderValue::from_static("gcp=42");
         request_header(&mut header, &Route::Submit, sender, Some(&id), Some(&steal)).unwrap();
         let get = |name: &str| header.headers.get(name).map(|value| value.to_str().unwrap());
         assert_eq!((get("host"), get("x-forwarded-host")), (Some("video.example"), None));
         assert_eq!(get("x-forwarded-for"), Some("10.0.0.9"));
-        assert_eq!(get("x-forwarded-proto"), Some("http"));
+        assert_eq!(get("x-forwarded-proto"), None, "only TLS is told");
         assert_eq!((get("idempotency-key"), get("millrace-steal")), (Some("a"), Some("gcp=42")));
         assert_eq!(get("x-request-id"), names.request_id());
         assert_eq!(get("traceparent"), names.traceparent.to_str().ok());

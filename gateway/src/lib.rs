@@ -5,7 +5,7 @@
 //! the workers, [`route`] chooses a pool and a worker from [`fleet`]'s snapshot, [`forward`] talks to the worker.
 //! Beside that path: [`page`] is the web page at `/`, [`config`] is the routing file, [`reload`] swaps it, [`admin`] shows and steers, [`drain`] ends
 //! the process without dropping a request, [`metrics`] counts, [`tls`] keeps the certificate, [`upstream`] what TLS to
-//! workers takes, [`limits`] bounds headers and slow uploads, [`trace`] gives requests their names, [`auth`] knows who
+//! workers takes, [`glance`] finds what is looked for in a header, [`limits`] bounds headers and slow uploads, [`trace`] gives requests their names, [`auth`] knows who
 //! asks, [`rate`] how often, [`access_log`] writes a line of each, [`descriptors`] makes room for connections,
 //! [`status`] is the operator's view from the command line.
 //! Of the operator are [`overrides`] (what changes beside the file, for a while), [`audit`] (who changed what),
@@ -29,6 +29,7 @@ pub mod edge;
 pub mod error;
 pub mod fleet;
 pub mod forward;
+pub mod glance;
 pub mod limits;
 pub mod metrics;
 pub mod overrides;

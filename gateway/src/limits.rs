@@ -5,31 +5,25 @@
 
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
 use millrace_wire::{Code, Problem};
 
 use crate::config::limits::Limits;
-
-/// What a field takes beside its name and value: colon, space, and the line's end.
-const FIELD_FRAME_BYTES: usize = 4;
+use crate::glance::Glance;
 
 /// Whether a request's target (path and query as they came) and fields are within bounds.
 ///
 /// # Errors
 /// What the client reads.
-pub fn check(target: &[u8], headers: &HeaderMap, limits: &Limits) -> Result<(), Box<Problem>> {
+pub fn check(target: &[u8], header: &Glance<'_>, limits: &Limits) -> Result<(), Box<Problem>> {
     if target.len() > limits.uri_bytes {
         let detail = format!("path and query have {} bytes; at most {}", target.len(), limits.uri_bytes);
         return Err(Box::new(Problem::new(Code::UriTooLong, detail)));
     }
-    if headers.len() > limits.headers {
-        let detail = format!("{} header fields; at most {}", headers.len(), limits.headers);
+    if header.fields > limits.headers {
+        let detail = format!("{} header fields; at most {}", header.fields, limits.headers);
         return Err(Box::new(Problem::new(Code::HeaderTooLarge, detail)));
     }
-    let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
-        name.as_str().len() + value.len() + FIELD_FRAME_BYTES
-    };
-    let bytes = target.len() + headers.iter().map(field).sum::<usize>();
+    let bytes = target.len() + header.bytes;
     if bytes > limits.header_bytes {
         let detail = format!("the header has {bytes} bytes; at most {}", limits.header_bytes);
         return Err(Box::new(Problem::new(Code::HeaderTooLarge, detail)));
@@ -61,6 +55,8 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     #[test]
@@ -74,7 +70,7 @@ mod tests {
             headers
         };
         let refused = |target: usize, headers: &HeaderMap| {
-            check(&vec![b'/'; target], headers, &limits).err().map(|problem| problem.code)
+            check(&vec![b'/'; target], &Glance::from(headers), &limits).err().map(|problem| problem.code)
         };
         assert_eq!(refused(300, &fields(10, 10)), None);
         assert_eq!(refused(301, &fields(0, 0)), Some(Code::UriTooLong));

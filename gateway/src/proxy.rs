@@ -14,6 +14,7 @@ mod weigh;
 
 use std::any::Any;
 use std::os::fd::RawFd;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cors::{Marks, preflight};
 use millrace_wire::{Code, Problem};
-use phase::{Phase, phase};
+use phase::{Goes, Over, Phase, phase};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -41,6 +42,7 @@ use crate::dispatch::{Dispatch, Repeatable, Request};
 use crate::drain::InFlight;
 use crate::edge::Connection;
 use crate::forward::{self, Failure};
+use crate::glance::Glance;
 use crate::limits::Pace;
 use crate::rate::Limiter;
 use crate::reload::Reloader;
@@ -183,18 +185,16 @@ impl Proxy {
             return Ok(());
         }
         let Some(request) = &mut ctx.request else { return Ok(()) };
-        let Some(address) = request.trying.as_ref().map(|trying| trying.target.address) else {
-            return Ok(());
-        };
+        let Some(target) = request.trying.as_ref().map(|trying| &trying.target) else { return Ok(()) };
+        let address = target.address;
+        let report = sign(ctx.names.as_ref(), header, target);
         let now = self.dispatch.fleet.now();
-        if let Some((orca, store)) = forward::report(header)
-            && let Err(error) = self.dispatch.heard(request, now, address, orca, store)
+        if let Some((orca, store)) = report
+            && let Err(error) = self.dispatch.heard(request, now, address, &orca, &store)
         {
             self.dispatch.metrics.unbelievable_reports.with_label_values(&["response"]).inc();
             debug!(%address, %error, "load report not believed");
         }
-        // What was tried is known no more once it has failed, and its answer may still go to the client.
-        let mut failed = None;
         let status = header.status.as_u16();
         match Failure::of_answer(header, &request.route).filter(|failure| failure.retryable(&request.route)) {
             None => self.dispatch.answered(request, now, status),
@@ -202,7 +202,6 @@ impl Proxy {
                 if failure == Failure::Refused {
                     request.refused_for(forward::retry_after(header));
                 }
-                failed = request.trying.as_ref().map(|trying| trying.target.clone());
                 if self.again(session, ctx, failure) {
                     let mut error = Error::new_up(TRY_AGAIN);
                     error.set_retry(true);
@@ -231,8 +230,6 @@ impl Proxy {
         if request.route == Route::Media && forward::is_event_stream(header) {
             ctx.in_flight = None;
         }
-        let answered = ctx.request.as_ref().and_then(|request| Some(&request.trying.as_ref()?.target));
-        sign(ctx.names.as_ref(), header, failed.as_ref().or(answered));
         ctx.marks.put(header)
     }
 }
@@ -289,15 +286,25 @@ impl ProxyHttp for Proxy {
         session.set_write_timeout(Some(ctx.config.timeouts.read));
         session.set_read_timeout(Some(ctx.config.timeouts.read));
         session.set_total_drain_timeout(Some(LEFTOVER_MAX));
-        ctx.names = Some(trace::adopt(&session.req_header().headers));
-        if let Some(preflight) =
-            ctx.config.cors.as_ref().and_then(|cors| preflight(cors, session.req_header()))
-        {
+        let header = session.req_header();
+        let seen = Glance::from(&header.headers);
+        ctx.names = Some(trace::adopt(&seen));
+        if let Some(preflight) = ctx.config.cors.as_ref().and_then(|cors| preflight(cors, header)) {
             let label = Label { names: ctx.names.as_ref(), marks: &Marks::default() };
             send(session, preflight?, Bytes::new(), label).await?;
             return Ok(true);
         }
-        if let Err(stop) = self.gate(session, ctx).await {
+        let (chunked, read) = (seen.transfer_encoding, self.read(header, &seen, ctx));
+        if chunked {
+            // Pingora's parser takes a bare LF for part of a chunk's extension, and no size for 0. A proxy in front may
+            // see the end of the body elsewhere; then nothing behind our end of it must be read as a request.
+            session.set_keepalive(None);
+        }
+        let passed = match read {
+            Ok(needed) => self.gate(session, needed, ctx).await,
+            Err(stop) => Err(stop),
+        };
+        if let Err(stop) = passed {
             tell(session, &stop.problem, stop.allow, ctx.label()).await?;
             return Ok(true);
         }
@@ -343,12 +350,28 @@ impl ProxyHttp for Proxy {
         }
     }
 
+    /// What [`ProxyHttp::request_filter`] lets through always goes.
+    fn proxy_upstream_filter<'a, 'b, 'c, 'async_trait>(
+        &'a self,
+        _: &'b mut Session,
+        _: &'c mut Box<Ctx>,
+    ) -> Pin<Box<dyn Future<Output = Result<bool>> + Send + 'async_trait>>
+    where
+        'a: 'async_trait,
+        'b: 'async_trait,
+        'c: 'async_trait,
+        Self: 'async_trait,
+    {
+        Box::pin(Goes)
+    }
+
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
         let unchosen = || Error::explain(ErrorType::InternalError, "no target was chosen");
         let request = ctx.request.as_mut().ok_or_else(unchosen)?;
         let (address, name) = self.dispatch.begin(request).ok_or_else(unchosen)?;
-        let peer = self.upstream.peer(address, name.as_deref()).ok_or_else(unchosen)?;
-        Ok(Box::new(forward::bounded(peer, &request.route, &ctx.config.timeouts)))
+        let mut peer = Box::new(self.upstream.peer(address, name.as_deref()).ok_or_else(unchosen)?);
+        forward::bound(&mut peer, &request.route, &ctx.config.timeouts);
+        Ok(peer)
     }
 
     fn early_request_filter<'a, 'b, 'c, 'async_trait>(
@@ -544,8 +567,21 @@ impl ProxyHttp for Proxy {
         true
     }
 
-    async fn logging(&self, session: &mut Session, e: Option<&Error>, ctx: &mut Box<Ctx>) {
+    fn logging<'a, 'b, 'c, 'd, 'async_trait>(
+        &'a self,
+        session: &'b mut Session,
+        e: Option<&'c Error>,
+        ctx: &'d mut Box<Ctx>,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'async_trait>>
+    where
+        'a: 'async_trait,
+        'b: 'async_trait,
+        'c: 'async_trait,
+        'd: 'async_trait,
+        Self: 'async_trait,
+    {
         self.settle(ctx);
         self.log(session, e, ctx);
+        Box::pin(Over)
     }
 }

@@ -126,8 +126,16 @@ impl Refused {
 pub fn classify(method: &Method, path: &str) -> Result<Route, Refused> {
     // Of a longer path only its begin counts.
     let (mut parts, mut count) = ([""; SEGMENTS_MAX], 0);
-    for (place, part) in parts.iter_mut().zip(path.strip_prefix('/').ok_or(Refused::NotFound)?.split('/')) {
-        *place = part;
+    let mut rest = path.strip_prefix('/');
+    if rest.is_none() {
+        return Err(Refused::NotFound);
+    }
+    for place in &mut parts {
+        let Some(text) = rest else { break };
+        (*place, rest) = match memchr::memchr(b'/', text.as_bytes()) {
+            Some(at) => (&text[..at], Some(&text[at + 1..])),
+            None => (text, None),
+        };
         count += 1;
     }
     let gets = matches!(*method, Method::GET | Method::HEAD);

@@ -6,10 +6,10 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderValue;
 use rand::Rng as _;
 
-use crate::forward::fields;
+use crate::glance::Glance;
 
 /// The header of a request's id.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -26,9 +26,9 @@ const FLAGS: Range<usize> = 53..55;
 
 /// Settles a request's id and trace. A usable id of the client's is kept, and so is its trace, in which we are the next
 /// span; else both are fresh.
-pub fn adopt(headers: &HeaderMap) -> Names {
-    let known = single(headers, &fields::TRACEPARENT).and_then(|value| Trace::parse(value.to_str().ok()?));
-    let given = single(headers, &fields::REQUEST_ID).filter(|id| is_plain(id.as_bytes())).cloned();
+pub fn adopt(header: &Glance<'_>) -> Names {
+    let known = header.traceparent.once().and_then(|value| Trace::parse(value.to_str().ok()?));
+    let given = header.request_id.once().filter(|id| is_plain(id.as_bytes())).cloned();
     let mut rng = rand::rng();
     // Written into place and not by `format!`: every request pays for this.
     let mut line = *b"00-00000000000000000000000000000000-0000000000000000-00";
@@ -100,12 +100,6 @@ impl<'a> Trace<'a> {
     }
 }
 
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next()?;
-    values.next().is_none().then_some(first)
-}
-
 fn is_plain(id: &[u8]) -> bool {
     let plain = |c: &u8| c.is_ascii_alphanumeric() || b"._-".contains(c);
     (1..=REQUEST_ID_MAX).contains(&id.len()) && id.iter().all(plain)
@@ -113,6 +107,8 @@ fn is_plain(id: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
@@ -122,7 +118,7 @@ mod tests {
         for (name, value) in fields {
             headers.append(*name, value.parse().unwrap());
         }
-        adopt(&headers)
+        adopt(&Glance::from(&headers))
     }
 
     #[test]

@@ -12,6 +12,7 @@ use millrace_wire::{Code, Problem};
 
 use super::{Auth, Principal, Role};
 use crate::config::rate::Rate;
+use crate::glance::Glance;
 use crate::rate::{Limiter, Who, too_often};
 
 /// Where somebody is counted if he is refused.
@@ -38,7 +39,7 @@ impl Auth {
         strangers: Strangers<'_>,
     ) -> Result<Arc<Principal>, Box<Problem>> {
         // Most are known already, which takes no look at who was refused.
-        if let Some(principal) = self.found_good(headers, needed) {
+        if let Some(principal) = self.found_good(&Glance::from(headers), needed) {
             return Ok(principal);
         }
         let Strangers { limiter, who, rate } = strangers;

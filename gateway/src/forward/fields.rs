@@ -23,8 +23,6 @@ pub static API_KEY: HeaderName = HeaderName::from_static(auth::API_KEY);
 pub static PRINCIPAL: HeaderName = HeaderName::from_static(auth::PRINCIPAL);
 /// [`auth::TENANT`]
 pub static TENANT: HeaderName = HeaderName::from_static(auth::TENANT);
-/// [`auth::ROLE`]
-pub static ROLE: HeaderName = HeaderName::from_static(auth::ROLE);
 /// [`headers::POOL`]
 pub static POOL: HeaderName = HeaderName::from_static(headers::POOL);
 /// [`headers::WORKER`]

@@ -152,12 +152,14 @@ pub(super) async fn tell(
 }
 
 /// Says on a worker's response which request it answers and where it comes from, and takes its load report out, which is
-/// for us.
-pub(super) fn sign(names: Option<&Names>, header: &mut ResponseHeader, target: Option<&Target>) {
+/// for us: ORCA text and store id.
+pub(super) fn sign(
+    names: Option<&Names>,
+    header: &mut ResponseHeader,
+    target: &Target,
+) -> Option<(HeaderValue, HeaderValue)> {
     fields::change_answer(header, |fields| {
-        fields.remove(&fields::LOAD);
-        fields.remove(&fields::STORE);
-        let Some(target) = target else { return };
+        let (load, store) = (fields.remove(&fields::LOAD), fields.remove(&fields::STORE));
         if let Some(names) = names {
             fields.insert(&fields::REQUEST_ID, names.request_id.clone());
         }
@@ -167,7 +169,8 @@ pub(super) fn sign(names: Option<&Names>, header: &mut ResponseHeader, target: O
             Some(reason) => fields.insert(&fields::DECISION, HeaderValue::from_static(reason.as_str())),
             None => fields.remove(&fields::DECISION),
         };
-    });
+        load.zip(store)
+    })
 }
 
 /// For a worker's error that says nothing itself.

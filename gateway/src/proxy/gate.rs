@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use http::header::TRANSFER_ENCODING;
 use millrace_wire::Problem;
+use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
 use super::cors::Marks;
@@ -11,6 +11,7 @@ use super::session::client_ip;
 use super::{Ctx, Proxy};
 use crate::auth::{self, Role, Strangers};
 use crate::dispatch::Request;
+use crate::glance::Glance;
 use crate::limits;
 use crate::rate::{self, Who};
 use crate::request::{self, Route};
@@ -29,10 +30,14 @@ impl From<Box<Problem>> for Stop {
 }
 
 impl Proxy {
-    /// Tells `ctx` where the request wants to go, and who asks.
-    pub(super) async fn gate(&self, session: &mut Session, ctx: &mut Ctx) -> Result<(), Stop> {
-        let needed = self.read(session, ctx)?;
-        if let (Some(auth), Some(needed)) = (&self.auth, needed) {
+    /// Tells `ctx` who asks, if `needed` says who may and [`Proxy::read`] did not know him, and counts the request.
+    pub(super) async fn gate(
+        &self,
+        session: &Session,
+        needed: Option<Role>,
+        ctx: &mut Ctx,
+    ) -> Result<(), Stop> {
+        if let (Some(auth), Some(needed), None) = (&self.auth, needed, &ctx.principal) {
             let who = client_ip(session).map_or(Who::Rest, Who::stranger);
             let strangers = Strangers { limiter: &self.rate, who, rate: ctx.config.refusals() };
             let headers = &session.req_header().headers;
@@ -46,18 +51,15 @@ impl Proxy {
         Ok(())
     }
 
-    /// Tells `ctx` where the request wants to go; says who may, if not everybody.
-    fn read(&self, session: &mut Session, ctx: &mut Ctx) -> Result<Option<Role>, Stop> {
-        let header = session.req_header();
+    /// Tells `ctx` where the request wants to go, and who asks if he is known already; says who may, if not everybody.
+    pub(super) fn read(
+        &self,
+        header: &RequestHeader,
+        seen: &Glance<'_>,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Role>, Stop> {
         ctx.marks = Marks::of(ctx.config.cors.as_ref(), &header.headers);
-        limits::check(header.raw_path(), &header.headers, &ctx.config.limits)?;
-        let chunked = header.headers.contains_key(TRANSFER_ENCODING);
-        if chunked {
-            // Pingora's parser takes a bare LF for part of a chunk's extension, and no size for 0. A proxy in front may
-            // see the end of the body elsewhere; then nothing behind our end of it must be read as a request.
-            session.set_keepalive(None);
-        }
-        let header = session.req_header();
+        limits::check(header.raw_path(), seen, &ctx.config.limits)?;
         let path = header.uri.path();
         let route = request::classify(&header.method, path).map_err(|refused| Stop {
             problem: Box::new(refused.problem(&header.method, path)),
@@ -70,7 +72,11 @@ impl Proxy {
         if request.route.reads_body() {
             request.request_id = ctx.names.as_ref().map(|names| names.request_id.clone());
         }
-        Ok(auth::needed(&request.route, &header.method, path))
+        let needed = auth::needed(&request.route, &header.method, path);
+        if let (Some(auth), Some(needed)) = (&self.auth, needed) {
+            ctx.principal = auth.found_good(seen, needed);
+        }
+        Ok(needed)
     }
 
     /// Counts the request with whoever asks.

@@ -20,6 +20,28 @@ impl Future for Well {
     }
 }
 
+/// The phase that asks whether a request goes to a worker: it does.
+pub(super) struct Goes;
+
+impl Future for Goes {
+    type Output = Result<bool>;
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Result<bool>> {
+        Poll::Ready(Ok(true))
+    }
+}
+
+/// A phase that cannot fail, and is over.
+pub(super) struct Over;
+
+impl Future for Over {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
+
 /// A phase that is over.
 pub(super) fn phase<'a>(result: Result<()>) -> Phase<'a> {
     match result {

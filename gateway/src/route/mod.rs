@@ -17,6 +17,7 @@ use millrace_wire::spec::Priority;
 use millrace_wire::{PoolId, SpecHead};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
 use crate::fleet::snapshot::Snapshot;
 use explain::{Decision, Refusal};
@@ -80,8 +81,8 @@ impl Job {
 /// Where a request must not go (again).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exclude {
-    /// Workers that were tried.
-    pub tried: Vec<SocketAddr>,
+    /// Workers that were tried: of most requests one, which needs no memory of its own.
+    pub tried: SmallVec<[SocketAddr; 1]>,
     /// A try's outcome is unknown: only workers of this store, where the id makes the submit the same job.
     pub store: Option<String>,
     /// Workers that refused it against their own word: nothing that their pools claim counts for this request.

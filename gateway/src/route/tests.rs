@@ -7,6 +7,7 @@ use millrace_wire::load::{SLOTS_MAX, SPEED_MAX};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use smallvec::smallvec;
 
 use super::explain::{PoolRejection, Reason, Rejection, Terms, Why};
 use super::*;
@@ -180,7 +181,7 @@ fn after_an_unknown_outcome_only_the_same_store_will_do() {
     let other = LoadReport { store_id: "other".to_owned(), ..load() };
     let two = snapshot(vec![pool("aws", vec![worker(1, load()), worker(2, other)])]);
     let exclude = Exclude {
-        tried: vec![two.pools[0].workers[0].address],
+        tried: smallvec![two.pools[0].workers[0].address],
         store: Some("s".to_owned()),
         ..Exclude::default()
     };
@@ -296,7 +297,7 @@ fn reads_go_to_healthy_workers_and_fail_open() {
         chosen.map(|chosen| chosen.address)
     };
     assert_eq!(go(&one, &Exclude::default()), Some(up));
-    let tried = Exclude { tried: vec![up], ..Exclude::default() };
+    let tried = Exclude { tried: smallvec![up], ..Exclude::default() };
     assert_eq!(go(&one, &tried), Some(down), "better a last try than none");
     one.pools[0].workers[1].drain = true;
     assert_eq!(go(&one, &Exclude::default()), Some(up), "a draining worker reads on");
@@ -450,7 +451,7 @@ proptest! {
             let held = u64::from(report.load.running) + u64::from(report.load.queued) + u64::from(worker.compensation.at(NOW).0);
             let room = f64::from(report.load.slots) + f64::from(report.load.queue_max) * job.priority.queue_share();
             prop_assert!(held < u64::from(report.load.slots) || (held as f64) < room, "{report:?}");
-            let again = Exclude { tried: vec![decision.address], store: Some("nobody's".to_owned()), ..Exclude::default() };
+            let again = Exclude { tried: smallvec![decision.address], store: Some("nobody's".to_owned()), ..Exclude::default() };
             prop_assert!(submit(&snapshot, &job, &again, NOW, &mut StdRng::seed_from_u64(seed)).is_err());
         }
     }

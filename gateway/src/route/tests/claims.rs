@@ -14,7 +14,7 @@ fn a_claim_attracts_nothing_once_it_is_broken() {
     assert!(shares(&honest, &job)["gcp"] > 0.99, "nothing tells yet that it is a lie");
     // The request that has met the lie believes nobody of that pool.
     let met = honest.pools[1].workers[0].address;
-    let exclude = Exclude { tried: vec![met], disbelieved: vec![met], ..Exclude::default() };
+    let exclude = Exclude { tried: smallvec![met], disbelieved: vec![met], ..Exclude::default() };
     let mut rng = rng();
     let to_liars =
         (0..1000).filter(|_| submit(&honest, &job, &exclude, NOW, &mut rng).unwrap().pool.as_str() == "gcp");
