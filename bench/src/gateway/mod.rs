@@ -18,7 +18,8 @@ pub mod sides;
 pub mod upstream;
 
 use std::fs;
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -33,8 +34,9 @@ use crate::{binaries, procfs};
 
 /// What fills caches and opens connections before the first turn is as long as so many.
 const WARM_UP_TURNS: usize = 4;
-/// After so many rounds it is said how it stands.
-const SAID_EVERY: usize = 10;
+/// For so many rounds processes live, and then it is said how it stands. Where a process happens to lie in memory makes it
+/// up to a twentieth slower or faster for as long as it lives.
+const LIFETIME_ROUNDS: usize = 10;
 
 /// What the bench may be told.
 #[derive(Debug, Clone)]
@@ -84,17 +86,17 @@ pub async fn run(options: &Options) -> Result<()> {
         endpoints: &far.endpoints,
     };
     let identity = Identity::new()?;
-    let mut sides = vec![setting.minimal().await?];
-    sides.push(setting.gateway(&program, &identity).await?);
-    let mut absent = Vec::new();
-    for peer in PEERS.iter().filter(|_| !options.alone) {
-        match setting.peer(peer, &options.peers).await? {
-            Some(side) => sides.push(side),
-            None => absent.push(peer.name),
-        }
-    }
     let kinds = [(Kind::read(&identity.token), READ_MAX), (Kind::submit(&identity.token), SUBMIT_MAX)];
-    let comparisons = measure(options, &far, &sides, &kinds).await?;
+    let mut comparisons =
+        kinds.each_ref().map(|(kind, max)| Comparison { kind: kind.name, max: *max, series: Vec::new() });
+    let (mut sides, mut absent) = (Vec::new(), Vec::new());
+    for first in (0..options.rounds).step_by(LIFETIME_ROUNDS) {
+        // Before the next ones begin, whose files are the same.
+        sides.clear();
+        (sides, absent) = start(&setting, options, &program, &identity).await?;
+        let rounds = first..options.rounds.min(first + LIFETIME_ROUNDS);
+        measure(options, &far, &sides, &kinds, rounds, &mut comparisons).await?;
+    }
 
     let mut text = about(options, &sides, &absent);
     for comparison in &comparisons {
@@ -111,43 +113,55 @@ pub async fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// Starts all sides; those that are not installed are named.
+async fn start(
+    setting: &Setting<'_>,
+    options: &Options,
+    program: &Path,
+    identity: &Identity,
+) -> Result<(Vec<Side>, Vec<&'static str>)> {
+    let mut sides = vec![setting.minimal().await?, setting.gateway(program, identity).await?];
+    let mut absent = Vec::new();
+    for peer in PEERS.iter().filter(|_| !options.alone) {
+        match setting.peer(peer, &options.peers).await? {
+            Some(side) => sides.push(side),
+            None => absent.push(peer.name),
+        }
+    }
+    Ok((sides, absent))
+}
+
+/// Measures these rounds with these processes.
 async fn measure(
     options: &Options,
     far: &FarEnd,
     sides: &[Side],
     kinds: &[(Kind, f64)],
-) -> Result<Vec<Comparison>> {
-    let mut comparisons: Vec<Comparison> = kinds
-        .iter()
-        .map(|(kind, max)| Comparison {
-            kind: kind.name,
-            max: *max,
-            series: sides
-                .iter()
-                .map(|side| Series { side: side.name.to_owned(), turns: Vec::new() })
-                .collect(),
-        })
-        .collect();
-    println!("warming up …");
+    rounds: Range<usize>,
+    comparisons: &mut [Comparison],
+) -> Result<()> {
+    let unmeasured = |side: &Side| Series { side: side.name.to_owned(), turns: Vec::new() };
+    for comparison in comparisons.iter_mut().filter(|comparison| comparison.series.is_empty()) {
+        comparison.series = sides.iter().map(unmeasured).collect();
+    }
     for (kind, _) in kinds {
         for side in sides {
             turn(far, side, kind, [options.connections, options.requests * WARM_UP_TURNS]).await?;
         }
     }
-    for round in 0..options.rounds {
-        for ((kind, _), comparison) in kinds.iter().zip(&mut comparisons) {
+    let ended = rounds.end;
+    for round in rounds {
+        for ((kind, _), comparison) in kinds.iter().zip(comparisons.iter_mut()) {
             // Each begins a round in its turn: nobody always has the cache of the same one before it.
             for place in (0..sides.len()).map(|place| (place + round) % sides.len()) {
                 let turn = turn(far, &sides[place], kind, [options.connections, options.requests]).await?;
                 comparison.series[place].turns.push(turn);
             }
         }
-        if (round + 1).is_multiple_of(SAID_EVERY) || round + 1 == options.rounds {
-            let so_far = comparisons.iter().map(|c| format!("a {} costs {:.3} ×", c.kind, c.found()));
-            println!("round {} of {}: {}", round + 1, options.rounds, so_far.collect::<Vec<_>>().join(", "));
-        }
     }
-    Ok(comparisons)
+    let so_far = comparisons.iter().map(|c| format!("a {} costs {:.3} ×", c.kind, c.found()));
+    println!("round {ended} of {}: {}", options.rounds, so_far.collect::<Vec<_>>().join(", "));
+    Ok(())
 }
 
 async fn turn(far: &FarEnd, side: &Side, kind: &Kind, [connections, requests]: [usize; 2]) -> Result<Turn> {
@@ -165,7 +179,7 @@ fn about(options: &Options, sides: &[Side], absent: &[&str]) -> String {
     let Options { rounds, requests, connections, division, .. } = options;
     let mut text = format!(
         "CPU time (user and system) per request, medians of {rounds} rounds of {requests} requests over {connections} \
-         connections, HTTP/1.1, taken in turns.\n"
+         connections, HTTP/1.1, taken in turns; every {LIFETIME_ROUNDS} rounds all processes are new.\n"
     );
     text += &match division.proxy {
         Some(core) => format!(
