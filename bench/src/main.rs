@@ -93,6 +93,9 @@ enum Command {
         /// How often both are measured; each time on the other's core.
         #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
         runs: u32,
+        /// Begin with the cores of a second run: for runs one by one.
+        #[arg(long)]
+        swap: bool,
         /// The demo's clip is kept in `cache` below.
         #[arg(long, value_name = "DIR", default_value = "./.millrace")]
         data: PathBuf,
@@ -263,9 +266,9 @@ fn run(command: Command) -> Result<()> {
                     () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),
                 }
             }
-            Command::Ranges { clip, seconds, range, runs, data, out } => {
+            Command::Ranges { clip, seconds, range, runs, swap, data, out } => {
                 let range = Duration::from_secs(range.into());
-                let options = ranges::Options { clip, seconds, range, runs, data, out };
+                let options = ranges::Options { clip, seconds, range, runs, swap, data, out };
                 tokio::select! {
                     done = ranges::run(&options) => done,
                     () = shutdown.graceful.cancelled() => bail!("interrupted; everything was stopped"),

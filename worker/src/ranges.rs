@@ -19,10 +19,14 @@ const LEAD_SECONDS_MIN: f64 = 10.0;
 /// Where keyframes are so sparse that a range would have to decode more than this before its first frame, or more than it
 /// encodes, the job stays in one piece.
 const LEAD_SECONDS_MAX: f64 = 60.0;
-/// How far before a keyframe is sought: demuxers that seek by decoding time, or round, still come out at or before it.
-const SEEK_SLACK_SECONDS: f64 = 0.5;
-/// Containers in which ffmpeg's seeking was found exact; in what others say, a range may begin too late.
-const CONTAINERS: [&str; 3] = ["mov", "matroska", "mpegts"];
+/// ffmpeg is not sent to a keyframe that is so near to the beginning.
+const BEGINNING_SECONDS: f64 = 0.5;
+/// Containers in which ffmpeg's seeking was found exact, and how far after a keyframe's time ffmpeg is sent to begin with
+/// that one: sent earlier, it would decode a whole group of pictures more. In other containers a range may begin too late.
+/// The index of an mp4 is asked for just that time. Of matroska's, ffmpeg takes 3/23 s off before, because frames may be
+/// reordered. In a transport stream it finds no keyframe but a packet by its decoding time, and decodes from the next
+/// keyframe on.
+const CONTAINERS: [(&str, f64); 3] = [("mov", 0.01), ("matroska", 3.0 / 23.0 + 0.01), ("mpegts", -0.5)];
 
 /// A job that is cut into ranges: what the source task commits and every other task works by.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,7 +71,8 @@ pub struct SourceAt {
 pub fn cut(plan: &Plan, probe: &Probe, length: Duration) -> Option<Vec<Range>> {
     let (picture, video) = (plan.picture.as_ref()?, probe.video.as_ref()?);
     let container = probe.container.split(',').next().unwrap_or_default();
-    if plan.strict || video.entries_s.is_empty() || !CONTAINERS.contains(&container) {
+    let (_, sent_s) = CONTAINERS.into_iter().find(|(name, _)| *name == container)?;
+    if plan.strict || video.entries_s.is_empty() {
         return None;
     }
     let (fps, segment) = (picture.fps.as_f64(), u64::from(picture.segment_frames));
@@ -84,18 +89,18 @@ pub fn cut(plan: &Plan, probe: &Probe, length: Duration) -> Option<Vec<Range>> {
             let frames = if last { picture.frames - first } else { each };
             // Past the source's own end its last frame is held: that one has to be decoded.
             let begins_s = (first as f64 / fps).min(video.end_s);
-            Range { first, frames, last, seek_s: seek(&video.entries_s, begins_s) }
+            Range { first, frames, last, seek_s: seek(&video.entries_s, sent_s, begins_s) }
         })
         .collect();
     let lead_max = LEAD_SECONDS_MAX.max(each as f64 / fps);
     ranges.iter().all(|range| range.lead_s(fps, video.end_s) <= lead_max).then_some(ranges)
 }
 
-/// Where to be sent to begin at some time: before the last keyframe that is early enough.
-fn seek(entries_s: &[f64], begins_s: f64) -> Option<f64> {
+/// Where to be sent to begin at some time: so far after the last keyframe that is early enough.
+fn seek(entries_s: &[f64], sent_s: f64, begins_s: f64) -> Option<f64> {
     let early = entries_s.partition_point(|at| *at <= begins_s - LEAD_SECONDS_MIN);
-    let at = entries_s.get(early.checked_sub(1)?)? - SEEK_SLACK_SECONDS;
-    (at > 0.0).then_some(at)
+    let entry = entries_s.get(early.checked_sub(1)?)?;
+    (*entry > BEGINNING_SECONDS).then_some(entry + sent_s)
 }
 
 impl Range {
@@ -180,7 +185,7 @@ mod tests {
         assert_eq!((ranges[1].first, ranges[1].frames), (1800, 1800), "15 segments of 120 frames");
         assert_eq!(
             (ranges[0].seek_s, ranges[1].seek_s),
-            (None, Some(47.5)),
+            (None, Some(48.01)),
             "48 is the last one 10 s before 60.06"
         );
         assert_eq!(ranges[3].first_segment(120), 46);
@@ -215,7 +220,7 @@ mod tests {
         source.audio.as_mut().unwrap().end_s = 400.0;
         let ranges = ranges(&source).unwrap();
         assert_eq!(ranges.len(), 7);
-        assert_eq!(ranges.last().unwrap().seek_s, Some(87.5));
+        assert_eq!(ranges.last().unwrap().seek_s, Some(88.01));
     }
 
     #[test]
@@ -258,7 +263,8 @@ mod tests {
                 prop_assert_eq!(at % u64::from(picture.segment_frames), 0);
                 prop_assert!(range.frames > 0);
                 let begins_s = (range.first as f64 / picture.fps.as_f64()).min(seconds);
-                prop_assert!(range.seek_s.is_none_or(|seek| seek > 0.0 && seek <= begins_s - LEAD_SECONDS_MIN));
+                let early = begins_s - LEAD_SECONDS_MIN + 0.01;
+                prop_assert!(range.seek_s.is_none_or(|seek| seek > 0.0 && seek <= early));
                 at += range.frames;
             }
             prop_assert_eq!(at, picture.frames);

@@ -55,6 +55,12 @@ async fn in_ranges(whole: &Made, input: &Path) -> (tempfile::TempDir, Package, u
         let (part, out) = (range.plan(&whole.plan), tempfile::tempdir().unwrap());
         let encoded = ffmpeg.encode_range((&part, range), input, out.path(), &|_| {}, &cancel).await.unwrap();
         package::check_range(&part, range, out.path()).unwrap();
+        // A second more than planned: a keyframe too early would be two, or many.
+        let picture = part.picture.as_ref().unwrap();
+        let begins_s = range.first as f64 / picture.fps.as_f64() - range.seek_s.unwrap_or(0.0);
+        let planned = (begins_s + part.duration_s + 1.0) * 24.0;
+        let decoded = encoded.damage.picture.decoded.unwrap();
+        assert!(decoded as f64 <= planned, "{decoded} frames of {} for {range:?}", input.display());
         damage.add(&encoded.damage);
         inits.push(std::fs::read(out.path().join("init_0.mp4")).unwrap());
         gather(out.path(), range.first_segment(part.picture.as_ref().unwrap().segment_frames));
@@ -108,6 +114,7 @@ async fn ranges_of_open_gops_are_the_whole() {
     let directory = tempfile::tempdir().unwrap();
     let codec = "-c:v libx264 -x264-params open-gop=1:keyint=48:min-keyint=48:scenecut=0:bframes=3:b-adapt=0";
     check(&clip(directory.path(), codec, "open.mkv"), 3).await;
+    check(&clip(directory.path(), codec, "open.mp4"), 3).await;
     check(&clip(directory.path(), codec, "open.ts"), 3).await;
     check(&clip(directory.path(), "-c:v mpeg2video -q:v 2 -g 15 -bf 2", "open-mpeg2.ts"), 3).await;
 }
