@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use futures::StreamExt as _;
 use millrace_wire::PoolId;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::Runner;
 use super::second::{BUCKET_PATIENCE, places};
@@ -73,7 +73,7 @@ impl Runner {
             match tokio::time::timeout(BUCKET_PATIENCE, there).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(error)) => {
-                    info!(job_id = %job.job_id, %error, to = %place.pool, "no copy of its input to move to");
+                    debug!(job_id = %job.job_id, %error, to = %place.pool, "no copy of its input to move to");
                     continue;
                 }
                 Err(_) => {
