@@ -143,7 +143,7 @@ async fn what_waits_with_a_bucket_that_is_lost_is_done_in_another_while_the_work
         assert_eq!((job.pool.as_str(), job.attempt), ("gcp", 1), "{job:?}");
         jobs::read_all(&dual.stage.client, &job).await.unwrap();
     }
-    let moved = "SELECT string_agg(job_id, ' ' ORDER BY event.seq) FROM event JOIN job ON job.uid = job_uid \
+    let moved = "SELECT string_agg(job_id, ' ' ORDER BY job_id) FROM event JOIN job ON job.uid = job_uid \
                  WHERE kind = 'moved'";
     assert_eq!(dual.sql(moved), "a b", "each of them once");
     // Elsewhere nobody could read its input: it has waited, and lost nothing.
