@@ -4,14 +4,19 @@
 //! before a sound neighbour is done with one. So an attempt that failed of either raises a doubt, and with a doubt the
 //! worker tries both itself before it claims again. While it lacks one it claims nothing and says that it takes no new jobs;
 //! reads go on, and it tries again every few seconds. What it lacks may as well be everybody's (a store that is away): then
-//! jobs wait where they are instead of losing their attempts.
+//! jobs wait where they are instead of losing their attempts; but for `dual` ones, which leave a lost bucket.
+//!
+//! A worker whose slots are all taken claims nothing, and would not notice: so while it is busy it asks its bucket now and
+//! then for a sign of life, and has a doubt without one.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use millrace_wire::job::FailureCode;
 use millrace_wire::{PoolId, WorkerId};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::keys;
@@ -55,13 +60,15 @@ pub struct Fitness {
     doubted: AtomicBool,
     /// What is lacking, by its place in [`Lack::ALL`] counted from 1; 0 is nothing.
     lacks: AtomicU8,
+    /// Since when every trial found its bucket lacking.
+    lost_since: Mutex<Option<Instant>>,
 }
 
 impl Fitness {
     /// A worker that is believed to be fit until something fails.
     pub fn new(objects: Objects, pool: PoolId, worker: WorkerId, scratch: PathBuf) -> Self {
         let (doubted, lacks) = (AtomicBool::new(false), AtomicU8::new(0));
-        Self { objects, pool, worker, scratch, doubted, lacks }
+        Self { objects, pool, worker, scratch, doubted, lacks, lost_since: Mutex::new(None) }
     }
 
     /// Takes notice of a failure: those of the worker's own surroundings raise a doubt.
@@ -78,6 +85,22 @@ impl Fitness {
         Lack::ALL.get(place).copied()
     }
 
+    /// For how long its bucket has been lacking at every trial; `None` where it was there at the last one.
+    pub fn bucket_lost_for(&self) -> Option<Duration> {
+        self.lost_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+    }
+
+    /// Asks the bucket for a sign of life; without one there is a doubt.
+    pub async fn look(&self) {
+        if self.doubted.load(Ordering::Relaxed) {
+            return;
+        }
+        let answered = tokio::time::timeout(PATIENCE, self.objects.check(&self.pool)).await;
+        if !matches!(answered, Ok(Ok(()))) {
+            self.doubted.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Whether it may claim: at once where there is no doubt, else after a trial.
     pub async fn may_claim(&self, metrics: &Metrics) -> bool {
         if !self.doubted.load(Ordering::Relaxed) {
@@ -87,6 +110,11 @@ impl Fitness {
         let before = self.lacks();
         let place = found.as_ref().map_or(0, |(lack, _)| *lack as u8 + 1);
         self.lacks.store(place, Ordering::Relaxed);
+        {
+            let lost = matches!(found, Some((Lack::Objects, _)));
+            let mut since = self.lost_since.lock().unwrap_or_else(PoisonError::into_inner);
+            *since = lost.then(|| since.unwrap_or_else(Instant::now));
+        }
         for lack in Lack::ALL {
             let lacking = found.as_ref().is_some_and(|(found, _)| *found == lack);
             metrics.lacks.with_label_values(&[lack.as_str()]).set(lacking.into());
@@ -186,5 +214,32 @@ mod tests {
         fitness.hear(FailureCode::ScratchUnavailable);
         assert!(!fitness.may_claim(&metrics).await);
         assert_eq!(fitness.lacks(), Some(Lack::Scratch));
+        assert_eq!(fitness.bucket_lost_for(), None);
+    }
+
+    #[tokio::test]
+    async fn a_bucket_is_lost_from_the_first_trial_that_misses_it_until_one_that_does_not() {
+        let (stage, metrics) = (Stage::s3().await, Metrics::new().unwrap());
+        let faults = &stage.server.as_ref().unwrap().faults;
+        let fitness = fitness(&stage);
+        fitness.look().await;
+        assert!(fitness.may_claim(&metrics).await, "it answers");
+        faults.set(vec![Fault {
+            method: None,
+            on: None,
+            skip: 0,
+            times: 1000,
+            what: What::Refuse(403, "AccessDenied".to_owned()),
+        }]);
+        assert!(fitness.may_claim(&metrics).await, "nobody looked");
+        fitness.look().await;
+        assert_eq!(fitness.bucket_lost_for(), None, "a doubt alone proves nothing");
+        assert!(!fitness.may_claim(&metrics).await);
+        let first = fitness.bucket_lost_for().unwrap();
+        assert!(!fitness.may_claim(&metrics).await);
+        assert!(fitness.bucket_lost_for().unwrap() > first, "counted from the first one");
+        faults.set(Vec::new());
+        assert!(fitness.may_claim(&metrics).await);
+        assert_eq!(fitness.bucket_lost_for(), None);
     }
 }

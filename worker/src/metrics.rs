@@ -13,6 +13,7 @@ use prometheus::{
 use crate::ffmpeg::Encoded;
 use crate::fitness::Lack;
 use crate::ladder::Plan;
+use crate::store::copies::Kind;
 use millrace_wire::{LoadReport, PoolId};
 use tracing::debug;
 
@@ -140,6 +141,16 @@ impl Metrics {
         for outcome in ["delivered", "failed", "given_up", "gone", "late"] {
             webhooks.with_label_values(&[outcome]);
         }
+        let copies = counters(
+            "copies_total",
+            "Copies of inputs and outputs into other pools' buckets, by how a try ended: done, failed (it is made again), released, lost (nobody wants it any more, or another makes it)",
+            &["what", "outcome"],
+        )?;
+        for what in [Kind::Input, Kind::Outputs] {
+            for outcome in ["done", "failed", "released", "lost"] {
+                copies.with_label_values(&[what.as_str(), outcome]);
+            }
+        }
         Ok(Self {
             requests: counters("http_requests_total", "Requests by route and status", &["route", "status"])?,
             request_seconds: histograms(
@@ -159,11 +170,7 @@ impl Metrics {
             )?,
             store_errors: counters("store_errors_total", "Calls of the job store that failed", &["kind"])?,
             swept: counters("swept_total", "What was removed from the object store", &["what"])?,
-            copies: counters(
-                "copies_total",
-                "Copies of inputs and outputs into other pools' buckets, by how a try ended: done, failed (it is made again), released, lost (nobody wants it any more, or another makes it)",
-                &["what", "outcome"],
-            )?,
+            copies,
             copied_bytes: counters(
                 "copied_bytes_total",
                 "Bytes that copies took from one pool's bucket (or a url) into another's: what a pool is charged for as egress",

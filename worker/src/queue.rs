@@ -24,6 +24,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// How long it waits after the store failed, or while it lacks what every job needs.
 const BACK_OFF: Duration = Duration::from_secs(2);
 
+/// How often a worker whose slots are all taken looks whether its bucket is there.
+const LOOK: Duration = Duration::from_secs(15);
+
 /// The claim loop and what it needs.
 pub struct Queue {
     /// Who claims.
@@ -55,25 +58,39 @@ impl Queue {
                 report_panic(ended);
             }
             // In this order: with a free slot both are ready, and a worker that drains must not toss a coin.
+            let look = if self.runner.fitness.lacks().is_some() { BACK_OFF } else { LOOK };
             let permit = tokio::select! {
                 biased;
                 () = drain.cancelled() => break,
-                permit = Arc::clone(&slots).acquire_owned() => permit.expect("the semaphore is never closed"),
+                permit = Arc::clone(&slots).acquire_owned() =>
+                    Some(permit.expect("the semaphore is never closed")),
+                () = tokio::time::sleep(jittered(look)) => None,
+            };
+            let fit = async {
+                if permit.is_none() {
+                    self.runner.fitness.look().await;
+                }
+                self.runner.fitness.may_claim(&self.metrics).await
             };
             let fit = tokio::select! {
                 biased;
                 () = drain.cancelled() => break,
-                fit = self.runner.fitness.may_claim(&self.metrics) => fit,
+                fit = fit => fit,
             };
             self.load.fit(fit);
             if !fit {
                 drop(permit);
+                let leave = async {
+                    self.runner.leave_with_all(&self.identity).await;
+                    tokio::time::sleep(jittered(BACK_OFF)).await;
+                };
                 tokio::select! {
                     () = drain.cancelled() => break,
-                    () = tokio::time::sleep(jittered(BACK_OFF)) => {}
+                    () = leave => {}
                 }
                 continue;
             }
+            let Some(permit) = permit else { continue };
             let sent = Instant::now();
             let pause = match self.store.claim(&self.identity, self.leases.lease()).await {
                 Ok(Some(claim)) => {

@@ -8,6 +8,7 @@ mod finish;
 mod outputs;
 mod range;
 mod second;
+mod stranded;
 mod whole;
 
 use std::path::PathBuf;

@@ -18,8 +18,8 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::Instant;
 
-/// Long enough for a small job on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// Long enough for a job of a minute's film beside another system, on a machine that builds something meanwhile.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// `cargo test` runs the tests of one program at once; two systems would only make each other late.
 static TURN: Mutex<()> = Mutex::const_new(());

@@ -24,40 +24,46 @@ use crate::lease::{Running, Stop};
 use crate::source::fetch::Report;
 use crate::source::stored;
 use crate::store::Claim;
-use crate::store::copies::Kind;
+use crate::store::copies::{CopyRow, Kind};
 
 /// How long a bucket may take to say that it is there.
-const BUCKET_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const BUCKET_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A place of an input, besides its URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Place {
     /// In whose bucket.
     pub(super) pool: PoolId,
-    key: String,
+    pub(super) key: String,
     /// What the second copy must be: its size, and its SHA-256 where that is known.
     must_be: Option<(u64, Option<String>)>,
 }
 
-impl Runner {
-    /// Every place where a `dual` job's input lies, the nearest first; where it was uploaded to, and where its second copy
-    /// is.
-    async fn places(&self, claim: &Claim, running: &Running) -> Result<Vec<Place>, Outcome> {
-        let mut places = Vec::new();
-        if let Input::Path(path) = &claim.spec.input
-            && let Some((pool, key)) = keys::split_input_path(path)
-        {
-            places.push(Place { pool, key: key.to_owned(), must_be: None });
+/// Every place where an input lies: where it was uploaded to, and where its second copy is.
+pub(super) fn places(input: &Input, job_uid: &str, copies: Vec<CopyRow>) -> Vec<Place> {
+    let mut places = Vec::new();
+    if let Input::Path(path) = input
+        && let Some((pool, key)) = keys::split_input_path(path)
+    {
+        places.push(Place { pool, key: key.to_owned(), must_be: None });
+    }
+    for copy in copies {
+        if let (Kind::Input, Some((claimed, _))) = (copy.kind, copy.done) {
+            let key = keys::second_input(job_uid, claimed);
+            let must_be = Some((copy.bytes.unwrap_or_default(), copy.sha256));
+            places.push(Place { pool: copy.pool, key, must_be });
         }
+    }
+    places
+}
+
+impl Runner {
+    /// Every place where a `dual` job's input lies, the nearest first.
+    async fn places(&self, claim: &Claim, running: &Running) -> Result<Vec<Place>, Outcome> {
         let job = [claim.lease.job_uid.clone()];
         let mut copies = self.ask_store(running, || self.upkeep.copies(&job)).await?;
-        for copy in copies.remove(&claim.lease.job_uid).unwrap_or_default() {
-            if let (Kind::Input, Some((claimed, _))) = (copy.kind, copy.done) {
-                let key = keys::second_input(&claim.lease.job_uid, claimed);
-                let must_be = Some((copy.bytes.unwrap_or_default(), copy.sha256));
-                places.push(Place { pool: copy.pool, key, must_be });
-            }
-        }
+        let copies = copies.remove(&claim.lease.job_uid).unwrap_or_default();
+        let mut places = places(&claim.spec.input, &claim.lease.job_uid, copies);
         places.sort_by_key(|place| place.pool != self.pool);
         Ok(places)
     }

@@ -52,7 +52,7 @@ fn aging(by: Duration) -> sqlx::AssertSqlSafe<String> {
     let ms = by.as_millis();
     sqlx::AssertSqlSafe(format!(
         "UPDATE job SET finished_at = finished_at - {ms}; UPDATE upload SET look_at = look_at - {ms}; \
-         UPDATE steal SET at = at - {ms}"
+         UPDATE steal SET at = at - {ms}; UPDATE worker SET unfit_at = unfit_at - {ms}"
     ))
 }
 
@@ -496,6 +496,8 @@ macro_rules! promises {
             a_job_whose_bucket_is_lost_is_made_whole_in_another
             the_last_attempt_of_a_moved_job_can_never_publish_after_its_finalizer
             a_job_is_made_again_whose_outputs_are_lost_and_a_cancelled_one_is_not_moved
+            what_waits_with_a_lost_bucket_is_named_and_moved_once
+            a_split_job_of_which_no_part_runs_leaves_a_lost_bucket_whole
         }
     };
 }

@@ -158,6 +158,17 @@ impl Stale {
     }
 }
 
+/// A `dual` job that waits with a bucket.
+#[derive(Debug, Clone)]
+pub struct Stranded {
+    /// Its internal name.
+    pub job_uid: String,
+    /// Its public name, for logs.
+    pub job_id: JobId,
+    /// What was asked; the input stands there.
+    pub spec: JobSpec,
+}
+
 /// What a wish for copies of outputs came to.
 #[derive(Debug, Clone)]
 pub enum Wished {
@@ -200,6 +211,21 @@ pub trait Copies: Send + Sync + 'static {
     /// workers of that pool. What its parts left is theirs no more, for it lay in the lost bucket; attempts that still run
     /// have lost their leases, and can neither commit nor publish. `false`: the lease is lost, or the job is cancelled.
     async fn relocate(&self, lease: &Lease, to: &PoolId) -> Result<bool, Error>;
+
+    /// Says that this worker lacks its pool's bucket, and names the `dual` jobs that wait with that bucket, the oldest of them
+    /// after `after` first: no part of them runs, and they were claimed since they were moved last, if they ever were. None as
+    /// long as another worker of the pool was seen within a lease and does not lack the bucket: it will do them.
+    async fn stranded(
+        &self,
+        by: &Identity,
+        lease: Duration,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<Stranded>, Error>;
+
+    /// Moves such a job to another bucket, as [`Self::relocate`] does, but with no attempt to end. `false`: it is claimed,
+    /// cancelled, over, or was moved already.
+    async fn move_waiting(&self, job_uid: &str, from: &PoolId, to: &PoolId) -> Result<bool, Error>;
 
     /// The same with a job that has succeeded, and whose outputs are lost with their bucket: it is made again. `None`: it
     /// has not succeeded, or lies elsewhere by now than in `from`.

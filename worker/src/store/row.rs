@@ -7,7 +7,7 @@ use millrace_wire::spec::Priority;
 use millrace_wire::{JobId, JobSpec, PoolId, WorkerId};
 use sqlx::Row as _;
 
-use super::copies::{CopyClaim, CopyLease, CopyRow, Kind, Stale};
+use super::copies::{CopyClaim, CopyLease, CopyRow, Kind, Stale, Stranded};
 use super::outbox::{SinkEvent, WebhookRow};
 use super::upkeep::Due;
 use super::{Error, JobRow, Part};
@@ -144,6 +144,15 @@ pub(super) fn copy_row(row: &impl Columns) -> Result<(String, CopyRow), Error> {
         detail: row.maybe_text("detail")?,
     };
     Ok((row.text("job_uid")?, copy))
+}
+
+/// Reads `uid, job_id, spec` of a job that waits with a bucket.
+pub(super) fn stranded(row: &impl Columns) -> Result<Stranded, Error> {
+    Ok(Stranded {
+        job_uid: row.text("uid")?,
+        job_id: parsed("job_id", &row.text("job_id")?)?,
+        spec: json("spec", &row.text("spec")?)?,
+    })
 }
 
 /// Reads `job_uid, what, epoch` of a copy that is nobody's any more.

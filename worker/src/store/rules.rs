@@ -18,6 +18,9 @@ pub(super) const HEAD_START: Duration = Duration::from_secs(2);
 pub(super) const SILENT: (FailureCode, &str) =
     (FailureCode::LeaseLost, "the worker that ran it stopped answering");
 
+/// How long it holds that a worker said it lacks its bucket: longer than from one trial of it to the next.
+pub(super) const UNFIT_HOLDS: Duration = Duration::from_secs(30);
+
 /// How long after its session's end an upload in parts is given up.
 pub(super) const PARTS_GRACE: Duration = Duration::from_secs(3600);
 /// When an upload that a job reads is looked at again.
@@ -50,6 +53,17 @@ macro_rules! is_final {
     };
 }
 pub(super) use is_final;
+
+/// Whether a job of the statement's `job` waits where nobody has claimed it since it was moved there, in SQL: a job is moved
+/// once per lease, or two pools that each believe the other's bucket the better one would hand it to and fro.
+macro_rules! just_moved {
+    () => {
+        "EXISTS (SELECT 1 FROM replica AS gone JOIN task AS whole ON whole.job_uid = gone.job_uid \
+           WHERE gone.job_uid = job.uid AND gone.what = 'left' AND whole.kind = 'video' AND whole.ordinal = 0 \
+             AND gone.not_before > 0 AND gone.epoch >= whole.epoch)"
+    };
+}
+pub(super) use just_moved;
 
 /// The class as a number that sorts: the highest first.
 pub(super) fn class_of(priority: Priority) -> i64 {

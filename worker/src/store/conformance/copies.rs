@@ -300,3 +300,93 @@ pub(super) async fn a_job_is_made_again_whose_outputs_are_lost_and_a_cancelled_o
     assert!(matches!(store.cancel(TENANT_DEFAULT, &id("unwanted")).await.unwrap(), Cancelled::Requested(_)));
     assert!(!upkeep.relocate(&unwanted.lease, &pool("gcp")).await.unwrap());
 }
+
+pub(super) async fn what_waits_with_a_lost_bucket_is_named_and_moved_once(fixture: &dyn Fixture) {
+    let (store, upkeep) = fixture.both().await;
+    let (store, upkeep) = (&*store, &*upkeep);
+    let (w, neighbour) = (worker(store, "w1", "aws").await, worker(store, "w2", "aws").await);
+    let other = worker(store, "w3", "gcp").await;
+    let names = async |by: &Identity, after: &str| {
+        let named = upkeep.stranded(by, LONG, after, 9).await.unwrap();
+        named.into_iter().map(|job| job.job_id.to_string()).collect::<Vec<_>>()
+    };
+    accept(store, "single", &w).await;
+    dual(store, "running", "", &w).await;
+    let running = claim(store, &w, LONG).await;
+    let running = if running.job_id == id("single") { claim(store, &w, LONG).await } else { running };
+    assert_eq!(running.job_id, id("running"));
+    let first = dual(store, "first", "", &w).await.uid;
+    let second = dual(store, "second", "", &w).await.uid;
+    dual(store, "unwanted", "", &w).await;
+    assert!(matches!(store.cancel(TENANT_DEFAULT, &id("unwanted")).await.unwrap(), Cancelled::Done(_)));
+    dual(store, "elsewhere", "", &other).await;
+
+    assert_eq!(names(&w, "").await, [""; 0], "a neighbour lives, and says nothing of the bucket");
+    assert_eq!(names(&neighbour, "").await, ["first", "second"], "both have said so now");
+    assert_eq!(names(&w, &first).await, ["second"]);
+    fixture.age(Duration::from_secs(31)).await;
+    assert_eq!(names(&w, "").await, [""; 0], "that the neighbour said so is long ago");
+    store.deregister(&neighbour).await.unwrap();
+    assert_eq!(names(&w, "").await, ["first", "second"], "it is alone");
+
+    let (aws, gcp) = (pool("aws"), pool("gcp"));
+    for (job, from, to) in [
+        (&first, &gcp, &aws),
+        (&first, &aws, &aws),
+        (&running.lease.job_uid, &aws, &gcp),
+        (&"none".to_owned(), &aws, &gcp),
+    ] {
+        assert!(!upkeep.move_waiting(job, from, to).await.unwrap());
+    }
+    assert!(upkeep.move_waiting(&first, &aws, &gcp).await.unwrap());
+    assert!(!upkeep.move_waiting(&first, &aws, &gcp).await.unwrap(), "it is there");
+    assert!(!upkeep.move_waiting(&first, &gcp, &aws).await.unwrap(), "nobody claimed it since");
+    let moved = row(store, "first").await;
+    assert_eq!((moved.state, moved.pool, moved.attempt), (State::Queued, gcp.clone(), 0));
+    assert_eq!(names(&w, "").await, ["second"]);
+    assert_eq!(names(&other, "").await, ["elsewhere"], "and not what was just moved");
+
+    // A claim is a lease, and after it the job may move again, even back.
+    let claimed = claim(store, &other, LONG).await;
+    assert_eq!((claimed.job_id, &claimed.bucket, claimed.lease.epoch), (id("first"), &gcp, 1));
+    let failed = AttemptEnd::Failed {
+        code: FailureCode::ObjectsUnavailable,
+        detail: String::new(),
+        retry_after: LONG,
+    };
+    store.end(&claimed.lease, &failed).await.unwrap();
+    assert_eq!(names(&other, "").await, ["first", "elsewhere"]);
+    assert!(upkeep.move_waiting(&first, &gcp, &aws).await.unwrap());
+    assert!(!upkeep.move_waiting(&first, &aws, &gcp).await.unwrap());
+    let back = row(store, "first").await;
+    assert_eq!((back.state, back.pool), (State::Queued, aws.clone()), "it waits for no back-off there");
+    assert_eq!(kinds(store, "first").await, ["accepted", "moved", "claimed", "retry_wait", "moved"]);
+    publish(store, &claim(store, &w, LONG).await).await;
+    assert!(!upkeep.move_waiting(&first, &aws, &gcp).await.unwrap(), "it is over");
+    assert!(upkeep.move_waiting(&second, &aws, &gcp).await.unwrap());
+}
+
+pub(super) async fn a_split_job_of_which_no_part_runs_leaves_a_lost_bucket_whole(fixture: &dyn Fixture) {
+    let (store, upkeep) = fixture.both().await;
+    let (store, upkeep) = (&*store, &*upkeep);
+    let (w, other) = (worker(store, "w1", "aws").await, worker(store, "w2", "gcp").await);
+    for name in [&w, &other] {
+        store.equip(name, "e", LONG).await.unwrap();
+    }
+    let uid = dual(store, "j", "", &w).await.uid;
+    let whole_job = claim(store, &w, LONG).await;
+    let parts =
+        [Part::Range(0), Part::Range(1)].map(|part| NewPart { part, work_seconds: 1.0, media_s: 1.0 });
+    assert!(store.split(&whole_job.lease, "plan", &parts).await.unwrap());
+    let part = claim(store, &w, LONG).await;
+    assert!(upkeep.stranded(&w, LONG, "", 9).await.unwrap().is_empty(), "one of its parts runs");
+    assert!(!upkeep.move_waiting(&uid, &pool("aws"), &pool("gcp")).await.unwrap());
+    store.end(&part.lease, &AttemptEnd::Released).await.unwrap();
+    assert_eq!(upkeep.stranded(&w, LONG, "", 9).await.unwrap().len(), 1);
+    assert!(upkeep.move_waiting(&uid, &pool("aws"), &pool("gcp")).await.unwrap());
+    let again = claim(store, &other, LONG).await;
+    assert_eq!((again.part, &again.bucket, again.plan.as_deref()), (Part::Whole, &pool("gcp"), None));
+    assert!(again.lease.epoch > whole_job.lease.epoch);
+    assert_eq!(store.commit(&part.lease, "e", "{}").await.unwrap(), Committed::No);
+    publish(store, &again).await;
+}

@@ -9,9 +9,9 @@ use millrace_wire::{JobId, PoolId};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Row as _};
 
-use super::super::copies::{Copies, CopyClaim, CopyEnd, CopyLease, CopyRow, Reach, Stale, Wished};
-use super::super::row::{copy_claim, copy_row, stale_copy};
-use super::super::rules::{is_final, millis};
+use super::super::copies::{Copies, CopyClaim, CopyEnd, CopyLease, CopyRow, Reach, Stale, Stranded, Wished};
+use super::super::row::{copy_claim, copy_row, stale_copy, stranded};
+use super::super::rules::{UNFIT_HOLDS, is_final, just_moved, millis};
 use super::super::upkeep::{Due, Rules};
 use super::super::{Error, Identity, JobRow, Lease};
 use super::ending::close_attempt;
@@ -64,6 +64,20 @@ impl Copies for Postgres {
 
     async fn relocate(&self, lease: &Lease, to: &PoolId) -> Result<bool, Error> {
         ask!(&self.link, on => relocate(on, lease, to))
+    }
+
+    async fn stranded(
+        &self,
+        by: &Identity,
+        lease: Duration,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<Stranded>, Error> {
+        ask!(&self.link, on => with_bucket(on, by, lease, after, limit))
+    }
+
+    async fn move_waiting(&self, job_uid: &str, from: &PoolId, to: &PoolId) -> Result<bool, Error> {
+        ask!(&self.link, on => move_waiting(on, job_uid, from, to))
     }
 
     async fn reopen(
@@ -258,8 +272,12 @@ async fn move_to(
              finished_at = NULL, error_code = NULL, error_detail = NULL, progress = '{\"percent\":0.0}' \
            WHERE uid = $1 RETURNING *), \
          p AS (DELETE FROM plan WHERE job_uid = $1), \
-         l AS (INSERT INTO replica (job_uid, what, pool, state, not_before) VALUES ($1, 'left', $3, 'done', 0) \
-           ON CONFLICT (job_uid, what, pool) DO UPDATE SET gone_at = NULL, swept = 0), \
+         l AS (INSERT INTO replica (job_uid, what, pool, state, not_before, epoch) \
+           SELECT $1, 'left', $3, 'done', ",
+        now!(),
+        ", epoch FROM task WHERE job_uid = $1 \
+           ON CONFLICT (job_uid, what, pool) DO UPDATE SET gone_at = NULL, swept = 0, \
+             not_before = excluded.not_before, epoch = excluded.epoch), \
          e AS (",
         event!("$4::text", "jsonb_build_object('from', $3::text, 'to', $2::text)"),
         ") SELECT FROM j"
@@ -296,6 +314,70 @@ async fn relocate(on: &mut PgConnection, lease: &Lease, to: &PoolId) -> Result<b
     let (true, Some(from)) = (mine, from) else { return Ok(false) };
     close_attempt(&mut tx, lease, "released", None).await?;
     move_to(&mut tx, &lease.job_uid, &from, to, "moved").await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// See [`Copies::stranded`].
+async fn with_bucket(
+    on: &mut PgConnection,
+    by: &Identity,
+    lease: Duration,
+    after: &str,
+    limit: u32,
+) -> Result<Vec<Stranded>, Error> {
+    let rows = sqlx::query(concat!(
+        "WITH me AS (UPDATE worker SET unfit_at = ", now!(), " WHERE name = $1 AND incarnation = $2) \
+         SELECT job.uid, job.job_id, job.spec FROM replica JOIN job ON job.uid = replica.job_uid \
+         WHERE replica.swept < 2 AND replica.gone_at IS NULL AND replica.what <> 'outputs' AND replica.what = 'input' \
+           AND job.bucket = $3 AND NOT (", is_final!("job.state"), ") AND job.cancel_requested_at IS NULL \
+           AND job.uid > $4 \
+           AND NOT EXISTS (SELECT FROM worker WHERE worker.pool = $3 AND name <> $1 \
+             AND seen_at > ", now!(), " - $5 AND unfit_at <= ", now!(), " - $6) \
+           AND NOT EXISTS (SELECT FROM task WHERE task.job_uid = job.uid AND task.state = 'running') \
+           AND NOT ", just_moved!(), " ORDER BY job.uid LIMIT $7"
+    ))
+    .bind(by.worker.as_str())
+    .bind(by.incarnation as i64)
+    .bind(by.pool.as_str())
+    .bind(after)
+    .bind(millis(lease))
+    .bind(millis(UNFIT_HOLDS))
+    .bind(i64::from(limit))
+    .fetch_all(on)
+    .await?;
+    // A job that this version cannot read (a later one accepted it) must not hold back those behind it.
+    Ok(rows.iter().filter_map(|row| stranded(row).ok()).collect())
+}
+
+async fn move_waiting(
+    on: &mut PgConnection,
+    job_uid: &str,
+    from: &PoolId,
+    to: &PoolId,
+) -> Result<bool, Error> {
+    let mut tx = on.begin().await?;
+    let states: Vec<String> =
+        sqlx::query_scalar("SELECT state FROM task WHERE job_uid = $1 ORDER BY uid FOR UPDATE")
+            .bind(job_uid)
+            .fetch_all(&mut *tx)
+            .await?;
+    let there = sqlx::query(concat!(
+        "SELECT FROM job WHERE uid = $1 AND bucket = $2 AND bucket <> $3 AND NOT (",
+        is_final!("state"),
+        ") AND cancel_requested_at IS NULL AND NOT ",
+        just_moved!(),
+        " FOR UPDATE OF job"
+    ))
+    .bind(job_uid)
+    .bind(from.as_str())
+    .bind(to.as_str())
+    .fetch_optional(&mut *tx)
+    .await?;
+    if there.is_none() || states.iter().any(|state| state == "running") {
+        return Ok(false);
+    }
+    move_to(&mut tx, job_uid, from.as_str(), to, "moved").await?;
     tx.commit().await?;
     Ok(true)
 }

@@ -1,6 +1,6 @@
 //! One server of the store: its URL, and what it says of itself.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
 
@@ -26,6 +26,9 @@ const PARAMETERS: &[&str] = &[
     "options",
     "statement-cache-capacity",
 ];
+/// Those that name a file each, and the variable that does instead.
+const FILES: [(&str, &str); 3] =
+    [("sslrootcert", "PGSSLROOTCERT"), ("sslcert", "PGSSLCERT"), ("sslkey", "PGSSLKEY")];
 /// How long a transaction waits for another's row.
 const LOCK_TIMEOUT: &str = "2s";
 /// How long a transaction may be open without a word: a stopped process must not block the others.
@@ -35,7 +38,9 @@ const IDLE_IN_TRANSACTION_TIMEOUT: &str = "5s";
 #[derive(Debug, Clone)]
 pub(super) struct Server {
     options: PgConnectOptions,
-    password_file: Option<std::path::PathBuf>,
+    password_file: Option<PathBuf>,
+    /// Files that the driver reads at each connection, by the setting that names them.
+    files: Vec<(&'static str, PathBuf)>,
     /// How logs and errors call it: without a password.
     pub(super) name: String,
 }
@@ -78,6 +83,17 @@ impl From<sqlx::Error> for Unfit {
     }
 }
 
+/// The files that the URL or the environment names; a certificate may as well stand there itself.
+fn files(url: &url::Url) -> Vec<(&'static str, PathBuf)> {
+    let named = |(key, variable): (&'static str, &'static str)| {
+        let said = url.query_pairs().filter(|(said, _)| said == key).last();
+        let said = said.map(|(_, value)| (key, value.into_owned()));
+        let (setting, value) = said.or_else(|| Some((variable, std::env::var(variable).ok()?)))?;
+        (!value.contains("-----BEGIN")).then(|| (setting, PathBuf::from(value)))
+    };
+    FILES.into_iter().filter_map(named).collect()
+}
+
 impl Server {
     /// Reads `postgres://…`. Errors say what would be right, and no password.
     pub(super) fn parse(text: &str, password_file: Option<&Path>) -> Result<Self, String> {
@@ -117,11 +133,19 @@ impl Server {
                 ("default_transaction_isolation", "read committed"),
             ])
             .log_slow_statements(LevelFilter::Debug, Duration::from_secs(1));
-        Ok(Self { options, password_file: password_file.map(Path::to_owned), name })
+        let files =
+            if matches!(options.get_ssl_mode(), PgSslMode::Disable) { Vec::new() } else { files(&url) };
+        Ok(Self { options, password_file: password_file.map(Path::to_owned), files, name })
     }
 
     /// How to connect now: the password's file may have changed.
     pub(super) fn options(&self) -> Result<PgConnectOptions, Unfit> {
+        for (setting, path) in &self.files {
+            // The driver would not say of which file there is none.
+            std::fs::File::open(path).map_err(|error| {
+                Unfit::passing(format!("cannot read {}, which {setting} names: {error}", path.display()))
+            })?;
+        }
         let Some(path) = &self.password_file else { return Ok(self.options.clone()) };
         let read = std::fs::read_to_string(path)
             .map_err(|error| Unfit::passing(format!("cannot read {}: {error}", path.display())))?;
@@ -189,6 +213,29 @@ mod tests {
         ] {
             let server = Server::parse(url, None).unwrap();
             assert_eq!(format!("{:?}", server.options.get_ssl_mode()), mode, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_with_its_setting() {
+        for (query, says) in [
+            (
+                "sslrootcert=/none/ca.pem",
+                Some("cannot read /none/ca.pem, which sslrootcert names: No such file"),
+            ),
+            (
+                "sslmode=require&sslkey=/none/key",
+                Some("cannot read /none/key, which sslkey names: No such file"),
+            ),
+            ("sslmode=disable&sslrootcert=/none/ca.pem", None),
+            ("sslrootcert=-----BEGIN%20CERTIFICATE-----", None),
+        ] {
+            let server = Server::parse(&format!("postgres://u:secret@h/d?{query}"), None).unwrap();
+            match (server.options(), says) {
+                (Ok(_), None) => {}
+                (Err(unfit), Some(says)) => assert!(unfit.why.starts_with(says), "{query}: {}", unfit.why),
+                (got, _) => panic!("{query}: {:?}", got.map(|_| ())),
+            }
         }
     }
 

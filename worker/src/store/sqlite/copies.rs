@@ -10,9 +10,9 @@ use serde_json::json;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
-use super::super::copies::{Copies, CopyClaim, CopyEnd, CopyLease, CopyRow, Reach, Stale, Wished};
-use super::super::row::{copy_claim, copy_row, count, stale_copy};
-use super::super::rules::{is_final, millis};
+use super::super::copies::{Copies, CopyClaim, CopyEnd, CopyLease, CopyRow, Reach, Stale, Stranded, Wished};
+use super::super::row::{copy_claim, copy_row, count, stale_copy, stranded};
+use super::super::rules::{UNFIT_HOLDS, is_final, just_moved, millis};
 use super::super::upkeep::{Due, Rules};
 use super::super::{Error, Identity, JobRow, Lease};
 use super::ending::close_attempt;
@@ -210,6 +210,64 @@ impl Copies for Sqlite {
         Ok(true)
     }
 
+    async fn stranded(
+        &self,
+        by: &Identity,
+        lease: Duration,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<Stranded>, Error> {
+        let mut tx = self.begin().await?;
+        sqlx::query(concat!("UPDATE worker SET unfit_at = ", now!(), " WHERE name = ? AND incarnation = ?"))
+            .bind(by.worker.as_str())
+            .bind(by.incarnation as i64)
+            .execute(&mut *tx)
+            .await?;
+        let rows = sqlx::query(concat!(
+            "SELECT job.uid, job.job_id, job.spec FROM replica JOIN job ON job.uid = replica.job_uid \
+             WHERE replica.swept < 2 AND replica.gone_at IS NULL AND replica.state <> 'later' AND replica.what = 'input' \
+               AND job.bucket = ?1 AND NOT (", is_final!("job.state"), ") AND job.cancel_requested_at IS NULL \
+               AND job.uid > ?2 \
+               AND NOT EXISTS (SELECT 1 FROM worker WHERE worker.pool = ?1 AND name <> ?3 \
+                 AND seen_at > ", now!(), " - ?4 AND unfit_at <= ", now!(), " - ?5) \
+               AND NOT EXISTS (SELECT 1 FROM task WHERE task.job_uid = job.uid AND task.state = 'running') \
+               AND NOT ", just_moved!(), " ORDER BY job.uid LIMIT ?6"
+        ))
+        .bind(by.pool.as_str())
+        .bind(after)
+        .bind(by.worker.as_str())
+        .bind(millis(lease))
+        .bind(millis(UNFIT_HOLDS))
+        .bind(limit)
+        .fetch_all(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        // A job that this version cannot read (a later one accepted it) must not hold back those behind it.
+        Ok(rows.iter().filter_map(|row| stranded(row).ok()).collect())
+    }
+
+    async fn move_waiting(&self, job_uid: &str, from: &PoolId, to: &PoolId) -> Result<bool, Error> {
+        let mut tx = self.begin().await?;
+        let there = sqlx::query(concat!(
+            "SELECT 1 FROM job WHERE uid = ? AND bucket = ? AND bucket <> ? AND NOT (",
+            is_final!("state"),
+            ") AND cancel_requested_at IS NULL \
+               AND NOT EXISTS (SELECT 1 FROM task WHERE task.job_uid = job.uid AND task.state = 'running') AND NOT ",
+            just_moved!()
+        ))
+        .bind(job_uid)
+        .bind(from.as_str())
+        .bind(to.as_str())
+        .fetch_optional(&mut *tx)
+        .await?;
+        if there.is_none() {
+            return Ok(false);
+        }
+        move_to(&mut tx, job_uid, from.as_str(), to).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
     async fn reopen(
         &self,
         tenant: &str,
@@ -262,10 +320,13 @@ async fn move_to(on: &mut SqliteConnection, job_uid: &str, from: &str, to: &Pool
     .execute(&mut *on)
     .await?;
     sqlx::query("DELETE FROM plan WHERE job_uid = ?").bind(job_uid).execute(&mut *on).await?;
-    sqlx::query(
-        "INSERT INTO replica (job_uid, what, pool, state, not_before) VALUES (?, 'left', ?, 'done', 0) \
-         ON CONFLICT (job_uid, what, pool) DO UPDATE SET gone_at = NULL, swept = 0",
-    )
+    sqlx::query(concat!(
+        "INSERT INTO replica (job_uid, what, pool, state, not_before, epoch) SELECT ?1, 'left', ?2, 'done', ",
+        now!(),
+        ", epoch FROM task WHERE job_uid = ?1 \
+         ON CONFLICT (job_uid, what, pool) DO UPDATE SET gone_at = NULL, swept = 0, \
+           not_before = excluded.not_before, epoch = excluded.epoch"
+    ))
     .bind(job_uid)
     .bind(from)
     .execute(&mut *on)
