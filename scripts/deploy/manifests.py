@@ -322,6 +322,8 @@ def settings(overlay, gateway, worker):
             if variable.startswith("MILLRACE_") and variable not in program.variables:
                 overlay.say(d, f"{variable} is no variable of millrace-{name}")
         second = said.get("MILLRACE_SECOND_POOL")
+        if name == "worker" and pathlib.Path(overlay.path).name.startswith("dual-") and not second:
+            overlay.say(d, "the component sets no MILLRACE_SECOND_POOL")
         if second and (second == said["MILLRACE_POOL"] or f"{second}=" not in said["MILLRACE_OBJECTS"]):
             overlay.say(d, f"MILLRACE_SECOND_POOL is {second}: it must be another pool, whose bucket MILLRACE_OBJECTS names")
         for flag in (a for a in c["args"] if a.startswith("--")):

@@ -60,15 +60,15 @@ pub struct Fitness {
     doubted: AtomicBool,
     /// What is lacking, by its place in [`Lack::ALL`] counted from 1; 0 is nothing.
     lacks: AtomicU8,
-    /// Since when every trial found its bucket lacking.
-    lost_since: Mutex<Option<Instant>>,
+    /// Since when every trial found something lacking.
+    lacking_since: Mutex<Option<Instant>>,
 }
 
 impl Fitness {
     /// A worker that is believed to be fit until something fails.
     pub fn new(objects: Objects, pool: PoolId, worker: WorkerId, scratch: PathBuf) -> Self {
         let (doubted, lacks) = (AtomicBool::new(false), AtomicU8::new(0));
-        Self { objects, pool, worker, scratch, doubted, lacks, lost_since: Mutex::new(None) }
+        Self { objects, pool, worker, scratch, doubted, lacks, lacking_since: Mutex::new(None) }
     }
 
     /// Takes notice of a failure: those of the worker's own surroundings raise a doubt.
@@ -85,9 +85,9 @@ impl Fitness {
         Lack::ALL.get(place).copied()
     }
 
-    /// For how long its bucket has been lacking at every trial; `None` where it was there at the last one.
-    pub fn bucket_lost_for(&self) -> Option<Duration> {
-        self.lost_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+    /// For how long every trial has found something lacking; `None` where the last one found nothing.
+    pub fn lacking_for(&self) -> Option<Duration> {
+        self.lacking_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
     }
 
     /// Asks the bucket for a sign of life; without one there is a doubt.
@@ -111,9 +111,8 @@ impl Fitness {
         let place = found.as_ref().map_or(0, |(lack, _)| *lack as u8 + 1);
         self.lacks.store(place, Ordering::Relaxed);
         {
-            let lost = matches!(found, Some((Lack::Objects, _)));
-            let mut since = self.lost_since.lock().unwrap_or_else(PoisonError::into_inner);
-            *since = lost.then(|| since.unwrap_or_else(Instant::now));
+            let mut since = self.lacking_since.lock().unwrap_or_else(PoisonError::into_inner);
+            *since = found.is_some().then(|| since.unwrap_or_else(Instant::now));
         }
         for lack in Lack::ALL {
             let lacking = found.as_ref().is_some_and(|(found, _)| *found == lack);
@@ -214,7 +213,7 @@ mod tests {
         fitness.hear(FailureCode::ScratchUnavailable);
         assert!(!fitness.may_claim(&metrics).await);
         assert_eq!(fitness.lacks(), Some(Lack::Scratch));
-        assert_eq!(fitness.bucket_lost_for(), None);
+        assert!(fitness.lacking_for().is_some(), "whatever it is");
     }
 
     #[tokio::test]
@@ -233,13 +232,13 @@ mod tests {
         }]);
         assert!(fitness.may_claim(&metrics).await, "nobody looked");
         fitness.look().await;
-        assert_eq!(fitness.bucket_lost_for(), None, "a doubt alone proves nothing");
+        assert_eq!(fitness.lacking_for(), None, "a doubt alone proves nothing");
         assert!(!fitness.may_claim(&metrics).await);
-        let first = fitness.bucket_lost_for().unwrap();
+        let first = fitness.lacking_for().unwrap();
         assert!(!fitness.may_claim(&metrics).await);
-        assert!(fitness.bucket_lost_for().unwrap() > first, "counted from the first one");
+        assert!(fitness.lacking_for().unwrap() > first, "counted from the first one");
         faults.set(Vec::new());
         assert!(fitness.may_claim(&metrics).await);
-        assert_eq!(fitness.bucket_lost_for(), None);
+        assert_eq!(fitness.lacking_for(), None);
     }
 }

@@ -53,6 +53,7 @@ impl Queue {
     pub async fn run(self, drain: CancellationToken, immediate: CancellationToken, grace: Duration) {
         let slots = Arc::new(Semaphore::new(self.slots as usize));
         let mut attempts = JoinSet::new();
+        let mut left_to = String::new();
         loop {
             while let Some(ended) = attempts.try_join_next() {
                 report_panic(ended);
@@ -81,7 +82,7 @@ impl Queue {
             if !fit {
                 drop(permit);
                 let leave = async {
-                    self.runner.leave_with_all(&self.identity).await;
+                    self.runner.leave_with(&self.identity, &mut left_to).await;
                     tokio::time::sleep(jittered(BACK_OFF)).await;
                 };
                 tokio::select! {

@@ -254,6 +254,9 @@ impl Runner {
             }
             Outcome::Moved => {
                 // Nothing was written, and nobody would answer who was asked to remove it.
+                if claim.bucket == self.pool {
+                    self.fitness.hear(FailureCode::ObjectsUnavailable);
+                }
                 self.metrics.attempts.with_label_values(&["released"]).inc();
                 return;
             }

@@ -52,6 +52,12 @@ impl Drop for Filler {
     }
 }
 
+/// Blocks of a disk that are taken, by whatever still stands there or is only held open.
+fn used(disk: &Path) -> u64 {
+    let disk = rustix::fs::statvfs(disk).unwrap();
+    disk.f_blocks - disk.f_bfree
+}
+
 /// Every file below a directory.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
@@ -112,15 +118,17 @@ async fn a_full_scratch_space_costs_an_attempt_and_is_left_empty() {
     let stage = Stage::start(builder).await;
     let disk = inside(stage.system.worker_pid("aws-1").unwrap(), &scratch);
     let jobs = stage.system.objects().join("aws/jobs");
+    let unused = used(&disk);
 
     // Full while the source arrives, and full while ffmpeg writes.
     let mut fine = stage.web.small_spec("encode");
     fine["crf"] = 18.into();
     for (id, all_but, spec) in [("source", 4096, stage.web.small_spec("source")), ("encode", 180_000, fine)] {
         let before = files(&jobs).len();
-        // What the job before worked with goes a moment after its end, and would be room that was not counted.
+        // What the job before worked with goes a moment after its end, and some of it only when the last one who has it
+        // open closes it: that would be room that was not counted.
         let began = Instant::now();
-        while !files(&disk.join("aws-1")).is_empty() {
+        while used(&disk) > unused {
             assert!(began.elapsed() < PATIENCE, "{id}: the worker never cleaned up");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

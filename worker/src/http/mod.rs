@@ -12,6 +12,7 @@ mod nearest;
 mod ops;
 mod tenant;
 mod token;
+mod unread;
 mod uploads;
 mod videos;
 
@@ -187,6 +188,7 @@ pub fn router(app: Arc<App>) -> Router {
         })
         .layer(axum::extract::DefaultBodyLimit::disable())
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), report))
+        .layer(axum::middleware::from_fn(unread::close))
         .with_state(app)
 }
 

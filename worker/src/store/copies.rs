@@ -212,9 +212,9 @@ pub trait Copies: Send + Sync + 'static {
     /// have lost their leases, and can neither commit nor publish. `false`: the lease is lost, or the job is cancelled.
     async fn relocate(&self, lease: &Lease, to: &PoolId) -> Result<bool, Error>;
 
-    /// Says that this worker lacks its pool's bucket, and names the `dual` jobs that wait with that bucket, the oldest of them
+    /// Says that this worker lacks what every job needs, and names the `dual` jobs that wait with that bucket, the oldest of them
     /// after `after` first: no part of them runs, and they were claimed since they were moved last, if they ever were. None as
-    /// long as another worker of the pool was seen within a lease and does not lack the bucket: it will do them.
+    /// long as another worker of the pool was seen within a lease and has not said the same of late: it may do them.
     async fn stranded(
         &self,
         by: &Identity,

@@ -235,6 +235,28 @@ async fn there_is_no_room_before_the_bytes_come() {
 }
 
 #[tokio::test]
+async fn a_connection_whose_bytes_nobody_read_is_said_to_end() {
+    let served = Served::with(|app| app.room.queue_max = 99).await;
+    let said = |answer: &reqwest::Response| {
+        (
+            answer.status().as_u16(),
+            answer.headers().get("connection").map(|said| said.to_str().unwrap().to_owned()),
+        )
+    };
+    let refused = served.ask("POST", "/videos?job_id=v").header(CONTENT_TYPE, "image/png").body("bytes");
+    assert_eq!(said(&refused.send().await.unwrap()), (415, Some("close".to_owned())));
+    assert_eq!(said(&served.post_file("/videos?job_id=v", "bytes").await), (202, None));
+    assert_eq!(said(&served.post_file("/videos?job_id=v", "bytes").await), (200, Some("close".to_owned())));
+    assert_eq!(
+        said(&served.ask("GET", "/jobs/none").send().await.unwrap()),
+        (404, None),
+        "there was no body"
+    );
+    let read = served.ask("POST", "/jobs").body("{").send().await.unwrap();
+    assert_eq!(said(&read), (400, None), "it was read, and then refused");
+}
+
+#[tokio::test]
 async fn videos_are_found_by_words_page_by_page_and_by_their_tenant_alone() {
     let served = Served::with(|app| app.room.queue_max = 99).await;
     for (tenant, id, title) in [

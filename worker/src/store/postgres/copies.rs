@@ -332,7 +332,7 @@ async fn with_bucket(
          WHERE replica.swept < 2 AND replica.gone_at IS NULL AND replica.what <> 'outputs' AND replica.what = 'input' \
            AND job.bucket = $3 AND NOT (", is_final!("job.state"), ") AND job.cancel_requested_at IS NULL \
            AND job.uid > $4 \
-           AND NOT EXISTS (SELECT FROM worker WHERE worker.pool = $3 AND name <> $1 \
+           AND NOT EXISTS (SELECT FROM worker WHERE worker.pool = $3 AND (name <> $1 OR incarnation <> $2) \
              AND seen_at > ", now!(), " - $5 AND unfit_at <= ", now!(), " - $6) \
            AND NOT EXISTS (SELECT FROM task WHERE task.job_uid = job.uid AND task.state = 'running') \
            AND NOT ", just_moved!(), " ORDER BY job.uid LIMIT $7"
@@ -365,7 +365,8 @@ async fn move_waiting(
     let there = sqlx::query(concat!(
         "SELECT FROM job WHERE uid = $1 AND bucket = $2 AND bucket <> $3 AND NOT (",
         is_final!("state"),
-        ") AND cancel_requested_at IS NULL AND NOT ",
+        ") AND cancel_requested_at IS NULL \
+           AND NOT EXISTS (SELECT FROM task WHERE task.job_uid = job.uid AND task.state = 'running') AND NOT ",
         just_moved!(),
         " FOR UPDATE OF job"
     ))

@@ -187,7 +187,7 @@ async fn register(on: &mut PgConnection, worker: &WorkerId, pool: &PoolId) -> Re
            SELECT $1, $2, 1, now, now FROM (SELECT ",
         now!(),
         " AS now) clock ON CONFLICT (name) DO UPDATE SET pool = excluded.pool, incarnation = worker.incarnation + 1, \
-           registered_at = excluded.registered_at, seen_at = excluded.seen_at RETURNING incarnation), \
+           registered_at = excluded.registered_at, seen_at = excluded.seen_at, unfit_at = 0 RETURNING incarnation), \
          t AS (UPDATE task SET lease_expires_at = ",
         now!(),
         " WHERE owner = $1 AND state = 'running') SELECT incarnation FROM w"

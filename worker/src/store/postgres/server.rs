@@ -133,8 +133,13 @@ impl Server {
                 ("default_transaction_isolation", "read committed"),
             ])
             .log_slow_statements(LevelFilter::Debug, Duration::from_secs(1));
-        let files =
-            if matches!(options.get_ssl_mode(), PgSslMode::Disable) { Vec::new() } else { files(&url) };
+        // What the driver reads: the root only where it verifies by it, and nothing for a socket.
+        let verifies = matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull);
+        let speaks_tls = !matches!(options.get_ssl_mode(), PgSslMode::Disable)
+            && options.get_socket().is_none()
+            && !options.get_host().starts_with('/');
+        let mut files = if speaks_tls { files(&url) } else { Vec::new() };
+        files.retain(|(setting, _)| verifies || !setting.to_ascii_lowercase().ends_with("sslrootcert"));
         Ok(Self { options, password_file: password_file.map(Path::to_owned), files, name })
     }
 

@@ -228,7 +228,7 @@ impl Copies for Sqlite {
              WHERE replica.swept < 2 AND replica.gone_at IS NULL AND replica.state <> 'later' AND replica.what = 'input' \
                AND job.bucket = ?1 AND NOT (", is_final!("job.state"), ") AND job.cancel_requested_at IS NULL \
                AND job.uid > ?2 \
-               AND NOT EXISTS (SELECT 1 FROM worker WHERE worker.pool = ?1 AND name <> ?3 \
+               AND NOT EXISTS (SELECT 1 FROM worker WHERE worker.pool = ?1 AND (name <> ?3 OR incarnation <> ?7) \
                  AND seen_at > ", now!(), " - ?4 AND unfit_at <= ", now!(), " - ?5) \
                AND NOT EXISTS (SELECT 1 FROM task WHERE task.job_uid = job.uid AND task.state = 'running') \
                AND NOT ", just_moved!(), " ORDER BY job.uid LIMIT ?6"
@@ -239,6 +239,7 @@ impl Copies for Sqlite {
         .bind(millis(lease))
         .bind(millis(UNFIT_HOLDS))
         .bind(limit)
+        .bind(by.incarnation as i64)
         .fetch_all(&mut *tx)
         .await?;
         tx.commit().await?;

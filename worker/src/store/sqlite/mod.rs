@@ -126,7 +126,7 @@ impl Store for Sqlite {
             ", ",
             now!(),
             ") ON CONFLICT (name) DO UPDATE SET pool = excluded.pool, incarnation = incarnation + 1, ",
-            "registered_at = excluded.registered_at, seen_at = excluded.seen_at RETURNING incarnation"
+            "registered_at = excluded.registered_at, seen_at = excluded.seen_at, unfit_at = 0 RETURNING incarnation"
         ))
         .bind(worker.as_str())
         .bind(pool.as_str())
