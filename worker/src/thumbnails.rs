@@ -144,14 +144,20 @@ impl Tiles {
     fn of(track: &Track) -> Option<Self> {
         let apart = (track.duration_s() / TILES).max(APART_SECONDS) * APART_SLACK;
         let (mut starts, mut segments) = (Vec::<f64>::new(), BTreeSet::new());
-        let (mut shortest, mut frame) = (f64::MAX, f64::MAX);
+        let mut shortest = f64::MAX;
+        let (ticks, frames) = track
+            .segments
+            .iter()
+            .fold((0, 0), |(ticks, frames), segment| (ticks + segment.duration, frames + segment.samples));
+        let frame = track.seconds(ticks) / frames.max(1) as f64;
+        // In whole frames: of two distances that are the same but for rounding, one may else be far enough and one not.
+        let is_far = |distance: f64| (distance / frame).round() * frame >= apart;
         for (position, segment) in track.segments.iter().enumerate() {
             let each = track.seconds(segment.duration) / segment.samples.max(1) as f64;
-            frame = frame.min(each);
             for sync in &segment.syncs {
                 let at = track.seconds(segment.start) + *sync as f64 * each;
                 let distance = starts.last().map(|last| at - last);
-                if distance.is_none_or(|distance| distance >= apart) {
+                if distance.is_none_or(is_far) {
                     shortest = distance.unwrap_or(f64::MAX).min(shortest);
                     starts.push(at);
                     segments.insert(position);
@@ -251,6 +257,12 @@ mod tests {
         assert_eq!(starts(&track((64, 36), (25, 1), 200, 125, 25)), [0.0, 2.0, 4.0, 6.0]);
         assert_eq!(starts(&track((64, 36), (10, 100), 4, 1, 1)), [0.0, 10.0, 20.0, 30.0]);
         assert_eq!(starts(&track((64, 36), (25, 1), 1, 100, 50)), [0.0]);
+    }
+
+    #[test]
+    fn keyframes_that_are_just_far_enough_all_are() {
+        let tiles = Tiles::of(&track((64, 36), (350, 70), 42, 42, 9)).unwrap();
+        assert_eq!(tiles.starts, [0.0, 1.8, 3.6, 5.4, 7.2]);
     }
 
     #[test]
