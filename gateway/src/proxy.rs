@@ -14,7 +14,6 @@ mod weigh;
 
 use std::any::Any;
 use std::os::fd::RawFd;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cors::{Marks, preflight};
 use millrace_wire::{Code, Problem};
-use phase::{Goes, Over, Phase, phase};
+use phase::{Phase, goes, over, phase};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::Digest;
@@ -355,14 +354,14 @@ impl ProxyHttp for Proxy {
         &'a self,
         _: &'b mut Session,
         _: &'c mut Box<Ctx>,
-    ) -> Pin<Box<dyn Future<Output = Result<bool>> + Send + 'async_trait>>
+    ) -> Phase<'async_trait, Result<bool>>
     where
         'a: 'async_trait,
         'b: 'async_trait,
         'c: 'async_trait,
         Self: 'async_trait,
     {
-        Box::pin(Goes)
+        goes()
     }
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Box<Ctx>) -> Result<Box<HttpPeer>> {
@@ -572,7 +571,7 @@ impl ProxyHttp for Proxy {
         session: &'b mut Session,
         e: Option<&'c Error>,
         ctx: &'d mut Box<Ctx>,
-    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'async_trait>>
+    ) -> Phase<'async_trait, ()>
     where
         'a: 'async_trait,
         'b: 'async_trait,
@@ -582,6 +581,6 @@ impl ProxyHttp for Proxy {
     {
         self.settle(ctx);
         self.log(session, e, ctx);
-        Box::pin(Over)
+        over()
     }
 }

@@ -126,10 +126,7 @@ impl Refused {
 pub fn classify(method: &Method, path: &str) -> Result<Route, Refused> {
     // Of a longer path only its begin counts.
     let (mut parts, mut count) = ([""; SEGMENTS_MAX], 0);
-    let mut rest = path.strip_prefix('/');
-    if rest.is_none() {
-        return Err(Refused::NotFound);
-    }
+    let mut rest = Some(path.strip_prefix('/').ok_or(Refused::NotFound)?);
     for place in &mut parts {
         let Some(text) = rest else { break };
         (*place, rest) = match memchr::memchr(b'/', text.as_bytes()) {

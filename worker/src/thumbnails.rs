@@ -145,11 +145,8 @@ impl Tiles {
         let apart = (track.duration_s() / TILES).max(APART_SECONDS) * APART_SLACK;
         let (mut starts, mut segments) = (Vec::<f64>::new(), BTreeSet::new());
         let mut shortest = f64::MAX;
-        let (ticks, frames) = track
-            .segments
-            .iter()
-            .fold((0, 0), |(ticks, frames), segment| (ticks + segment.duration, frames + segment.samples));
-        let frame = track.seconds(ticks) / frames.max(1) as f64;
+        let ticks = track.segments.iter().map(|segment| segment.duration).sum();
+        let frame = track.seconds(ticks) / track.samples().max(1) as f64;
         // In whole frames: of two distances that are the same but for rounding, one may else be far enough and one not.
         let is_far = |distance: f64| (distance / frame).round() * frame >= apart;
         for (position, segment) in track.segments.iter().enumerate() {

@@ -32,6 +32,23 @@ async fn dual(store: &dyn Store, job_id: &str, fields: &str, by: &Identity) -> J
     }
 }
 
+/// What a job is split into here.
+fn halves() -> [NewPart; 2] {
+    [Part::Range(0), Part::Range(1)].map(|part| NewPart { part, work_seconds: 1.0, media_s: 1.0 })
+}
+
+/// A worker of `aws` and one of `gcp`, and a `dual` job that the first has claimed and split: its internal name and that claim.
+async fn split_job(store: &dyn Store) -> ([Identity; 2], String, Claim) {
+    let workers = [worker(store, "w1", "aws").await, worker(store, "w2", "gcp").await];
+    for worker in &workers {
+        store.equip(worker, "e", LONG).await.unwrap();
+    }
+    let uid = dual(store, "j", "", &workers[0]).await.uid;
+    let whole_job = claim(store, &workers[0], LONG).await;
+    assert!(store.split(&whole_job.lease, "plan", &halves()).await.unwrap());
+    (workers, uid, whole_job)
+}
+
 async fn copy(upkeep: &dyn Upkeep, by: &Identity, lease: Duration) -> Option<CopyClaim> {
     upkeep.claim_copy(by, &everywhere(), lease).await.unwrap()
 }
@@ -204,15 +221,7 @@ pub(super) async fn outputs_are_copied_once_there_are_any_and_go_with_them(fixtu
 pub(super) async fn a_job_whose_bucket_is_lost_is_made_whole_in_another(fixture: &dyn Fixture) {
     let (store, upkeep) = fixture.both().await;
     let (store, upkeep) = (&*store, &*upkeep);
-    let (w, other) = (worker(store, "w1", "aws").await, worker(store, "w2", "gcp").await);
-    for name in [&w, &other] {
-        store.equip(name, "e", LONG).await.unwrap();
-    }
-    let uid = dual(store, "j", "", &w).await.uid;
-    let whole_job = claim(store, &w, LONG).await;
-    let parts =
-        [Part::Range(0), Part::Range(1)].map(|part| NewPart { part, work_seconds: 1.0, media_s: 1.0 });
-    assert!(store.split(&whole_job.lease, "plan", &parts).await.unwrap());
+    let ([w, other], uid, whole_job) = split_job(store).await;
     let (first, second) = (claim(store, &w, LONG).await, claim(store, &w, LONG).await);
     assert_eq!(store.commit(&first.lease, "e", "{}").await.unwrap(), Committed::Yes);
 
@@ -231,7 +240,7 @@ pub(super) async fn a_job_whose_bucket_is_lost_is_made_whole_in_another(fixture:
     assert_eq!((again.part, &again.bucket, again.plan.as_deref()), (Part::Whole, &pool("gcp"), None));
     assert!(again.lease.epoch > whole_job.lease.epoch);
     // It may be split anew, and what it left behind is nobody's once it is over.
-    assert!(store.split(&again.lease, "another plan", &parts).await.unwrap());
+    assert!(store.split(&again.lease, "another plan", &halves()).await.unwrap());
     for _ in 0..2 {
         let part = claim(store, &other, LONG).await;
         assert_eq!(store.commit(&part.lease, "e", "{}").await.unwrap(), Committed::Yes);
@@ -369,15 +378,7 @@ pub(super) async fn what_waits_with_a_lost_bucket_is_named_and_moved_once(fixtur
 pub(super) async fn a_split_job_of_which_no_part_runs_leaves_a_lost_bucket_whole(fixture: &dyn Fixture) {
     let (store, upkeep) = fixture.both().await;
     let (store, upkeep) = (&*store, &*upkeep);
-    let (w, other) = (worker(store, "w1", "aws").await, worker(store, "w2", "gcp").await);
-    for name in [&w, &other] {
-        store.equip(name, "e", LONG).await.unwrap();
-    }
-    let uid = dual(store, "j", "", &w).await.uid;
-    let whole_job = claim(store, &w, LONG).await;
-    let parts =
-        [Part::Range(0), Part::Range(1)].map(|part| NewPart { part, work_seconds: 1.0, media_s: 1.0 });
-    assert!(store.split(&whole_job.lease, "plan", &parts).await.unwrap());
+    let ([w, other], uid, whole_job) = split_job(store).await;
     let part = claim(store, &w, LONG).await;
     assert!(upkeep.stranded(&w, LONG, "", 9).await.unwrap().is_empty(), "one of its parts runs");
     assert!(!upkeep.move_waiting(&uid, &pool("aws"), &pool("gcp")).await.unwrap());

@@ -107,8 +107,8 @@ impl Server {
             return Err(format!("unknown parameter {key:?}; known are {}", PARAMETERS.join(", ")));
         }
         let mut options = PgConnectOptions::from_str(text).map_err(|error| error.to_string())?;
-        let is_local = options.get_socket().is_some()
-            || options.get_host().starts_with('/')
+        let is_socket = options.get_socket().is_some() || options.get_host().starts_with('/');
+        let is_local = is_socket
             || options.get_host() == "localhost"
             || options.get_host().parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let said =
@@ -135,9 +135,7 @@ impl Server {
             .log_slow_statements(LevelFilter::Debug, Duration::from_secs(1));
         // What the driver reads: the root only where it verifies by it, and nothing for a socket.
         let verifies = matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull);
-        let speaks_tls = !matches!(options.get_ssl_mode(), PgSslMode::Disable)
-            && options.get_socket().is_none()
-            && !options.get_host().starts_with('/');
+        let speaks_tls = !is_socket && !matches!(options.get_ssl_mode(), PgSslMode::Disable);
         let mut files = if speaks_tls { files(&url) } else { Vec::new() };
         files.retain(|(setting, _)| verifies || !setting.to_ascii_lowercase().ends_with("sslrootcert"));
         Ok(Self { options, password_file: password_file.map(Path::to_owned), files, name })
