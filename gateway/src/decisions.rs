@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::fleet::Fleet;
 use crate::overrides::rfc3339;
 use crate::route::explain::{Pool, Reason, Why};
-use crate::route::{Choice, Exclude, Job, Refused, View};
+use crate::route::{Chance, Choice, Exclude, Job, Refused, View};
 
 /// How many decisions are kept.
 pub const KEPT: usize = 1000;
@@ -147,7 +147,7 @@ impl Made {
     pub fn supposed(fleet: &Fleet, job: Job) -> Self {
         // Not the view that submits choose from, which may be a moment old: this one is of now.
         let (view, exclude) = (Arc::new(View::new(&fleet.snapshot(), fleet.now())), Exclude::default());
-        let outcome = view.submit(&job, &exclude, &mut rand::rng());
+        let outcome = view.submit(&job, &exclude, &mut Chance);
         let at = SystemTime::now();
         Self { at, job_id: None, request_id: None, tries: 0, view, job, exclude, outcome }
     }

@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::request::Route;
 use crate::route::explain::{Reason, Why};
 use crate::route::worker::Room;
-use crate::route::{self, Draining, Exclude, Job, Refused};
+use crate::route::{self, Chance, Draining, Exclude, Job, Refused};
 
 /// A report as fresh as this is enough beside what answers to reads say.
 const REPORT_REST: Duration = Duration::from_millis(100);
@@ -149,7 +149,7 @@ impl Request {
     /// When the job may be posted again, in seconds, by what those say who refused it.
     fn retry_after_s(&self) -> u64 {
         let (least, most) = (1.0 - route::RETRY_AFTER_JITTER, 1.0 + route::RETRY_AFTER_JITTER);
-        let jitter = rand::Rng::random_range(&mut rand::rng(), least..=most);
+        let jitter = rand::Rng::random_range(&mut Chance, least..=most);
         route::retry_after_s(self.retry_after_min.map_or(1.0, |after| after.as_secs_f64()), jitter)
     }
 
@@ -213,7 +213,7 @@ impl Dispatch {
     fn choose_for_job(&self, request: &Request) -> Result<Target, Box<Problem>> {
         let now = self.fleet.now();
         let view = self.fleet.view_at(now);
-        let outcome = view.submit(&request.job, &request.exclude, &mut rand::rng());
+        let outcome = view.submit(&request.job, &request.exclude, &mut Chance);
         let outcome = outcome.map_err(|refused| request.as_met(refused));
         self.decisions.keep(Made {
             at: SystemTime::now(),
@@ -250,7 +250,7 @@ impl Dispatch {
     ) -> Result<Target, Box<Problem>> {
         let now = self.fleet.now();
         let view = self.fleet.view_at(now);
-        let Some(chosen) = view.read(pool, draining, &request.exclude, &mut rand::rng()) else {
+        let Some(chosen) = view.read(pool, draining, &request.exclude, &mut Chance) else {
             let detail = "no worker is left that could answer";
             return Err(Box::new(Problem::new(Code::NoHealthyWorker, detail)));
         };

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use millrace_gateway::fleet::snapshot::{Health, Pool, Report, Snapshot, Worker};
-use millrace_gateway::route::{Draining, Exclude, Job, View};
+use millrace_gateway::route::{Chance, Draining, Exclude, Job, View};
 use millrace_wire::LoadReport;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -74,7 +74,7 @@ pub fn measure(workers: usize) -> Cost {
     let snapshot = fleet(workers);
     let view = View::new(&snapshot, NOW);
     // The generator that the gateway uses.
-    let mut rng = rand::rng();
+    let mut rng = Chance;
     let job = Job { input_pool: Some(snapshot.pools[0].id.clone()), ..Job::default() };
     let nowhere = Exclude::default();
     Cost {

@@ -1,9 +1,10 @@
 //! Which pool and which worker: pure functions of a [`Snapshot`], `now` and a seeded random source.
 //!
 //! [`view`] works a snapshot out once for many jobs, [`pool`] weighs the pools, [`worker`] chooses within one, [`read`]
-//! chooses for what any worker can answer, [`explain`] is the record of why. Strictly taking the best place was
-//! rejected: every gateway sees the same stale report and all would herd to it.
+//! chooses for what any worker can answer, [`explain`] is the record of why, [`chance`] the random source of live ones.
+//! Strictly taking the best place was rejected: every gateway sees the same stale report and all would herd to it.
 
+pub mod chance;
 pub mod explain;
 pub mod pool;
 pub mod read;
@@ -22,6 +23,7 @@ use smallvec::SmallVec;
 use crate::fleet::snapshot::Snapshot;
 use explain::{Decision, Refusal};
 
+pub use chance::Chance;
 pub use read::Draining;
 pub use view::{Choice, Refused, View};
 
