@@ -9,8 +9,9 @@ thread_local! {
     static OWN: RefCell<SmallRng> = RefCell::new(SmallRng::from_os_rng());
 }
 
-/// Each thread's own small generator, seeded by the system. A decision draws six numbers, and where a job goes is no
-/// secret: `rand::rng`, whose numbers nobody can foretell, takes three times as long for them.
+/// Each thread's own small generator, seeded by the system. Where a job goes is no secret, and a decision among 10,000
+/// workers draws six numbers: by `rand::rng`, whose numbers nobody can foretell, it takes 96 ns instead of 84
+/// (`millrace-bench pick`).
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Chance;
 
