@@ -202,6 +202,7 @@ export function follow(id, told) {
   const look = async () => {
     clearTimeout(timer);
     const mine = ++asked;
+    let failed = false;
     try {
       const job = await ask("GET", path);
       // What was asked later knows more.
@@ -215,8 +216,10 @@ export function follow(id, told) {
       if (ended || mine !== asked) return;
       told.problem(/** @type {Problem} */ (failure));
       if (/** @type {Problem} */ (failure).status === 404) return end();
+      failed = true;
     }
-    if (!live) timer = setTimeout(look, document.hidden ? 5 * POLL_MS : POLL_MS);
+    // Events do not say again what the answer would have said.
+    if (!live || failed) timer = setTimeout(look, document.hidden ? 5 * POLL_MS : POLL_MS);
   };
   const listen = () => {
     const source = key() ? new Stream(`${path}/events`) : new EventSource(`${path}/events`);

@@ -8,7 +8,7 @@ const job = (state, attempt = 1, percent = 0) => ({ state, attempt, progress: { 
 
 /** A browser with nothing but a page that is seen or not, events that come or not, and jobs as `answers` has them. */
 function browser(answers) {
-  const said = { jobs: [], updates: [], live: [], streams: [] };
+  const said = { jobs: [], updates: [], live: [], streams: [], problems: [] };
   const page = new EventTarget();
   globalThis.document = Object.assign(page, { hidden: false });
   globalThis.EventSource = class extends EventTarget {
@@ -25,12 +25,13 @@ function browser(answers) {
   };
   globalThis.fetch = async () => {
     const answer = await (answers.length > 1 ? answers.shift() : answers[0]);
+    if (answer instanceof Response) return answer;
     return { ok: true, status: 200, headers: new Headers(), text: async () => JSON.stringify(answer) };
   };
   said.end = follow("j", {
     update: (update) => said.updates.push(update.progress.percent),
     job: (job) => said.jobs.push(job.state),
-    problem: () => {},
+    problem: (problem) => said.problems.push(problem?.status ?? null),
     live: (live) => said.live.push(live),
   });
   said.see = (hidden) => {
@@ -69,6 +70,17 @@ test("a stream that was refused for good is asked for again", async () => {
   said.streams[0].readyState = EventSource.CLOSED;
   said.streams[0].onerror();
   await until("a second stream", () => said.streams.length === 2);
+  said.end();
+});
+
+test("a question that failed is asked again although events come", async () => {
+  const said = browser([job("queued"), new Response("{}", { status: 503 }), job("running")]);
+  await until("a stream", () => said.streams.length === 1);
+  const [stream] = said.streams;
+  stream.onopen();
+  stream.dispatchEvent(Object.assign(new Event("state"), { data: JSON.stringify(job("running")) }));
+  await until("the job as it runs", () => said.jobs.at(-1) === "running");
+  assert.deepEqual(said.problems, [null, 503, null]);
   said.end();
 });
 
