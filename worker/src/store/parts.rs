@@ -4,6 +4,9 @@
 //! ([`super::Store::split`]): ranges of the picture and the sound, which any worker of the pool may take, each with a lease
 //! and attempts of its own. Each leaves a result ([`super::Store::commit`]), and with the last of them comes the task that
 //! puts them together and publishes. From the split to its end such a job is running, whoever works at it.
+//!
+//! How fast such a job is: what a worker has done of its ranges in a second of working at one, times how many are worked at
+//! now. So it follows the workers that come and go, waiting is no slowness, and the end of a range no standstill.
 
 use serde::{Deserialize, Serialize};
 

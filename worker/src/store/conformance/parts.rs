@@ -1,5 +1,7 @@
 //! Jobs in parts.
 
+use std::time::Instant;
+
 use super::*;
 
 const PLAN: &str = r#"{"a":"plan"}"#;
@@ -35,6 +37,20 @@ fn done(lease: &Lease, seconds: f64) -> Beat {
     Beat { lease: lease.clone(), progress }
 }
 
+/// The speed of job `j` and, by its own word, the seconds of media that are left, as soon as a heartbeat brings them: the clock
+/// has to have gone on.
+async fn how_fast(store: &dyn Store, by: &Identity, beat: &Beat) -> (f64, f64) {
+    let began = Instant::now();
+    loop {
+        assert!(began.elapsed() < LONG, "nobody says how fast it is");
+        store.heartbeat(by, std::slice::from_ref(beat), LONG).await.unwrap();
+        if let Progress { speed: Some(speed), eta_seconds: Some(eta), .. } = row(store, "j").await.progress {
+            return (speed, speed * eta);
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
 fn failed(code: FailureCode) -> AttemptEnd {
     AttemptEnd::Failed { code, detail: "why".to_owned(), retry_after: Duration::ZERO }
 }
@@ -51,6 +67,7 @@ pub(super) async fn a_split_job_is_done_when_its_last_part_is(fixture: &dyn Fixt
     assert!(store.claim(&stranger, LONG).await.unwrap().is_none(), "parts are for the job's own pool");
 
     let sound = claim(&*store, &one, LONG).await;
+    let began = Instant::now();
     let (first, second) = (claim(&*store, &two, LONG).await, claim(&*store, &one, LONG).await);
     let taken = [&sound, &first, &second].map(|claim| (claim.part, claim.lease.epoch, claim.plan.as_deref()));
     let wanted = [Part::Sound, Part::Range(0), Part::Range(1)].map(|part| (part, 1, Some(PLAN)));
@@ -64,6 +81,14 @@ pub(super) async fn a_split_job_is_done_when_its_last_part_is(fixture: &dyn Fixt
     assert_eq!(row(&*store, "j").await.progress.percent, 45.0);
     store.heartbeat(&two, &[done(&first.lease, 1.0)], LONG).await.unwrap();
     assert_eq!(row(&*store, "j").await.progress.percent, 45.0, "a bar does not go back");
+    let both_run = how_fast(&*store, &two, &done(&first.lease, 5.0)).await;
+    assert!((both_run.1 - 10.0).abs() < 1e-6, "{both_run:?}: of 20 s of media are 10 left");
+    // In this time at most, each has done its five, and two go on.
+    assert!(both_run.0 >= 10.0 / began.elapsed().as_secs_f64(), "{both_run:?}");
+    assert_eq!(commit(&*store, &first.lease, "x").await, Committed::Yes);
+    let one_runs = how_fast(&*store, &one, &done(&second.lease, 5.0)).await;
+    assert!((one_runs.1 - 5.0).abs() < 1e-6, "{one_runs:?}");
+    assert!(one_runs.0 >= 7.5 / began.elapsed().as_secs_f64(), "{one_runs:?}");
 
     for lease in [&first.lease, &sound.lease, &second.lease] {
         assert!(store.claim(&two, LONG).await.unwrap().is_none());
@@ -71,7 +96,8 @@ pub(super) async fn a_split_job_is_done_when_its_last_part_is(fixture: &dyn Fixt
         assert_eq!(commit(&*store, lease, "x").await, Committed::Yes, "the answer may have been lost");
         assert_eq!(row(&*store, "j").await.state, State::Running);
     }
-    assert_eq!(row(&*store, "j").await.progress.percent, 99.0);
+    let all_done = row(&*store, "j").await.progress;
+    assert_eq!((all_done.percent, all_done.speed, all_done.eta_seconds), (99.0, None, None));
     let finish = claim(&*store, &two, LONG).await;
     assert_eq!(finish.part, Part::Finish);
     let results = store.results(&finish.lease.job_uid).await.unwrap();

@@ -147,16 +147,23 @@ pub(super) async fn commit(
     Ok(Committed::Yes)
 }
 
-/// Lets a job's progress follow that of its parts: never back, and never to the end.
+/// Lets a job's progress follow that of its parts: never back, and never to the end. See [`super::super::parts`] for its speed.
 pub(super) async fn advance(on: &mut PgConnection, job_uid: &str) -> Result<(), Error> {
-    sqlx::query(
-        "UPDATE job SET progress = jsonb_build_object( \
+    sqlx::query(concat!(
+        "UPDATE job SET progress = jsonb_strip_nulls(jsonb_build_object( \
            'percent', greatest(coalesce((progress::jsonb->>'percent')::float8, 0), \
              CASE WHEN media > 0 THEN least(99, 100 * done / media) ELSE 0 END), \
-           'media_seconds', greatest(coalesce((progress::jsonb->>'media_seconds')::float8, 0), done))::text \
-         FROM (SELECT sum(media) AS media, sum(least(media, media_done)) AS done FROM task WHERE job_uid = $1) part \
-         WHERE job.uid = $1 AND state = 'running'",
-    )
+           'media_seconds', greatest(coalesce((progress::jsonb->>'media_seconds')::float8, 0), done), \
+           'speed', speed, 'eta_seconds', (media - done) / speed))::text \
+         FROM (SELECT sum(media) AS media, sum(least(media, media_done)) AS done, \
+             nullif(sum(least(media, media_done)) FILTER (WHERE state IN ('running', 'done')) \
+               * count(*) FILTER (WHERE state = 'running') \
+               / nullif(sum(coalesce(ended_at, ",
+        now!(),
+        ") - started_at) FILTER (WHERE state IN ('running', 'done'))::float8 / 1000, 0), 0) AS speed \
+           FROM task LEFT JOIN attempt ON task_uid = uid AND number = epoch WHERE job_uid = $1 AND media > 0) part \
+         WHERE job.uid = $1 AND state = 'running'"
+    ))
     .bind(job_uid)
     .execute(on)
     .await?;

@@ -1,7 +1,7 @@
 //! Jobs in parts: see [`super::super::parts`].
 
-use millrace_wire::job::FailureCode;
-use serde_json::{Value, json};
+use millrace_wire::job::{FailureCode, Progress};
+use serde_json::json;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
@@ -141,25 +141,35 @@ pub(super) async fn commit(
     Ok(Committed::Yes)
 }
 
-/// Lets a job's progress follow that of its parts: never back, and never to the end.
+/// Lets a job's progress follow that of its parts: never back, and never to the end. See [`super::super::parts`] for its speed.
 pub(super) async fn advance(on: &mut SqliteConnection, job_uid: &str) -> Result<(), Error> {
-    let row = sqlx::query(
-        "SELECT progress, (SELECT total(media) FROM task WHERE job_uid = job.uid) AS media, \
-         (SELECT total(min(media, media_done)) FROM task WHERE job_uid = job.uid) AS done FROM job WHERE uid = ?",
-    )
+    let row = sqlx::query(concat!(
+        "SELECT (SELECT progress FROM job WHERE uid = ?1) AS progress, total(media) AS media, \
+         total(min(media, media_done)) AS done, \
+         total(min(media, media_done)) FILTER (WHERE state IN ('running', 'done')) \
+           * count(*) FILTER (WHERE state = 'running') \
+           / nullif(total(COALESCE(ended_at, ",
+        now!(),
+        ") - started_at) FILTER (WHERE state IN ('running', 'done')) / 1000, 0) \
+           AS speed \
+         FROM task LEFT JOIN attempt ON task_uid = uid AND number = epoch WHERE job_uid = ?1 AND media > 0"
+    ))
     .bind(job_uid)
     .fetch_one(&mut *on)
     .await?;
     let (media, done): (f64, f64) = (row.try_get("media")?, row.try_get("done")?);
-    let before: Value = serde_json::from_str(&row.try_get::<String, _>("progress")?).unwrap_or_default();
-    let before = |key: &str| before[key].as_f64().unwrap_or(0.0);
+    let speed = row.try_get::<Option<f64>, _>("speed")?.filter(|speed| *speed > 0.0);
+    let before: Progress = serde_json::from_str(&row.try_get::<String, _>("progress")?).unwrap_or_default();
     let percent = if media > 0.0 { (100.0 * done / media).min(99.0) } else { 0.0 };
-    let progress = json!({
-        "percent": percent.max(before("percent")),
-        "media_seconds": done.max(before("media_seconds")),
-    });
+    let progress = Progress {
+        percent: percent.max(before.percent),
+        media_seconds: Some(done.max(before.media_seconds.unwrap_or(0.0))),
+        speed,
+        eta_seconds: speed.map(|speed| (media - done) / speed),
+        ..Progress::default()
+    };
     sqlx::query("UPDATE job SET progress = ? WHERE uid = ?")
-        .bind(progress.to_string())
+        .bind(serde_json::to_string(&progress).expect("progress is plain data"))
         .bind(job_uid)
         .execute(on)
         .await?;
