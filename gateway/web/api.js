@@ -27,6 +27,7 @@ import { Stream } from "./stream.js";
  * @property {number} attempt
  * @property {Spec} spec
  * @property {Outputs} [outputs]
+ * @property {string} [outputs_until]
  * @property {string[]} [warnings]
  * @property {JobError} [error]
  * @property {boolean} [cancel_requested]

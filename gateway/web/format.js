@@ -108,6 +108,12 @@ export function cut(text, max) {
   return kept;
 }
 
+/** What there is instead of a player where a job's files are kept no longer. @param {Job} job */
+export function gone({ state, outputs, outputs_until: since }) {
+  if (state !== "succeeded" || outputs) return "";
+  return since ? `Its files are gone since ${new Date(since).toLocaleString()}.` : "Its files are gone.";
+}
+
 /**
  * Where a job stands, in one line.
  * @param {Pick<Job, "state" | "phase" | "progress">} job

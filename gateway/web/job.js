@@ -3,7 +3,7 @@
 
 import { ask, follow } from "./api.js";
 import { advance, announce, byId, complain, copyButton, element, say } from "./elements.js";
-import { PHASES, STATES, bitrate, bytes, clock, fetched, isFinal, percent, span, speed, title } from "./format.js";
+import { PHASES, STATES, bitrate, bytes, clock, fetched, gone, isFinal, percent, span, speed, title } from "./format.js";
 import { mountPlayer } from "./player.js";
 
 /** @typedef {import("./api.js").Job} Job @typedef {import("./api.js").JobUpdate} JobUpdate */
@@ -121,6 +121,8 @@ function show(panel, id, changed) {
     fact("Job id", job.job_id);
     warnings.hidden = !job.warnings?.length;
     warnings.replaceChildren(...(job.warnings ?? []).map((text) => element("li", {}, text)));
+    const nothing = gone(job);
+    if (nothing) result.replaceChildren(element("p", { class: "hint" }, nothing));
     if (job.state === "succeeded" && job.outputs && !player) {
       const place = element("div", { class: "player" });
       result.replaceChildren(place, files(job));

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { ago, bitrate, bytes, clock, cut, fetched, percent, span, speed, standing, title } from "../format.js";
+import { ago, bitrate, bytes, clock, cut, fetched, gone, percent, span, speed, standing, title } from "../format.js";
 
 test("sizes, times and rates are short and have their unit", () => {
   const rows = [
@@ -34,6 +34,14 @@ test("a name is cut to bytes, never inside a character", () => {
   assert.equal(cut("aßb", 3), "aß");
   assert.equal(cut("🎬🎬", 7), "🎬");
   assert.equal(cut("plain", 256), "plain");
+});
+
+test("a job whose files are kept no longer says so, and since when", () => {
+  const since = "2026-01-01T00:00:00Z";
+  assert.match(gone({ state: "succeeded", outputs_until: since }), /^Its files are gone since .*202[56].*\.$/);
+  assert.equal(gone({ state: "succeeded" }), "Its files are gone.");
+  assert.equal(gone({ state: "succeeded", outputs: { renditions: [] }, outputs_until: since }), "");
+  assert.equal(gone({ state: "failed" }), "");
 });
 
 test("where a job stands is one line", () => {
