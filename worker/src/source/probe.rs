@@ -60,7 +60,7 @@ pub struct Video {
     pub pixel_aspect: Rational,
     /// The rate that the container claims (ffmpeg's `r_frame_rate`), if it does.
     pub rate_claimed: Option<Rational>,
-    /// Frames per second, measured.
+    /// Frames per second, measured where there are some: pauses of seconds do not count.
     pub rate_measured: Option<f64>,
     /// Frames that are shown.
     pub frames: u64,
@@ -371,7 +371,7 @@ fn video(stream: &Stream, seen: &Seen, start: f64) -> Video {
         keyframes: seen.keyframes,
         start_s: (seen.start_s.unwrap_or(start) - start).max(0.0),
         end_s: (seen.end_s - start).max(0.0),
-        gap_max_s: seen.gap_max_s,
+        gap_max_s: seen.gap_max_s(),
         interlaced: matches!(stream.field_order.as_deref(), Some("tt" | "bb" | "tb" | "bt")),
         entries_s: if seen.disordered {
             Vec::new()

@@ -16,8 +16,6 @@ pub struct Seen {
     pub start_s: Option<f64>,
     /// End of the last.
     pub end_s: f64,
-    /// Longest time without a new packet.
-    pub gap_max_s: f64,
     /// Timestamps of keyframes, in the order of the file, none nearer than [`KEYFRAMES_APART_SECONDS`] to the one before.
     pub keyframes_s: Vec<f64>,
     /// A keyframe came with an earlier timestamp than one before it: time does not run forward in this file.
@@ -25,8 +23,35 @@ pub struct Seen {
     last_start_s: f64,
     last_duration_s: f64,
     last_keyframe_s: Option<f64>,
+    gaps: Gaps,
+    /// From the latest frame but one to the latest, less what reordered frames since have been shown in.
+    step: (f64, f64),
 }
 
+/// Times without a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Gaps {
+    max_s: f64,
+    /// Those longer than [`PAUSE_SECONDS`], and how long all of them are.
+    pauses: u64,
+    paused_s: f64,
+}
+
+impl Gaps {
+    fn with(self, gap_s: f64) -> Self {
+        let pauses = gap_s > PAUSE_SECONDS;
+        Self {
+            max_s: self.max_s.max(gap_s),
+            pauses: self.pauses + u64::from(pauses),
+            paused_s: self.paused_s + if pauses { gap_s } else { 0.0 },
+        }
+    }
+}
+
+/// Frames that are farther apart have a pause between them, if few are.
+const PAUSE_SECONDS: f64 = 2.0;
+/// In so many steps from frame to frame at least there is one pause at most, or pauses are what the stream is made of.
+const STEPS_PER_PAUSE: u64 = 10;
 /// Keyframes nearer than this are not remembered: a day of film has at most so many seconds of them.
 pub const KEYFRAMES_APART_SECONDS: f64 = 1.0;
 
@@ -86,10 +111,14 @@ impl Seen {
         self.start_s = Some(self.start_s.map_or(time, |start| start.min(time)));
         if first || time > self.last_start_s {
             if !first {
-                self.gap_max_s = self.gap_max_s.max(time - self.last_start_s);
+                self.gaps = self.all_gaps();
+                self.step = (self.last_start_s, time);
             }
             self.last_start_s = time;
             self.last_duration_s = packet.duration_s.unwrap_or(0.0);
+        } else if self.step.0 < time && time < self.step.1 {
+            let (from, to) = self.step;
+            self.step = if time - from > to - time { (from, time) } else { (time, to) };
         }
         self.end_s = self.end_s.max(time + packet.duration_s.unwrap_or(0.0));
         if first {
@@ -117,10 +146,24 @@ impl Seen {
         self.start_s.map_or(0.0, |start| (self.end_s - start).max(0.0))
     }
 
-    /// Shown packets per second, once there are two.
+    /// Longest time without a new frame.
+    pub fn gap_max_s(&self) -> f64 {
+        self.all_gaps().max_s
+    }
+
+    fn all_gaps(&self) -> Gaps {
+        self.gaps.with(self.step.1 - self.step.0)
+    }
+
+    /// Shown packets per second, once there are two; in pauses none are expected.
     pub fn rate(&self) -> Option<f64> {
-        let span = self.last_start_s - self.start_s?;
-        (self.frames > 1 && span > 0.0).then(|| (self.frames - 1) as f64 / span)
+        let Gaps { pauses, paused_s, .. } = self.all_gaps();
+        let (steps, span) = (self.frames.saturating_sub(1), self.last_start_s - self.start_s?);
+        let (steps, span) = match pauses * STEPS_PER_PAUSE <= steps {
+            true => (steps - pauses, span - paused_s),
+            false => (steps, span),
+        };
+        (steps > 0 && span > 0.0).then(|| steps as f64 / span)
     }
 }
 
@@ -153,9 +196,35 @@ mod tests {
     #[test]
     fn no_durations_and_a_gap() {
         let mut seen = seen(&["0|1.0|N/A|N/A|K__", "0|N/A|1.5|N/A|___", "0|9.5|N/A|N/A|___"]);
-        assert_eq!((seen.start_s, seen.gap_max_s, seen.end_s), (Some(1.0), 8.0, 9.5));
+        assert_eq!((seen.start_s, seen.gap_max_s(), seen.end_s), (Some(1.0), 8.0, 9.5));
         seen.close(0.5);
         assert_eq!(seen.length_s(), 9.0);
+    }
+
+    /// Frames at these times, in the order of the file.
+    fn at(times: impl IntoIterator<Item = f64>) -> Seen {
+        let lines: Vec<String> = times.into_iter().map(|time| format!("0|{time}|N/A|N/A|___")).collect();
+        seen(&lines.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_pause_is_no_part_of_the_rate_unless_all_are_pauses() {
+        let second = |from: f64| (0..25).map(move |n| from + f64::from(n) / 25.0);
+        let paused = at(second(0.0).chain(second(11.0)));
+        assert!((paused.rate().unwrap() - 25.0).abs() < 1e-6, "{paused:?}");
+        assert!((paused.gap_max_s() - 10.04).abs() < 1e-6, "{paused:?}");
+        let slides = at((0..30).map(|n| f64::from(n) * 10.0));
+        assert!((slides.rate().unwrap() - 0.1).abs() < 1e-6, "{slides:?}");
+        assert_eq!(at([3.0]).rate(), None);
+    }
+
+    #[test]
+    fn frames_that_are_shown_before_one_that_came_earlier_leave_no_gap() {
+        let reordered =
+            at((0..20).flat_map(|n| [0.0, -2.0, -3.0, -1.0].map(|back| f64::from(n) * 4.0 + back)));
+        assert!(reordered.gap_max_s() <= 2.0, "{reordered:?}");
+        assert!((reordered.rate().unwrap() - 1.0).abs() < 0.1, "{reordered:?}");
+        assert_eq!(at([0.0, 90.0, 1.0, 2.0]).gap_max_s(), 88.0, "a gap with frames at its beginning");
     }
 
     #[test]
