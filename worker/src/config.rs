@@ -408,7 +408,11 @@ impl Settings {
             let wants = format!("above 0 and at most a third of --lease ({})", shown(lease));
             return Err(Error::Limits { setting: "--heartbeat", got: shown(heartbeat), wants });
         }
-        for (setting, said) in [("--outputs-kept", said.outputs_kept), ("--sweep-every", said.sweep_every)] {
+        for (setting, said) in [
+            ("--outputs-kept", said.outputs_kept),
+            ("--sweep-every", said.sweep_every),
+            ("--stall-timeout", said.stall_timeout),
+        ] {
             let least = Duration::from_secs(1);
             if let Some(time) = said.filter(|time| *time < least) {
                 return Err(Error::Limits { setting, got: shown(time), wants: "at least 1s".to_owned() });

@@ -84,6 +84,7 @@ fn what_cannot_hold_is_named() {
         (Settings { lease: Some(Duration::from_millis(5)), ..Settings::default() }, "--lease is 5ms"),
         (Settings { heartbeat: Some(Duration::from_secs(20)), ..Settings::default() }, "--heartbeat is 20s"),
         (Settings { media_expiry: Some(Duration::ZERO), ..Settings::default() }, "--media-expiry is 0s"),
+        (Settings { stall_timeout: Some(Duration::ZERO), ..Settings::default() }, "--stall-timeout is 0s"),
         (Settings { store_timeout: Some(Duration::ZERO), ..Settings::default() }, "--store-timeout is 0s"),
         (
             Settings { store_connect_timeout: Some(Duration::from_secs(6)), ..Settings::default() },
