@@ -2,7 +2,7 @@
 //
 //   node page.mjs --url GATEWAY --admin ADMIN --file CLIP --out DIR
 //
-// Sends the clip through the file input, watches its job, plays the result, then looks at the operator's page; with
+// Drops the clip on the page and sends it, watches its job, plays the result, then looks at the operator's page; with
 // screenshots in light and dark, wide and narrow. The exit code is 0 when all of it could be done.
 
 import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
@@ -110,7 +110,7 @@ async function send(page) {
   const { size } = await stat(options.file);
   const network = await page.context().newCDPSession(page);
   const slow = { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: size / UPLOAD_S };
-  await page.getByTestId('file-input').setInputFiles(options.file);
+  await drop(page, network);
   await network.send('Network.enable');
   await network.send('Network.emulateNetworkConditions', slow);
   await page.getByTestId('submit').click();
@@ -125,6 +125,19 @@ async function send(page) {
   });
   await network.send('Network.emulateNetworkConditions', { ...slow, uploadThroughput: -1 });
   result.jobId = await card.getAttribute('data-job-id');
+}
+
+/** Drags the clip over the page and lets it go there, through the browser's own input: beside the box, which takes it as well. */
+async function drop(page, browser) {
+  const data = { items: [], files: [options.file], dragOperationsMask: 1 };
+  const drag = (type) => browser.send('Input.dispatchDragEvent', { type, x: 5, y: 5, data });
+  const box = page.locator('#drop.over');
+  await drag('dragEnter');
+  await drag('dragOver');
+  await until('the box that takes it', LOAD_MS, async () => (await box.count()) === 1);
+  await drag('drop');
+  await until('the dropped file', LOAD_MS, async () => (await page.locator('#queue li').count()) === 1);
+  if ((await box.count()) > 0) throw new Error('the box still waits for what was dropped');
 }
 
 async function job(page) {

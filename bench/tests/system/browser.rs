@@ -190,7 +190,7 @@ struct Page {
 }
 
 #[tokio::test]
-async fn the_page_uploads_a_file_shows_its_progress_and_plays_it() {
+async fn the_page_takes_a_dropped_file_shows_its_progress_and_plays_it() {
     let stage = Stage::two_pools().await;
     let clip = film().await;
     let gateway = stage.system.gateway_url();

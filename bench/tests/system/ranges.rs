@@ -128,11 +128,11 @@ async fn a_killed_worker_costs_its_range_alone() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
-    let before = stage.client.job("long").await.unwrap().progress.percent;
+    let before = stage.client.job("long").await.unwrap().progress;
     stage.system.kill9_worker("aws-2").await.unwrap();
     let done = stage.succeeded("long").await;
     assert_eq!(done.attempt, 1);
-    assert!(before > 10.0, "{before}");
+    assert!(before.percent > 10.0 && before.speed.is_some() && before.eta_seconds.is_some(), "{before:?}");
     let again = sql(&format!("SELECT ordinal {ranges} AND epoch > 1")).await;
     assert_eq!(again, running, "that range and no other");
     let lost = sql("SELECT count(*) FROM attempt WHERE outcome <> 'succeeded'").await;
