@@ -219,6 +219,7 @@ mod tests {
             codec: "avc1.64001e".to_owned(),
             size: Some(size),
             skip: 0,
+            reordered: 0,
             segments: (0..frames).step_by(segment as usize).map(cut).collect(),
         }
     }

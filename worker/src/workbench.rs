@@ -139,6 +139,7 @@ mod tests {
             codec: String::new(),
             size: None,
             skip: 0,
+            reordered: 0,
             segments: (1..=segments).map(segment).collect(),
         }
     }

@@ -14,7 +14,7 @@ use std::path::Path;
 
 use millrace_wire::job::{AudioRendition, Outputs, Rendition};
 
-use self::track::{Segment, Track};
+use self::track::Track;
 use crate::failure::Failure;
 use crate::ffmpeg::args;
 use crate::ladder::{AudioPlan, PicturePlan, Plan, Rung};
@@ -25,7 +25,8 @@ const MANIFEST_TYPE: &str = "application/dash+xml";
 const VIDEO_TYPE: &str = "video/mp4";
 const AUDIO_TYPE: &str = "audio/mp4";
 /// A last segment of sound that is shorter goes into the one before. hls.js (1.7) counts the encoder's run-up of 21 ms in
-/// where a segment begins; of so short a one it then finds nothing in the buffer, and never sees the end of the sound.
+/// where a segment begins; of so short a one it then finds nothing in the buffer, and never sees the end of the sound. Of a
+/// picture it counts in what reordering adds, two frames: see [`Track::reordered`].
 const SLIVER_SECONDS: f64 = 0.1;
 
 /// What a finished job publishes, and what it was made of.
@@ -69,11 +70,11 @@ pub struct PackagedFile {
 /// `verify_failed`, `source_damaged` or `scratch_unavailable`.
 pub fn package(plan: &Plan, out_dir: &Path) -> Result<Package, Failure> {
     let count = plan.rungs().len();
-    let pictures = (0..count).map(|index| track::read(out_dir, index)).collect::<Result<Vec<_>, _>>()?;
+    let mut pictures = (0..count).map(|index| track::read(out_dir, index)).collect::<Result<Vec<_>, _>>()?;
     let mut sound = plan.audio.as_ref().map(|_| track::read(out_dir, count)).transpose()?;
     let mut warnings = plan.warnings.clone();
     warnings.extend(verify::check(plan, &pictures, sound.as_ref())?);
-    sound.as_mut().map_or(Ok(()), |sound| join_sliver(sound, out_dir))?;
+    join_slivers(&mut pictures, sound.as_mut(), out_dir)?;
     for manifest in args::MANIFESTS {
         match std::fs::remove_file(out_dir.join(manifest)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -123,17 +124,25 @@ pub fn check_joint(plan: Option<&PicturePlan>, range: &Range, pictures: &[Track]
     plan.map_or(Ok(()), |plan| verify::check_joint(plan, range, pictures))
 }
 
-/// Appends a sliver at the end to the segment before: two fragments in one segment are as good as one.
-fn join_sliver(sound: &mut Track, out_dir: &Path) -> Result<(), Failure> {
-    let short = |last: &Segment| sound.presented_s(last) < SLIVER_SECONDS;
-    if sound.segments.len() < 2 || !sound.segments.last().is_some_and(short) {
-        return Ok(());
+/// Joins last segments that are too short for players: of all pictures, which are cut alike, and of the sound.
+fn join_slivers(pictures: &mut [Track], sound: Option<&mut Track>, out_dir: &Path) -> Result<(), Failure> {
+    let last = |track: &Track| track.segments.last().cloned().expect("a track has a segment");
+    if pictures.iter().any(|track| last(track).duration <= track.reordered) {
+        pictures.iter_mut().try_for_each(|track| join_last(track, out_dir))?;
     }
-    let last = sound.segments.pop().expect("there are two");
-    let before = sound.segments.last_mut().expect("there were two");
+    match sound {
+        Some(sound) if sound.presented_s(&last(sound)) < SLIVER_SECONDS => join_last(sound, out_dir),
+        _ => Ok(()),
+    }
+}
+
+/// Appends the last segment to the one before, if there is one: two fragments in one segment are as good as one.
+fn join_last(track: &mut Track, out_dir: &Path) -> Result<(), Failure> {
+    let [.., before, last] = track.segments.as_mut_slice() else { return Ok(()) };
     append(&out_dir.join(&last.name), &out_dir.join(&before.name))
-        .map_err(|error| Failure::scratch("join the last segments of sound", &error))?;
-    before.append(&last);
+        .map_err(|error| Failure::scratch("join the last segments", &error))?;
+    before.append(last);
+    track.segments.pop();
     Ok(())
 }
 

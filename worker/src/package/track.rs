@@ -35,6 +35,9 @@ pub struct Track {
     /// Ticks of sound before what is to be heard (the edit list's start). Zero for a picture: there the edit list only
     /// takes back what reordering added, and every frame is seen.
     pub skip: u64,
+    /// Ticks that the edit list takes back of a picture: how much later than decoded its first frame is shown by the
+    /// segments alone. Zero where no frame is reordered.
+    pub reordered: u64,
     /// In order, at least one.
     pub segments: Vec<Segment>,
 }
@@ -120,7 +123,7 @@ pub fn read(directory: &Path, index: usize) -> Result<Track, Failure> {
     let (codec, size) = describe(sample).ok_or_else(|| wrong(&init, "neither H.264 nor AAC"))?;
     let edits = track.edts.as_ref().and_then(|edts| edts.elst.as_ref());
     let begins = edits.and_then(|list| list.entries.iter().find_map(|entry| entry.media_time)).unwrap_or(0);
-    let skip = if size.is_some() { 0 } else { begins };
+    let (skip, reordered) = if size.is_some() { (0, begins) } else { (begins, 0) };
     let timescale = track.mdia.mdhd.timescale;
     if timescale == 0 {
         return Err(wrong(&init, "a time scale of zero"));
@@ -134,7 +137,7 @@ pub fn read(directory: &Path, index: usize) -> Result<Track, Failure> {
             Err(error) => return Err(Failure::scratch("open a segment", &error)),
         }
     }
-    let track = Track { init, init_bytes, timescale, codec, size, skip, segments };
+    let track = Track { init, init_bytes, timescale, codec, size, skip, reordered, segments };
     match track.segments.first() {
         None => Err(wrong(&track.init, "no segments")),
         Some(first) if track.presented(first).1 == 0 => Err(wrong(&first.name, "all of it is skipped")),

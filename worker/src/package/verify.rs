@@ -233,6 +233,7 @@ pub(crate) mod tests {
             codec: "avc1.64001e".into(),
             size: Some((rung.width, rung.height)),
             skip: 0,
+            reordered: 0,
             segments,
         }
     }
@@ -282,6 +283,7 @@ pub(crate) mod tests {
             codec: "mp4a.40.2".into(),
             size: None,
             skip: 1024,
+            reordered: 0,
             segments,
         }
     }

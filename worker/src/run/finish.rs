@@ -18,6 +18,7 @@ use crate::ffmpeg::{Damage, args};
 use crate::keys;
 use crate::lease::{Running, Stop};
 use crate::objects;
+use crate::package::track::Segment;
 use crate::package::{self, Package};
 use crate::ranges::RangePlan;
 use crate::store::{Claim, Done, Lease, Part, Pieces};
@@ -177,22 +178,28 @@ fn check_inits(pieces: &[Piece], plan: &RangePlan) -> Result<(), Failure> {
     }
 }
 
-/// Whose segments are published as they are. The last ones of the sound may have been joined to one.
+/// Whose segments are published as they are. The last ones may have been joined to one.
 fn where_segments_lie(pieces: &[Piece], plan: &RangePlan, package: &Package) -> Pieces {
     let of = |piece: &Piece| piece.done.lease.epoch;
-    let ranges = pieces.iter().filter(|piece| matches!(piece.done.part, Part::Range(_))).map(of).collect();
+    let ranges = pieces.iter().filter(|piece| matches!(piece.done.part, Part::Range(_)));
     let sound = pieces.iter().find(|piece| piece.done.part == Part::Sound).zip(package.sound.as_ref());
-    let unchanged = |piece: &Piece, segments: &[package::track::Segment]| {
-        let same = |segment: &&package::track::Segment| {
-            piece.left.files.get(&segment.name).is_some_and(|file| file.bytes == segment.bytes)
-        };
-        segments.iter().take_while(same).count()
+    let is_left_by = |piece: &Piece, segment: &Segment| {
+        piece.left.files.get(&segment.name).is_some_and(|file| file.bytes == segment.bytes)
     };
+    let unchanged = |piece: &Piece, segments: &[Segment]| {
+        segments.iter().take_while(|segment| is_left_by(piece, segment)).count()
+    };
+    let last = ranges.clone().next_back().zip(package.pictures.first());
+    let last = last.and_then(|(piece, track)| {
+        let (last, before) = track.segments.split_last()?;
+        (!is_left_by(piece, last)).then_some(before.len())
+    });
     let segment_frames = plan.ladder.picture.as_ref().map_or(1, |picture| picture.segment_frames);
     Pieces {
         pictures: plan.ladder.rungs().len(),
         segments: (plan.ranges[0].frames / u64::from(segment_frames.max(1))) as usize,
-        ranges,
+        ranges: ranges.map(of).collect(),
         sound: sound.map(|(piece, track)| (of(piece), unchanged(piece, &track.segments))),
+        pictures_to: last,
     }
 }

@@ -109,6 +109,9 @@ pub struct Pieces {
     pub ranges: Vec<u64>,
     /// The attempt that made the sound, and the last of its segments that is as it left it.
     pub sound: Option<(u64, usize)>,
+    /// The last of a picture's segments that is as its range left it, if not all are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pictures_to: Option<usize>,
 }
 
 impl Pieces {
@@ -116,6 +119,9 @@ impl Pieces {
     pub fn of(&self, name: &str) -> Option<(Part, u64)> {
         let (rendition, number) = args::parse_segment_name(name)?;
         if rendition < self.pictures {
+            if self.pictures_to.is_some_and(|last| number > last) {
+                return None;
+            }
             let range =
                 (number.checked_sub(1)? / self.segments.max(1)).min(self.ranges.len().checked_sub(1)?);
             return Some((Part::Range(u32::try_from(range).ok()?), self.ranges[range]));
@@ -131,7 +137,8 @@ mod tests {
 
     #[test]
     fn a_segment_is_found_with_whom_made_it() {
-        let pieces = Pieces { pictures: 2, segments: 15, ranges: vec![1, 3, 1], sound: Some((2, 50)) };
+        let (sound, pictures_to) = (Some((2, 50)), None);
+        let pieces = Pieces { pictures: 2, segments: 15, ranges: vec![1, 3, 1], sound, pictures_to };
         let of = |rendition, number| pieces.of(&args::segment_name(rendition, number));
         assert_eq!(of(0, 15), Some((Part::Range(0), 1)));
         assert_eq!(of(1, 16), Some((Part::Range(1), 3)));
@@ -142,6 +149,9 @@ mod tests {
         {
             assert_eq!(pieces.of(name), None, "{name}");
         }
+        let joined = Pieces { pictures_to: Some(52), ..pieces.clone() };
+        let of = |number| joined.of(&args::segment_name(1, number));
+        assert_eq!((of(52), of(53)), (Some((Part::Range(2), 1)), None), "the last two are one now");
         let manifest = crate::store::Manifest {
             bucket: "aws".parse().unwrap(),
             prefix: "jobs/u/finalize/a2".to_owned(),

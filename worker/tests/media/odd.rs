@@ -141,3 +141,27 @@ async fn sound_that_ends_a_hair_after_a_cut_has_no_segment_of_a_hair() {
         assert_eq!(&reread, sound, "what is said of it is what it is");
     }
 }
+
+/// hls.js misses the end of a picture, too, whose last segment is no longer than what reordering adds: two frames.
+#[tokio::test]
+async fn a_picture_that_ends_a_hair_after_a_cut_has_no_segment_of_a_hair() {
+    let directory = tempfile::tempdir().unwrap();
+    for (frames, preset, segments) in
+        [(101_u32, "veryfast", 2), (102, "veryfast", 2), (103, "veryfast", 3), (101, "ultrafast", 3)]
+    {
+        let seconds = f64::from(frames) / 25.0;
+        let arguments = format!("-f lavfi -i testsrc2=s=854x480:r=25:d={seconds} {FAST}");
+        let clip = make(directory.path(), &arguments, "hair.mp4");
+        let fields = format!(r#""segment_seconds":2,"resolutions":["480p","360p"],"preset":"{preset}""#);
+        let made = transcode(&clip, &spec(&fields)).await.unwrap();
+        let name = format!("{frames} frames, {preset}");
+        let pictures = &made.package.pictures;
+        assert!(pictures.iter().all(|track| track.segments.len() == segments), "{name}: {pictures:?}");
+        assert_eq!(made.file("seg_1_00003.m4s").exists(), segments == 3, "{name}");
+        check(&made, &[(854, 480), (640, 360)], frames.into(), 25.0, None);
+        for (index, track) in pictures.iter().enumerate() {
+            let reread = millrace_worker::package::track::read(made.directory.path(), index).unwrap();
+            assert_eq!(&reread, track, "{name}: what is said of it is what it is");
+        }
+    }
+}
