@@ -13,6 +13,8 @@ const HLS_TYPE = "application/vnd.apple.mpegurl";
 const STRIP_HEIGHT = 44;
 /** How long new addresses must have held before new ones are asked for, in milliseconds: something may really be gone. */
 const RENEW_MS = 10_000;
+/** At most so often a decoder that gave up is started again. */
+const RECOVER_MS = 5_000;
 
 /** Where hls.js is; empty when the gateway was built without it. */
 export const playerAddress = () => document.querySelector("meta[name=hls-player]")?.getAttribute("content") ?? "";
@@ -149,11 +151,11 @@ async function stream(hold, media, job, outputs, controls) {
     hls.nextLevel = Number(controls.quality.value);
   });
   let renewed = -Infinity;
-  let recovered = false;
+  let recovered = -Infinity;
   hls.on(Hls.Events.ERROR, async (/** @type {string} */ _, /** @type {any} */ data) => {
     if (!data.fatal) return;
-    if (data.type === Hls.ErrorTypes.MEDIA_ERROR && !recovered) {
-      recovered = true;
+    if (data.type === Hls.ErrorTypes.MEDIA_ERROR && performance.now() - recovered > RECOVER_MS) {
+      recovered = performance.now();
       hls.recoverMediaError();
       return;
     }
@@ -247,6 +249,8 @@ async function stills(strip, video, path, duration) {
       made.src = cue.url;
       image = made.decode().then(() => made);
       sheets.set(cue.url, image);
+      // One that did not come is asked for again when it is wanted again.
+      image.catch(() => sheets.delete(cue.url));
     }
     return image;
   };

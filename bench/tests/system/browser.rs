@@ -30,8 +30,9 @@ async fn sound() -> PathBuf {
     made("sound", &[&["-f", "lavfi", "-i", TONE][..], &AAC].concat()).await
 }
 
+/// One frame longer than two segments: a last one of so few frames is more than players bear.
 async fn silent() -> PathBuf {
-    made("silent", &[&["-f", "lavfi", "-i", PICTURE][..], &H264].concat()).await
+    made("silent", &[&["-f", "lavfi", "-i", PICTURE, "-frames:v", "241"][..], &H264].concat()).await
 }
 
 /// Frames come and go: all of them for half a second, then every fifth.

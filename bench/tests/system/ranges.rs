@@ -217,6 +217,10 @@ async fn a_browser_plays_over_the_joints_without_a_gap() {
         sizes: outputs.renditions.iter().map(|one| (one.width, one.height)).collect(),
         frame_rate: f64::from(LONG.rate),
     };
+    // The stills are of the whole as well.
+    let stills = stage.client.get(&outputs.thumbnails.unwrap()).await.unwrap().success().unwrap().text();
+    assert!(stills.contains("\n00:00:00.000 --> ") && stills.contains(" --> 00:00:42.040\n"), "{stills}");
+    assert!(!stage.client.get(&outputs.poster.unwrap()).await.unwrap().success().unwrap().body.is_empty());
     let url = |path: Option<String>| stage.client.url(&path.unwrap()).unwrap();
     let (hls, dash) = (url(outputs.hls), url(outputs.dash));
     let (by_hls, by_shaka) = tokio::join!(
