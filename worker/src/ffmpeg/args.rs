@@ -25,6 +25,10 @@ pub const PIXELS_MAX: u64 = 35_389_440;
 pub const STREAMS_MAX: u32 = 32;
 /// Largest single allocation inside ffmpeg.
 pub const ALLOCATION_BYTES_MAX: u64 = 1 << 30;
+/// A gap in the sound from here on is filled with silence, in seconds. Just less than one packet of AAC at 48 kHz, so that
+/// a lost one does not move all that follows; more than clocks of milliseconds jitter. By itself the filter lets 0.1 s
+/// pass, three frames of a picture.
+const SOUND_GAP_SECONDS: f64 = 0.02;
 /// The muxers' own manifests, of the picture and of the sound, which nobody reads.
 pub const MANIFESTS: [&str; 2] = ["ffmpeg_picture.mpd", "ffmpeg_sound.mpd"];
 const ID: &str = "$RepresentationID$";
@@ -218,7 +222,8 @@ fn video(command: &mut FfmpegCommand, filters: String, plan: &PicturePlan, threa
 fn audio(command: &mut FfmpegCommand, plan: &AudioPlan, start_us: i64) {
     command.map(format!("0:{}", plan.stream));
     // Silence fills a late start and gaps, so that sound and picture begin together and stay together.
-    let mut filter = from_the_beginning("asetpts", start_us) + "aresample=async=1:first_pts=0";
+    let mut filter = from_the_beginning("asetpts", start_us);
+    let _ = write!(filter, "aresample=async=1:min_hard_comp={SOUND_GAP_SECONDS}:first_pts=0");
     if plan.silence_s > 0.0 {
         let _ = write!(filter, ",apad=pad_dur={:.6}", plan.silence_s);
     }
@@ -314,7 +319,10 @@ mod tests {
     #[test]
     fn sound_alone_has_no_picture_arguments() {
         let text = text(&plan_of_sound());
-        assert!(text.contains("-map 0:1 -af aresample=async=1:first_pts=0 -c:a aac"), "{text}");
+        assert!(
+            text.contains("-map 0:1 -af aresample=async=1:min_hard_comp=0.02:first_pts=0 -c:a aac"),
+            "{text}"
+        );
         assert!(!text.contains("x264") && !text.contains("filter_complex ["), "{text}");
         assert!(text.contains("-adaptation_sets id=0,streams=0 -format_options"), "{text}");
     }

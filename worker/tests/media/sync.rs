@@ -100,3 +100,11 @@ async fn sound_that_begins_late_stays_late() {
     let clip = flash_and_beep(directory.path(), ("", "-itsoffset 0.3"), "-c:a aac", "late_sound.mp4");
     check(&clip, 0.0, 0.3).await;
 }
+
+/// Three packets of AAC are 64 ms: more than a frame, and less than what ffmpeg's resampler lets pass by itself.
+#[tokio::test]
+async fn sound_that_lost_a_few_packets_stays_with_its_picture() {
+    let directory = tempfile::tempdir().unwrap();
+    let lossy = "-c:a aac -bsf:a noise=drop='between(n,70,72)'";
+    check(&flash_and_beep(directory.path(), ("", ""), lossy, "lossy.mp4"), 0.0, 0.0).await;
+}
