@@ -321,7 +321,7 @@ fn conclude(
     let start = if start.is_finite() { start } else { 0.0 };
     let last_end_s = seen.iter().map(|seen| seen.end_s).fold(main_seen.end_s, f64::max);
     // The decoder's delay of an mp3 is skipped by its start time, but counts in what it announces.
-    if let Some(missing) = missing(format, main, main_seen.packets, last_end_s - start.min(first)) {
+    if let Some(missing) = missing(format, main, main_seen.packets, start.min(first), last_end_s) {
         if missing > MISSING_MAX {
             let detail =
                 format!("the source ends early: {:.0} % of what it announces is missing", missing * 100.0);
@@ -400,10 +400,13 @@ fn announced_packets(stream: &Stream) -> Option<u64> {
     stream.nb_frames.as_deref()?.parse::<u64>().ok().filter(|packets| *packets > 0)
 }
 
-/// The share of the picture, or of sound alone, that the container announces and does not hold; `length_s` is of the
-/// longest stream, since a picture may well end before its sound. None where it announces nothing: for streams like
-/// MPEG-TS, and for an mp3 without a header, ffmpeg's "duration" is a guess of its own.
-fn missing(format: &Format, stream: &Stream, packets: u64, length_s: f64) -> Option<f64> {
+/// The share of the picture, or of sound alone, that the container announces and does not hold; `end_s` is of the longest
+/// stream, since a picture may well end before its sound. None where it announces nothing: for streams like MPEG-TS, and
+/// for an mp3 without a header, ffmpeg's "duration" is a guess of its own.
+///
+/// In a Matroska or FLV file whose time does not begin at zero (a recorded live stream), some programs announce how long
+/// it is, and others, ffmpeg among them, when it ends. It is whole if either is true.
+fn missing(format: &Format, stream: &Stream, packets: u64, start_s: f64, end_s: f64) -> Option<f64> {
     let family = format.format_name.split(',').next().unwrap_or_default();
     let by_packets = announced_packets(stream)
         .filter(|_| matches!(family, "mov" | "avi"))
@@ -413,9 +416,12 @@ fn missing(format: &Format, stream: &Stream, packets: u64, length_s: f64) -> Opt
         "wav" | "flac" | "mp3" => !format.guessed,
         _ => false,
     };
-    let by_time = seconds(format.duration.as_deref())
-        .filter(|duration| announces && *duration > 0.0)
-        .map(|duration| 1.0 - length_s / duration);
+    let by_time =
+        seconds(format.duration.as_deref()).filter(|duration| announces && *duration > 0.0).map(|duration| {
+            let as_length = 1.0 - (end_s - start_s) / duration;
+            let is_end = matches!(family, "matroska" | "flv") && (0.0..duration).contains(&start_s);
+            if is_end { as_length.min((duration - end_s) / (duration - start_s)) } else { as_length }
+        });
     by_packets.or(by_time).map(|missing| missing.max(0.0))
 }
 
@@ -478,7 +484,7 @@ mod tests {
         let of = |name: &str, guessed: bool| {
             let (start_time, duration) = (None, Some("10".to_owned()));
             let format = Format { format_name: name.into(), nb_streams: 1, start_time, duration, guessed };
-            missing(&format, &sound, 300, 5.0)
+            missing(&format, &sound, 300, 0.0, 5.0)
         };
         assert_eq!(of("mov,mp4", false), Some(0.25), "by packets");
         assert_eq!((of("mp3", false), of("mp3", true)), (Some(0.5), None));

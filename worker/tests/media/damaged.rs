@@ -90,6 +90,20 @@ async fn a_file_that_was_cut_is_truncated() {
 }
 
 #[tokio::test]
+async fn a_recording_whose_time_begins_late_is_whole_unless_it_was_cut() {
+    let directory = tempfile::tempdir().unwrap();
+    let clip = talking(directory.path(), "320x180", "25", "6");
+    for name in ["late.mkv", "late.flv"] {
+        let arguments = format!("-i {} -c copy -output_ts_offset 100", clip.display());
+        let late = make(directory.path(), &arguments, name);
+        let probe = probe(&late).await.unwrap();
+        assert!((probe.duration_s - 6.0).abs() < 0.1 && probe.warnings.is_empty(), "{name}: {probe:?}");
+        let failure = refused(&cut(&late, 0.6)).await;
+        assert_eq!(failure.code, FailureCode::SourceTruncated, "{name}: {failure}");
+    }
+}
+
+#[tokio::test]
 async fn neither_picture_nor_sound_is_no_video() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("words.srt"), "1\n00:00:00,000 --> 00:00:02,000\nhello\n").unwrap();
