@@ -91,7 +91,10 @@ async fn check(input: &Path, fewest: usize) {
         let lengths = (one.len(), other.len());
         assert!(one == other, "{name} of {}: {lengths:?}", input.display());
     }
-    assert_eq!(package.pictures[0].samples(), whole.package.pictures[0].samples());
+    let samples = |package: &Package| -> Vec<u64> {
+        package.pictures[0].segments.iter().map(|segment| segment.samples).collect()
+    };
+    assert_eq!(samples(&package), samples(&whole.package));
     let (one, other) =
         (brightness(whole.directory.path(), &whole.package), brightness(together.path(), &package));
     assert_eq!(one.len(), other.len());
@@ -140,4 +143,11 @@ async fn ranges_in_which_the_last_frame_is_held_are_the_whole() {
     let directory = tempfile::tempdir().unwrap();
     let codec = "-filter:v trim=end=20 -c:v libx264 -g 48";
     check(&clip(directory.path(), codec, "held.mp4"), 3).await;
+}
+
+#[tokio::test]
+async fn ranges_that_end_with_one_frame_of_a_segment_are_the_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let codec = "-filter:v trim=end_frame=865 -c:v libx264 -g 48";
+    check(&clip(directory.path(), codec, "sliver.mp4"), 3).await;
 }
