@@ -25,6 +25,9 @@ const GOP_SECONDS: f64 = 2.0;
 /// Most seconds that picture and sound of a stream may end apart. A player plays what it has of both, and learns that one
 /// has ended only with the end of the other; it loads so far ahead as it likes (Shaka Player: 10 s), and would wait.
 const APART_SECONDS_MAX: f64 = 4.0;
+/// From this width on, or above that height, what says nothing of its colours is BT.709 to players, and BT.601 else.
+const HD_WIDTH: u32 = 1280;
+const SD_HEIGHT_MAX: u32 = 576;
 /// Smallest side of a rendition; x264 takes less, players do not.
 const SIDE_MIN: u32 = 16;
 /// Largest side of a rendition; only a source of absurd shape comes near.
@@ -97,6 +100,9 @@ pub struct PicturePlan {
     pub crf: u32,
     /// The source has fields.
     pub deinterlace: bool,
+    /// The source does not say how its colours are to be read, and is of a size that players then read as BT.709.
+    #[serde(default)]
+    pub assume_bt709: bool,
 }
 
 /// The one rendition of the sound.
@@ -245,6 +251,9 @@ fn picture(
         preset: spec.preset.unwrap_or_default(),
         crf: spec.crf.unwrap_or(CRF_DEFAULT),
         deinterlace: video.interlaced,
+        assume_bt709: video.matrix.is_none()
+            && video.pixel_format.starts_with("yuv")
+            && (video.width >= HD_WIDTH || video.height > SD_HEIGHT_MAX),
     })
 }
 

@@ -183,11 +183,13 @@ fn filters(plan: &PicturePlan, start_us: i64, range: Option<&Range>) -> String {
     (0..plan.rungs.len()).for_each(|index| {
         let _ = write!(graph, "[s{index}]");
     });
+    // Without a word ffmpeg reads every picture as BT.601.
+    let read_as = if plan.assume_bt709 { ":in_color_matrix=bt709" } else { "" };
     for (index, rung) in plan.rungs.iter().enumerate() {
         let (width, height) = (rung.width, rung.height);
         let _ = write!(
             graph,
-            ";[s{index}]scale={width}:{height}:flags=bicubic:out_color_matrix=bt709:out_range=tv,setsar=1,\
+            ";[s{index}]scale={width}:{height}:flags=bicubic{read_as}:out_color_matrix=bt709:out_range=tv,setsar=1,\
              format=yuv420p[v{index}]"
         );
     }

@@ -25,6 +25,7 @@ pub(crate) fn video(width: u32, height: u32) -> Video {
         end_s: 10.01,
         gap_max_s: 0.034,
         interlaced: false,
+        matrix: None,
         entries_s: vec![0.0, 5.0],
     }
 }

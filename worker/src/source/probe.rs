@@ -74,6 +74,8 @@ pub struct Video {
     pub gap_max_s: f64,
     /// Two fields per frame.
     pub interlaced: bool,
+    /// By which matrix its colours are to be read (ffmpeg's `color_space`), if it says so.
+    pub matrix: Option<String>,
     /// Where decoding can start, in seconds after the start of the file, ascending; not every keyframe, where they are
     /// dense. Empty where time does not run forward in the file.
     pub entries_s: Vec<f64>,
@@ -125,6 +127,7 @@ struct Stream {
     sample_aspect_ratio: Option<String>,
     r_frame_rate: Option<String>,
     field_order: Option<String>,
+    color_space: Option<String>,
     color_transfer: Option<String>,
     nb_frames: Option<String>,
     channels: Option<u32>,
@@ -158,7 +161,7 @@ struct SideData {
 
 const HEADER_ENTRIES: &str = "format=format_name,nb_streams,start_time,duration:\
      stream=index,codec_type,codec_name,width,height,pix_fmt,sample_aspect_ratio,r_frame_rate,field_order,\
-     color_transfer,nb_frames,channels,sample_rate:\
+     color_space,color_transfer,nb_frames,channels,sample_rate:\
      stream_disposition=attached_pic:stream_side_data=rotation:stream_tags=";
 
 /// Says what the input holds.
@@ -373,6 +376,7 @@ fn video(stream: &Stream, seen: &Seen, start: f64) -> Video {
         end_s: (seen.end_s - start).max(0.0),
         gap_max_s: seen.gap_max_s(),
         interlaced: matches!(stream.field_order.as_deref(), Some("tt" | "bb" | "tb" | "bt")),
+        matrix: stream.color_space.clone().filter(|matrix| matrix != "unknown"),
         entries_s: if seen.disordered {
             Vec::new()
         } else {

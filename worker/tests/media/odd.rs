@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::clip::{FAST, make, spec, transcode};
+use super::clip::{FAST, make, run, spec, transcode};
 use super::played::check;
 use super::sound::level;
 
@@ -163,5 +163,36 @@ async fn a_picture_that_ends_a_hair_after_a_cut_has_no_segment_of_a_hair() {
             let reread = millrace_worker::package::track::read(made.directory.path(), index).unwrap();
             assert_eq!(&reread, track, "{name}: what is said of it is what it is");
         }
+    }
+}
+
+/// The means of a picture's three planes.
+fn planes(input: &Path) -> Vec<f64> {
+    let filter = "signalstats,metadata=print:file=-";
+    let arguments =
+        ["-nostdin", "-v", "error", "-i", input.to_str().unwrap(), "-map", "0:v:0", "-frames:v", "1"];
+    let said = run("ffmpeg", &[&arguments[..], &["-vf", filter, "-f", "null", "-"]].concat());
+    let of = |plane: &str| {
+        let found =
+            said.lines().find_map(|line| line.strip_prefix("lavfi.signalstats.")?.strip_prefix(plane));
+        found.unwrap_or_else(|| panic!("{plane} in {said}")).parse().unwrap()
+    };
+    ["YAVG=", "UAVG=", "VAVG="].map(of).to_vec()
+}
+
+/// Players read it as BT.709 where it is HD, which the renditions say that they are, and as BT.601 else.
+#[tokio::test]
+async fn colours_without_a_name_are_read_as_players_read_them() {
+    let directory = tempfile::tempdir().unwrap();
+    for (size, kept) in [("1280x720", true), ("640x360", false)] {
+        let arguments = format!(
+            "-f lavfi -i color=0x1ea050:s={size}:r=25:d=1,format=yuv420p,setparams=colorspace=unknown {FAST}"
+        );
+        let clip = make(directory.path(), &arguments, "green.mp4");
+        let made = transcode(&clip, &spec(r#""crf":18,"thumbnails":false"#)).await.unwrap();
+        assert_eq!(made.probe.video.as_ref().unwrap().matrix, None);
+        let (source, ours) = (planes(&clip), planes(&made.file("master.m3u8")));
+        let off = source.iter().zip(&ours).map(|(one, other)| (one - other).abs()).fold(0.0, f64::max);
+        assert_eq!(off < 2.0, kept, "{size}: {source:?} became {ours:?}");
     }
 }
