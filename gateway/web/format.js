@@ -57,7 +57,7 @@ export function bitrate(bits) {
 /** @param {number} share 0–1 */
 export function percent(share) {
   const n = share * 100;
-  return `${n > 0 && n < 1 ? "<1" : Math.round(n)} %`;
+  return `${n > 0 && n < 1 ? "<1" : Math.round(n)}\u00a0%`;
 }
 
 /** Media seconds per second. @param {number} n */

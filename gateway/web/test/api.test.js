@@ -34,8 +34,8 @@ test("a problem says when to come back, if it does", () => {
 
 test("the choice is told in shares, and why there is none", () => {
   const pool = (name, share, wait_s, rejected) => ({ name, share, wait_s, rejected });
-  assert.equal(choice([pool("aws", 0.25, 0), pool("gcp", 0.75, 12)]), "A new job goes to gcp (75 %) or aws (25 %), and in gcp it starts in about 12 s.");
-  assert.equal(choice([pool("aws", 1, 0), pool("gcp", 0, 0, "draining")]), "A new job goes to aws (100 %), and in aws it starts at once.");
+  assert.equal(choice([pool("aws", 0.25, 0), pool("gcp", 0.75, 12)]), "A new job goes to gcp (75\u00a0%) or aws (25\u00a0%), and in gcp it starts in about 12 s.");
+  assert.equal(choice([pool("aws", 1, 0), pool("gcp", 0, 0, "draining")]), "A new job goes to aws (100\u00a0%), and in aws it starts at once.");
   assert.equal(choice([pool("aws", 0, 0, "no_usable_worker")]), "A new job would be refused now. aws: no usable worker.");
 });
 

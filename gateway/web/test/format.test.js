@@ -9,7 +9,7 @@ test("sizes, times and rates are short and have their unit", () => {
     [clock(0), "0:00"], [clock(65.9), "1:05"], [clock(3723), "1:02:03"], [clock(NaN), "0:00"],
     [span(0), "0 s"], [span(0.44), "0.4 s"], [span(9.96), "10 s"], [span(99.6), "2 min"], [span(7500), "2 h 5 min"], [span(7200), "2 h"], [span(-1), ""],
     [bitrate(96_400), "96 kbit/s"], [bitrate(3_100_000), "3.1 Mbit/s"],
-    [percent(0), "0 %"], [percent(0.004), "<1 %"], [percent(0.994), "99 %"], [percent(1), "100 %"],
+    [percent(0), "0\u00a0%"], [percent(0.004), "<1\u00a0%"], [percent(0.994), "99\u00a0%"], [percent(1), "100\u00a0%"],
     [speed(2.34), "2.3×"], [speed(41.2), "41×"],
     [ago("2026-01-01T00:00:00Z", Date.parse("2026-01-01T00:00:05Z")), "now"],
     [ago("2026-01-01T00:00:00Z", Date.parse("2026-01-01T01:30:00Z")), "1 h 30 min ago"],
@@ -46,7 +46,7 @@ test("a job whose files are kept no longer says so, and since when", () => {
 
 test("where a job stands is one line", () => {
   const running = { state: "running", phase: "encoding", progress: { percent: 41.6, speed: 2.25, eta_seconds: 11.2 } };
-  assert.equal(standing(running), "encoding · 42 % · 2.3× · 12 s left");
+  assert.equal(standing(running), "encoding · 42\u00a0% · 2.3× · 12 s left");
   assert.equal(standing({ state: "running", phase: "probing", progress: { percent: 0 } }), "reading");
   const fetching = { state: "running", phase: "source", progress: { percent: 0, source_bytes: 12e6, source_bytes_total: 80e6 } };
   assert.equal(standing(fetching), "fetched 12.0 MB of 80.0 MB");
