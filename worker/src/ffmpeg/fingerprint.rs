@@ -1,4 +1,4 @@
-//! What decides the bytes of an encode besides its arguments.
+//! What decides the bytes of an encode besides its plan.
 //!
 //! x264 and the scaler choose their code by the processor, and codes differ in the last bit; so do builds. Asked once at the
 //! start, by an encode of two small frames: x264 says in the log which instructions it uses, and in the stream which x264 it
@@ -27,7 +27,12 @@ pub(super) const ENCODE: [&str; 15] = [
     "pipe:1",
 ];
 
-/// A fingerprint of the program's version, what x264 says of itself, the instructions it uses, and the architecture.
+/// Raised whenever a plan comes to mean other arguments than before: while workers are exchanged, old and new ones may make
+/// ranges of one job. 2: a matrix is assumed where the source names none.
+const ARGUMENTS: u32 = 2;
+
+/// A fingerprint of what a plan means, the program's version, what x264 says of itself, the instructions it uses, and the
+/// architecture.
 pub(super) fn of(version: &str, stream: &[String], said: &VecDeque<String>) -> String {
     let between = |text: &str, from: &str, to: &str| {
         let begins = text.find(from)? + from.len();
@@ -37,7 +42,7 @@ pub(super) fn of(version: &str, stream: &[String], said: &VecDeque<String>) -> S
     let build = stream.iter().find_map(|line| between(line, "x264 - ", " - H.264")).unwrap_or_default();
     let instructions = said.iter().find_map(|line| line.split_once("using cpu capabilities: "));
     let instructions = instructions.map_or("", |(_, names)| names.trim());
-    let whole = format!("{version}\n{build}\n{instructions}\n{}", std::env::consts::ARCH);
+    let whole = format!("{ARGUMENTS}\n{version}\n{build}\n{instructions}\n{}", std::env::consts::ARCH);
     hex::encode(&Sha256::digest(whole)[..8])
 }
 
