@@ -223,7 +223,7 @@ pub struct JobError {
 /// One rendition of a finished job.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Rendition {
-    /// `720p`; by height, whatever the aspect ratio.
+    /// `720p`; by the shorter side, whatever the aspect ratio.
     pub name: String,
     /// Pixels.
     pub width: u32,

@@ -54,7 +54,7 @@ pub enum Input {
     Path(String),
 }
 
-/// A standard rung of the ladder, named by its height.
+/// A standard rung of the ladder, named by the shorter side of its picture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 pub enum Resolution {
     /// 640×360 at 16:9.
@@ -75,7 +75,7 @@ impl Resolution {
     /// Every standard rung, the highest first.
     pub const ALL: [Self; 4] = [Self::P1080, Self::P720, Self::P480, Self::P360];
 
-    /// Lines of the picture.
+    /// Pixels of the shorter side: the height of a picture that lies.
     pub fn height(self) -> u32 {
         match self {
             Self::P360 => 360,

@@ -65,7 +65,7 @@ impl fmt::Display for Rational {
 /// One rendition of the picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rung {
-    /// `720p`: by height, whatever the aspect ratio.
+    /// `720p`: by the shorter side, so that a picture that stands upright has as many pixels as one that lies.
     pub name: String,
     /// Even, of square pixels.
     pub width: u32,
@@ -310,14 +310,14 @@ fn even(side: f64) -> u32 {
 
 fn rungs(asked: &[Resolution], video: &Video, warnings: &mut Vec<String>) -> Vec<Rung> {
     let (width, height) = shown_size(video);
+    let (shorter, longer) = (width.min(height), width.max(height));
     // Rounded down, so that an odd line is cut and never invented.
-    let own = ((height / 2.0).floor() * 2.0) as u32;
-    let own = own.max(SIDE_MIN);
-    let rung = |lines: u32| Rung {
-        name: format!("{lines}p"),
-        width: even(width * f64::from(lines) / height),
-        height: lines,
-        bitrate_max: bitrate_max(lines),
+    let own = (((shorter / 2.0).floor() * 2.0) as u32).max(SIDE_MIN);
+    let rung = |lines: u32| {
+        // What is narrower than the least side is made wider, and no longer.
+        let other = even((longer * f64::from(lines) / shorter).min(longer));
+        let (width, height) = if width < height { (lines, other) } else { (other, lines) };
+        Rung { name: format!("{lines}p"), width, height, bitrate_max: bitrate_max(lines) }
     };
     let wanted = if asked.is_empty() { &Resolution::ALL[..] } else { asked };
     let mut lines: Vec<u32> = wanted.iter().map(|resolution| resolution.height()).collect();
@@ -327,7 +327,7 @@ fn rungs(asked: &[Resolution], video: &Video, warnings: &mut Vec<String>) -> Vec
     if !asked.is_empty() && !above.is_empty() {
         let names: Vec<String> = above.iter().map(|lines| format!("{lines}p")).collect();
         let names = names.join(", ");
-        warnings.push(format!("left out {names}: the source has {own} lines, and nothing is scaled up"));
+        warnings.push(format!("left out {names}: the source is {own}p, and nothing is scaled up"));
     }
     if fitting.is_empty() { vec![rung(own)] } else { fitting.into_iter().map(rung).collect() }
 }

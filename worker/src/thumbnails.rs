@@ -30,8 +30,8 @@ const INDEX_TYPE: &str = "text/vtt";
 const TILE_SIDE: u32 = 160;
 /// Tiles of a row, and rows of a sheet.
 const SHEET_SIDE: usize = 10;
-/// Widest poster.
-const POSTER_WIDTH_MAX: u32 = 1280;
+/// Longer side of the poster, at most.
+const POSTER_SIDE_MAX: u32 = 1280;
 /// Tiles are at least this far apart, …
 const APART_SECONDS: f64 = 2.0;
 /// … and about this many at most.
@@ -75,10 +75,10 @@ pub async fn make(
     let stills = Stills {
         tiles_from: bench.join(out_dir, small, wanted, "tiles.mp4", cancel).await?,
         apart_s: tiles.apart_s,
-        tile: fit(small_size, TILE_SIDE, TILE_SIDE),
+        tile: fit(small_size, TILE_SIDE),
         grid: (sheet as u32, tiles.starts.len().div_ceil(SHEET_SIDE).min(SHEET_SIDE) as u32),
         poster_from: bench.join(out_dir, large, candidates, "poster.mp4", cancel).await?,
-        poster: fit(large_size, POSTER_WIDTH_MAX, u32::MAX),
+        poster: fit(large_size, POSTER_SIDE_MAX),
         keyframes,
         directory: bench.path().to_owned(),
     };
@@ -114,15 +114,15 @@ fn size(track: &Track) -> Result<(u32, u32), Failure> {
 fn choose<'a>(pictures: &[&'a Track]) -> Option<(&'a Track, &'a Track)> {
     let mut pictures = pictures.to_vec();
     pictures.sort_by_key(|track| track.size);
-    let wide = |track: &&Track| track.size.is_some_and(|(width, _)| width >= POSTER_WIDTH_MAX);
-    let large = pictures.iter().copied().find(wide).or(pictures.last().copied());
+    let is_large =
+        |track: &&Track| track.size.is_some_and(|(width, height)| width.max(height) >= POSTER_SIDE_MAX);
+    let large = pictures.iter().copied().find(is_large).or(pictures.last().copied());
     Some((*pictures.first()?, large?))
 }
 
-/// Even, of the same shape as far as that can be, not larger than the picture, and within the given sides.
-fn fit((width, height): (u32, u32), width_max: u32, height_max: u32) -> (u32, u32) {
-    let side = |of: u32, max: u32| f64::from(max) / f64::from(of);
-    let scale = side(width, width_max).min(side(height, height_max)).min(1.0);
+/// Even, of the same shape as far as that can be, not larger than the picture, and no side longer than given.
+fn fit((width, height): (u32, u32), side_max: u32) -> (u32, u32) {
+    let scale = (f64::from(side_max) / f64::from(width.max(height))).min(1.0);
     let even = |side: u32| ((f64::from(side) * scale / 2.0).round() as u32 * 2).max(2);
     (even(width), even(height))
 }
@@ -237,15 +237,15 @@ mod tests {
 
     #[test]
     fn sizes_keep_the_shape_and_are_even_and_never_larger() {
-        let tile = |width, height| fit((width, height), TILE_SIDE, TILE_SIDE);
+        let tile = |width, height| fit((width, height), TILE_SIDE);
         assert_eq!(tile(640, 360), (160, 90));
         assert_eq!(tile(854, 480), (160, 90));
         assert_eq!(tile(202, 360), (90, 160));
         assert_eq!(tile(16, 16), (16, 16));
         assert_eq!(tile(8192, 16), (160, 2));
         assert_eq!(tile(16, 1080), (2, 160));
-        assert_eq!(fit((1920, 1080), POSTER_WIDTH_MAX, u32::MAX), (1280, 720));
-        assert_eq!(fit((608, 1080), POSTER_WIDTH_MAX, u32::MAX), (608, 1080));
+        assert_eq!(fit((1920, 1080), POSTER_SIDE_MAX), (1280, 720));
+        assert_eq!(fit((1080, 1920), POSTER_SIDE_MAX), (720, 1280));
     }
 
     #[test]

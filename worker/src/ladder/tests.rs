@@ -93,8 +93,8 @@ fn rungs_fit_under_the_source() {
         ("all above", video(640, 272), &[P1080, P720], &["272p 640x272"], 1),
         ("odd size", video(641, 271), &[P360], &["270p 638x270"], 1),
         ("one line short", video(638, 359), &[P360], &["358p 636x358"], 1),
-        ("upright", video(1080, 1920), &[P720], &["720p 406x720"], 0),
-        ("turned", Video { rotation: 90, ..video(1920, 1080) }, &[P1080], &["1080p 608x1080"], 0),
+        ("upright", video(1080, 1920), &[P720], &["720p 720x1280"], 0),
+        ("turned", Video { rotation: 90, ..video(1920, 1080) }, &[P1080], &["1080p 1080x1920"], 0),
         (
             "wide pixels",
             Video { pixel_aspect: Rational { num: 16, den: 11 }, ..video(720, 576) },
@@ -201,17 +201,22 @@ proptest! {
             rate_measured: measured,
             ..video(width, height)
         };
-        let (_, lines) = shown_size(&source);
+        let (one, other) = shown_size(&source);
+        let upright = one < other;
         let spec = JobSpec { segment_seconds: Some(seconds), ..spec(&asked) };
         let plan = plan(&spec, &probe(Some(source), true), 2).unwrap();
         let picture = plan.picture.as_ref().unwrap();
         prop_assert!(!picture.rungs.is_empty());
         for rung in &picture.rungs {
-            prop_assert!(rung.width % 2 == 0 && rung.height % 2 == 0 && (SIDE_MIN..=SIDE_MAX).contains(&rung.width));
-            prop_assert!(f64::from(rung.height) <= lines.max(f64::from(SIDE_MIN)));
+            let (shorter, longer) = if upright { (rung.width, rung.height) } else { (rung.height, rung.width) };
+            prop_assert!(shorter <= longer && shorter >= SIDE_MIN && longer <= SIDE_MAX, "{rung:?}");
+            prop_assert!(rung.width % 2 == 0 && rung.height % 2 == 0, "{rung:?}");
+            prop_assert!(f64::from(shorter) <= one.min(other).max(f64::from(SIDE_MIN)), "{rung:?}");
+            prop_assert!(f64::from(longer) <= one.max(other).max(f64::from(SIDE_MIN)) + 1.0, "{rung:?}");
             prop_assert!(rung.bitrate_max > 0);
         }
-        prop_assert!(picture.rungs.windows(2).all(|pair| pair[0].height > pair[1].height));
+        let shorter = |rung: &Rung| rung.width.min(rung.height);
+        prop_assert!(picture.rungs.windows(2).all(|pair| shorter(&pair[0]) > shorter(&pair[1])));
         prop_assert!(picture.fps.as_f64() <= RATE_MAX + 1e-9 && picture.fps.as_f64() > 0.0);
         prop_assert_eq!(picture.segment_frames % picture.gop_frames, 0);
         let exact = f64::from(picture.segment_frames) / picture.fps.as_f64();
