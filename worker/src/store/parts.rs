@@ -6,7 +6,8 @@
 //! puts them together and publishes. From the split to its end such a job is running, whoever works at it.
 //!
 //! How fast such a job is: what a worker has done of its ranges in a second of working at one, times how many are worked at
-//! now. So it follows the workers that come and go, waiting is no slowness, and the end of a range no standstill.
+//! now. So it follows the workers that come and go, waiting is no slowness, and the end of a range no standstill. Between two
+//! ranges, while nobody works at one, it is what it was.
 
 use serde::{Deserialize, Serialize};
 

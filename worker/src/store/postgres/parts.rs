@@ -154,7 +154,9 @@ pub(super) async fn advance(on: &mut PgConnection, job_uid: &str) -> Result<(), 
            'percent', greatest(coalesce((progress::jsonb->>'percent')::float8, 0), \
              CASE WHEN media > 0 THEN least(99, 100 * done / media) ELSE 0 END), \
            'media_seconds', greatest(coalesce((progress::jsonb->>'media_seconds')::float8, 0), done), \
-           'speed', speed, 'eta_seconds', (media - done) / speed))::text \
+           'speed', CASE WHEN done < media THEN coalesce(speed, (progress::jsonb->>'speed')::float8) END, \
+           'eta_seconds', CASE WHEN done < media \
+             THEN (media - done) / coalesce(speed, (progress::jsonb->>'speed')::float8) END))::text \
          FROM (SELECT sum(media) AS media, sum(least(media, media_done)) AS done, \
              nullif(sum(least(media, media_done)) FILTER (WHERE state IN ('running', 'done')) \
                * count(*) FILTER (WHERE state = 'running') \

@@ -160,6 +160,7 @@ pub(super) async fn advance(on: &mut SqliteConnection, job_uid: &str) -> Result<
     let (media, done): (f64, f64) = (row.try_get("media")?, row.try_get("done")?);
     let speed = row.try_get::<Option<f64>, _>("speed")?.filter(|speed| *speed > 0.0);
     let before: Progress = serde_json::from_str(&row.try_get::<String, _>("progress")?).unwrap_or_default();
+    let speed = speed.or(before.speed).filter(|_| done < media);
     let percent = if media > 0.0 { (100.0 * done / media).min(99.0) } else { 0.0 };
     let progress = Progress {
         percent: percent.max(before.percent),
