@@ -126,14 +126,15 @@ pub fn check_joint(plan: Option<&PicturePlan>, range: &Range, pictures: &[Track]
 
 /// Joins last segments that are too short for players: of all pictures, which are cut alike, and of the sound.
 fn join_slivers(pictures: &mut [Track], sound: Option<&mut Track>, out_dir: &Path) -> Result<(), Failure> {
-    let last = |track: &Track| track.segments.last().cloned().expect("a track has a segment");
-    if pictures.iter().any(|track| last(track).duration <= track.reordered) {
+    let is_hidden =
+        |track: &Track| track.segments.last().is_some_and(|last| last.duration <= track.reordered);
+    if pictures.iter().any(is_hidden) {
         pictures.iter_mut().try_for_each(|track| join_last(track, out_dir))?;
     }
-    match sound {
-        Some(sound) if sound.presented_s(&last(sound)) < SLIVER_SECONDS => join_last(sound, out_dir),
-        _ => Ok(()),
-    }
+    let is_short = |sound: &&mut Track| {
+        sound.segments.last().is_some_and(|last| sound.presented_s(last) < SLIVER_SECONDS)
+    };
+    sound.filter(is_short).map_or(Ok(()), |sound| join_last(sound, out_dir))
 }
 
 /// Appends the last segment to the one before, if there is one: two fragments in one segment are as good as one.
